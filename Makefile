@@ -1,0 +1,57 @@
+# The commands of a developer's day. `make demo` and `make test` do all their set-up themselves.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PYTEST_ARGS ?= -n 2 -q
+
+.PHONY: help demo test check lint types floors format protos completions deps bench clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort
+
+$(BIN)/rage: pyproject.toml scripts/rage
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rage needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/rage
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(BIN)/rage  ## Install rage and run its demonstration: three nodes, real documents, one death
+	$(BIN)/rage demo
+
+deps: $(VENV)/.dev  ## Everything the tests need, system packages included where the user is root
+	sh scripts/test-deps.sh $(VENV)
+
+test: deps  ## Everything the tests need, and the tests
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+check: lint types floors test  ## All that CI runs: lint, types, floors, tests
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+floors: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev  ## Rewrite the code as ruff wants it
+	$(BIN)/ruff check --fix --exit-zero --quiet .
+	$(BIN)/ruff format .
+
+protos: $(VENV)/.dev  ## Regenerate the protobuf modules from contracts/
+	sh scripts/protos.sh $(BIN)
+
+completions: $(BIN)/rage  ## Regenerate completions/ from the command tree
+	$(BIN)/python -m rage_cli.completions
+
+bench: $(VENV)/.dev  ## Benchmarks beside the peers; installs the peers itself
+	$(BIN)/python -m bench
+
+clean:  ## Remove what make made
+	rm -rf $(VENV) bench/.peers bench/out tests/foreign/.peers

@@ -1,0 +1,1 @@
+"""The hands of rage: parse, run one verb, show the result."""

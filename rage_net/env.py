@@ -1,0 +1,72 @@
+"""The one door to clock, randomness and blocking work.
+
+Everything above takes an `Env`, so that the same code runs under a simulated world: virtual time, a seeded generator, an
+inline executor. Source: design D12.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+WORKERS = 3
+"""Threads for hashing, compression and disk work: one more than the two cores measured, so that a wait for the disk
+leaves no core idle."""
+
+
+class Env(Protocol):
+    """Clock, randomness, and a way off the event loop."""
+
+    random: random.Random
+
+    def now(self) -> float:
+        """Wall clock, seconds since the epoch. Decides expiry and nothing else."""
+        ...
+
+    def monotonic(self) -> float:
+        """A clock that never goes back, in seconds. Deadlines and durations are measured with it."""
+        ...
+
+    async def blocking(self, fn: Callable[..., T], *args: object) -> T:
+        """Run `fn(*args)` off the event loop and give its result."""
+        ...
+
+    def close(self) -> None:
+        """Wait for the threads that still work, and end them."""
+        ...
+
+
+class SystemEnv:
+    """The real world."""
+
+    def __init__(self, workers: int = WORKERS) -> None:
+        self.random: random.Random = random.SystemRandom()
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="rage-blocking")
+
+    def now(self) -> float:
+        """Wall clock, seconds since the epoch."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that never goes back."""
+        return time.monotonic()
+
+    async def blocking(self, fn: Callable[..., T], *args: object) -> T:
+        """Run `fn(*args)` in one of a few threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, fn, *args)
+
+    def close(self) -> None:
+        """Wait for running work; work that has not begun is dropped."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def read_environment() -> dict[str, str]:
+    """The process's environment variables, read here and by `config` alone."""
+    return dict(os.environ)

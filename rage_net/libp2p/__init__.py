@@ -1,0 +1,1 @@
+"""An asyncio libp2p stack: knows no chunk, organisation or ACL, and could be published alone."""

@@ -1,0 +1,54 @@
+"""Verbs of the node itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rage_net.verbs import Verb
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """A node at a glance. `state` is starting, ready, draining or read-only; `problems` come first for people."""
+
+    peer_id: str
+    state: str
+    listen: tuple[str, ...]
+    http: tuple[str, ...]
+    peers: int
+    documents: int
+    chunks: int
+    bytes: int
+    free_bytes: int
+    uptime_s: float
+    version: str
+    pid: int
+    organization: str
+    region: str
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ShowStatus(Verb[NodeStatus]):
+    """How the node is."""
+
+    route: ClassVar[str] = "node/status"
+    result: ClassVar[type] = NodeStatus
+
+
+@dataclass(frozen=True, slots=True)
+class StopNodeResult:
+    """The node has begun to drain; the process ends within `within_s`."""
+
+    pid: int
+    within_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StopNode(Verb[StopNodeResult]):
+    """Drain and end the node."""
+
+    route: ClassVar[str] = "node/stop"
+    result: ClassVar[type] = StopNodeResult
+    mutates: ClassVar[bool] = True
