@@ -65,7 +65,9 @@ class Cid:
             if digest is not None and len(digest) == DIGEST_BYTES:
                 return cls(RAW, digest)
         if text.startswith("Qm") and len(text) == 46:
-            raise CidError(f"{text} is a CIDv0 (SHA-256); rage reads CIDv1 with BLAKE3, which begins bafkr4i or bafyr4i")
+            raise CidError(
+                f"{text} is a CIDv0 (SHA-256); rage reads CIDv1 with BLAKE3, which begins bafkr4i or bafyr4i"
+            )
         raise CidError(f"{text!r} is no CID; one begins bafkr4i (chunk) or bafyr4i (manifest), {TEXT_CHARS} characters")
 
     @classmethod

@@ -1,7 +1,7 @@
 """The one door to clock, randomness and blocking work.
 
-Everything above takes an `Env`, so that the same code runs under a simulated world: virtual time, a seeded generator, an
-inline executor. Source: design D12.
+Everything above takes an `Env`, so that the same code runs under a simulated world: virtual time, a seeded generator,
+an inline executor. Source: design D12.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The whole tree of errors, with both codes: the exit code of the command line and the status on the wire.
 
-Grouped by what the caller does next, not by where it happened. Each error says what failed (`message`), `why`, and how
-to mend it (`mend`, commands to copy). `id` is a stable word that scripts may compare; a class has a default, a raise may
-narrow it. Any exception outside this tree is a bug and shows its traceback.
+Grouped by what the caller does next, not by where it happened. Each error says what failed (`message`), `why`, and
+how to mend it (`mend`, commands to copy). `id` is a stable word that scripts may compare; a class has a default, a
+raise may narrow it. Any exception outside this tree is a bug and shows its traceback.
 
 Source: design 4.5 and style, "Errors".
 """

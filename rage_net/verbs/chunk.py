@@ -157,7 +157,7 @@ class StatChunk(Verb[StatChunkResult]):
 
 @dataclass(frozen=True, slots=True)
 class RemoveChunkResult:
-    """Documents that are gone; their chunks go at the next gc after the grace time, unless something else holds them."""
+    """Documents that are gone; their chunks go at a gc after the grace time, unless something else holds them."""
 
     removed: tuple[Document, ...]
     released_bytes: int

@@ -1,0 +1,157 @@
+"""Rage's own wire messages: bytes in, dataclasses out, and back. Everything is checked here, once.
+
+Not here: streams (services/exchange) and rights (acl). Source: contracts/rage.proto, design 4.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rage_net.cid import Cid, CidError
+from rage_net.errors import RemoteProtocolError
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+CHUNK_PROTOCOL = "/rage/chunk/1.0.0"
+
+REQUEST_BYTES_MAX = 64 << 10
+"""A `have` for 1024 CIDs takes 39 KiB."""
+RESPONSE_BYTES_MAX = 4 << 10
+HAVE_MAX = 1024
+CHUNK_BYTES_MAX = 4 << 20
+"""The largest chunk or manifest; design D3."""
+STORED_BYTES_MAX = CHUNK_BYTES_MAX + (64 << 10)
+"""The stored form of the largest chunk: zstd may add a little to what it cannot shrink."""
+
+OK = 200
+BAD_REQUEST = 400
+DENIED = 403
+NOT_FOUND = 404
+BUSY = 503
+
+_ENCODINGS = ("raw", "zstd")
+
+
+@dataclass(frozen=True, slots=True)
+class GetRequest:
+    """Send this chunk."""
+
+    cid: Cid
+
+
+@dataclass(frozen=True, slots=True)
+class HaveRequest:
+    """Which of these, at most HAVE_MAX, are here and readable by who asks."""
+
+    cids: tuple[Cid, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkHeader:
+    """What precedes a chunk's bytes. `size` counts plain bytes, `stored_size` those that follow."""
+
+    size: int
+    stored_size: int
+    encoding: str
+    is_public: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkResponse:
+    """The answer to either request: `header` with a chunk, `have` with a list, neither with a refusal."""
+
+    status: int
+    header: ChunkHeader | None = None
+    have: bytes = b""
+    message: str = ""
+
+
+def encode_request(request: GetRequest | HaveRequest) -> bytes:
+    """The request as protobuf, without its length."""
+    from rage_net.pb import rage_pb2 as pb
+
+    if isinstance(request, GetRequest):
+        return pb.ChunkRequest(chunk_id=bytes(request.cid)).SerializeToString()
+    return pb.ChunkRequest(have=pb.Have(chunk_ids=[bytes(cid) for cid in request.cids])).SerializeToString()
+
+
+def decode_request(data: bytes) -> GetRequest | HaveRequest:
+    """Read a request. Raises: RemoteProtocolError."""
+    from rage_net.pb import rage_pb2 as pb
+
+    message = pb.ChunkRequest()
+    _parse(message, data, REQUEST_BYTES_MAX)
+    kind = message.WhichOneof("ask")
+    try:
+        if kind == "chunk_id":
+            return GetRequest(Cid.from_bytes(message.chunk_id))
+        if kind == "have":
+            if len(message.have.chunk_ids) > HAVE_MAX:
+                raise RemoteProtocolError(
+                    f"asks for {len(message.have.chunk_ids)} chunks at once; {HAVE_MAX} is the most"
+                )
+            return HaveRequest(tuple(Cid.from_bytes(raw) for raw in message.have.chunk_ids))
+    except CidError as error:
+        raise RemoteProtocolError(str(error)) from None
+    raise RemoteProtocolError("a chunk request that asks for nothing")
+
+
+def encode_response(response: ChunkResponse) -> bytes:
+    """The response as protobuf, without its length."""
+    from rage_net.pb import rage_pb2 as pb
+
+    message = pb.ChunkResponse(status=response.status, have=response.have, message=response.message[:200])
+    header = response.header
+    if header is not None:
+        message.metadata.size = header.size
+        message.metadata.stored_size = header.stored_size
+        message.metadata.encoding = pb.ZSTD if header.encoding == "zstd" else pb.RAW
+        message.metadata.public = header.is_public
+    return message.SerializeToString()
+
+
+def decode_response(data: bytes) -> ChunkResponse:
+    """Read a response; sizes are checked against their limits. Raises: RemoteProtocolError."""
+    from rage_net.pb import rage_pb2 as pb
+
+    message = pb.ChunkResponse()
+    _parse(message, data, RESPONSE_BYTES_MAX)
+    header = None
+    if message.HasField("metadata"):
+        meta = message.metadata
+        if meta.size > CHUNK_BYTES_MAX or meta.stored_size > STORED_BYTES_MAX:
+            raise RemoteProtocolError(f"announces a chunk of {meta.size} bytes, {meta.stored_size} stored")
+        if not 0 <= meta.encoding < len(_ENCODINGS):
+            raise RemoteProtocolError(f"unknown encoding {meta.encoding}")
+        if meta.encoding == 0 and meta.size != meta.stored_size:
+            raise RemoteProtocolError("a raw chunk whose two sizes differ")
+        header = ChunkHeader(meta.size, meta.stored_size, _ENCODINGS[meta.encoding], meta.public)
+    return ChunkResponse(message.status, header, message.have, message.message[:200])
+
+
+def encode_have(present: Sequence[bool]) -> bytes:
+    """Answers as a bit field, least significant bit first."""
+    bits = sum(1 << at for at, here in enumerate(present) if here)
+    return bits.to_bytes((len(present) + 7) // 8, "little")
+
+
+def decode_have(bits: bytes, count: int) -> tuple[bool, ...]:
+    """The answers for `count` CIDs. Raises: RemoteProtocolError when the length is another."""
+    if len(bits) != (count + 7) // 8:
+        raise RemoteProtocolError(f"answers {count} questions with {len(bits)} bytes")
+    number = int.from_bytes(bits, "little")
+    return tuple(bool(number >> at & 1) for at in range(count))
+
+
+def _parse(message: Message, data: bytes, limit: int) -> None:
+    from google.protobuf.message import DecodeError
+
+    if len(data) > limit:
+        raise RemoteProtocolError(f"a message of {len(data)} bytes; {limit} is the most")
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        raise RemoteProtocolError("the bytes are no message of this protocol") from None
