@@ -1,0 +1,1 @@
+"""Chunks: how bytes are cut, addressed, stored, held and let go."""
