@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from rage_net.cid import Cid
+
 Action = Literal["read", "write", "admin", "query", "replicate"]
 
 
@@ -34,7 +36,7 @@ OPERATOR = Principal("operator")
 class ChunkResource:
     """A chunk and the visibilities of the documents that count for it; none means nobody has vouched for it."""
 
-    cid: str
+    cid: Cid
     visibilities: frozenset[str]
 
     def __str__(self) -> str:

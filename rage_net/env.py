@@ -16,6 +16,10 @@ from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 
+WAITERS_MAX = 72
+"""Threads for octets of operators: one for each operation the control API runs at once, and a few; they start when
+needed."""
+
 WORKERS = 3
 """Threads for hashing, compression and disk work: one more than the two cores measured, so that a wait for the disk
 leaves no core idle."""
@@ -38,6 +42,10 @@ class Env(Protocol):
         """Run `fn(*args)` off the event loop and give its result."""
         ...
 
+    async def waiting(self, fn: Callable[..., T], *args: object) -> T:
+        """Run `fn(*args)`, which may wait long for a person or a pipe, in a thread that other work does not need."""
+        ...
+
     def close(self) -> None:
         """Wait for the threads that still work, and end them."""
         ...
@@ -49,6 +57,7 @@ class SystemEnv:
     def __init__(self, workers: int = WORKERS) -> None:
         self.random: random.Random = random.SystemRandom()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="rage-blocking")
+        self._waiters = ThreadPoolExecutor(WAITERS_MAX, thread_name_prefix="rage-waiting")
 
     def now(self) -> float:
         """Wall clock, seconds since the epoch."""
@@ -62,8 +71,13 @@ class SystemEnv:
         """Run `fn(*args)` in one of a few threads."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, fn, *args)
 
+    async def waiting(self, fn: Callable[..., T], *args: object) -> T:
+        """Run `fn(*args)` in a thread of its own kind; beyond WAITERS_MAX it queues."""
+        return await asyncio.get_running_loop().run_in_executor(self._waiters, fn, *args)
+
     def close(self) -> None:
         """Wait for running work; work that has not begun is dropped."""
+        self._waiters.shutdown(wait=True, cancel_futures=True)
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 R = TypeVar("R")
 
@@ -37,6 +37,26 @@ class Progress:
     total: int | None = None
     unit: str = "bytes"
     label: str = ""
+
+
+class Source(Protocol):
+    """Where a verb's octets come from. Blocking: called from a thread."""
+
+    def readinto(self, buffer: bytearray | memoryview, /) -> int | None:
+        """Fill `buffer` with at least one byte, or return 0 at the end. Raises when the giver left before the end."""
+        ...
+
+
+class Sink(Protocol):
+    """Where a verb's octets go. Blocking: called from one thread at a time, in order."""
+
+    def begin(self, size: int, /) -> None:
+        """Say how many octets will come, once, before the first `write`; till then an error is an answer of its own."""
+        ...
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> Any:
+        """Write all of `data`. Raises when the taker left."""
+        ...
 
 
 class DecodeError(ValueError):

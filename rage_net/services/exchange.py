@@ -1,0 +1,243 @@
+"""The chunk exchange, `/rage/chunk/1.0.0`: one request a stream, from both ends.
+
+As a holder: decode, authorize once, answer in the stored form, so nothing is compressed twice. As a client: ask, and
+take the stored bytes with a deadline on every wait; whether they are the right bytes is decided by the gate of the store,
+not here. A refusal to a stranger is `not found`, the same as absence (D7).
+
+Source: contracts/rage.proto; design D4, D7, D9, 4.3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rage_net import messages
+from rage_net.acl import ChunkResource, Principal, Rules, authorize
+from rage_net.cid import Cid
+from rage_net.env import Env
+from rage_net.errors import NotFoundError, PeerProtocolError, RemoteProtocolError, UnavailableError, from_wire
+from rage_net.libp2p.errors import Libp2pError, NegotiationError
+from rage_net.libp2p.varint import encode_varint
+from rage_net.messages import ChunkHeader, ChunkResponse, GetRequest, HaveRequest
+
+if TYPE_CHECKING:
+    from rage_net.libp2p.peer_id import PeerId
+    from rage_net.libp2p.swarm import Connection, Stream, Swarm
+    from rage_net.metrics import Metrics
+
+REQUEST_S_MAX = 10.0
+"""A stranger who opened a stream has this long to say what it wants."""
+STALL_S_MAX = 10.0
+"""No byte for so long, and the source counts as dead."""
+CHUNK_S_MAX = 120.0
+"""One chunk, whatever happens: 4 MiB at 35 KB/s. Slower peers are outrun by others long before."""
+HAVE_S_MAX = 5.0
+SERVED_BYTES_MAX = 16 << 20
+"""Stored bytes in memory for all answers under way: beyond it, requests wait."""
+PEER_BYTES_MAX = 4 << 20
+"""The share of one peer, one largest chunk: a peer that does not read cannot starve the others."""
+WAITING_MAX = 512
+"""Requests that wait for memory; more are told to come back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A chunk as the holder's index knows it. `stored` is there when it is small enough to live in the index."""
+
+    header: ChunkHeader
+    stored: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """What the exchange needs of the store: blocking functions, called off the event loop.
+
+    `look` tells visibilities of the documents that count for a chunk, and the chunk itself or None. `load` gives the
+    stored bytes.
+    """
+
+    look: Callable[[Cid], tuple[frozenset[str], Held | None]]
+    load: Callable[[Cid], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A chunk from a peer, in the stored form, not verified yet."""
+
+    header: ChunkHeader
+    buffers: list[bytes | memoryview]
+
+
+class Room:
+    """Memory for answers under way: in all at most SERVED_BYTES_MAX, and PEER_BYTES_MAX for one peer."""
+
+    def __init__(self) -> None:
+        self._free = SERVED_BYTES_MAX
+        self._by_peer: dict[PeerId, int] = {}
+        self._changed = asyncio.Condition()
+        self._waiting = 0
+
+    async def take(self, peer: PeerId, size: int) -> bool:
+        """Wait for room; False at once when too many wait already."""
+        if self._waiting >= WAITING_MAX:
+            return False
+        self._waiting += 1
+        try:
+            async with self._changed:
+                await self._changed.wait_for(lambda: self._fits(peer, size))
+                self._free -= size
+                self._by_peer[peer] = self._by_peer.get(peer, 0) + size
+        finally:
+            self._waiting -= 1
+        return True
+
+    async def give_back(self, peer: PeerId, size: int) -> None:
+        """The answer is gone, or never will be."""
+        async with self._changed:
+            self._free += size
+            self._by_peer[peer] -= size
+            if not self._by_peer[peer]:
+                del self._by_peer[peer]
+            self._changed.notify_all()
+
+    def _fits(self, peer: PeerId, size: int) -> bool:
+        mine = self._by_peer.get(peer, 0)
+        return size <= self._free and (not mine or mine + size <= PEER_BYTES_MAX)
+
+
+class Exchange:
+    """Both ends of the chunk protocol."""
+
+    def __init__(self, swarm: Swarm, shelf: Shelf, env: Env, rules: Rules, metrics: Metrics) -> None:
+        self._swarm = swarm
+        self._shelf = shelf
+        self._env = env
+        self._rules = rules
+        self._metrics = metrics
+        self._room = Room()
+
+    # --- the holder ---
+
+    async def serve(self, stream: Stream) -> None:
+        """Answer one request: the handler of CHUNK_PROTOCOL."""
+        async with asyncio.timeout(REQUEST_S_MAX):
+            data = await stream.read_message(messages.REQUEST_BYTES_MAX)
+        peer = stream.remote_peer
+        self._metrics.bytes_received(str(peer), "chunk_request", len(data))
+        try:
+            request = messages.decode_request(data)
+        except RemoteProtocolError as error:
+            await self._answer(stream, ChunkResponse(messages.BAD_REQUEST, message=str(error)))
+            raise
+        principal = Principal("peer", str(peer))
+        if isinstance(request, HaveRequest):
+            here = await self._env.blocking(self._readable, request.cids, principal)
+            await self._answer(stream, ChunkResponse(messages.OK, have=messages.encode_have(here)))
+            return
+        held = await self._env.blocking(self._look, request.cid, principal)
+        if held is None:
+            await self._answer(stream, ChunkResponse(messages.NOT_FOUND))
+        elif held.stored is not None:
+            await self._answer(stream, ChunkResponse(messages.OK, held.header), held.stored)
+        else:
+            await self._serve_large(stream, request.cid, held.header)
+
+    async def _serve_large(self, stream: Stream, cid: Cid, header: ChunkHeader) -> None:
+        peer, size = stream.remote_peer, header.stored_size
+        if not await self._room.take(peer, size):
+            self._metrics.shed("chunk_serve")
+            await self._answer(stream, ChunkResponse(messages.BUSY))
+            return
+        try:
+            try:
+                stored = await self._env.blocking(self._shelf.load, cid)
+            except NotFoundError:  # evicted since we looked
+                await self._answer(stream, ChunkResponse(messages.NOT_FOUND))
+                return
+            await self._answer(stream, ChunkResponse(messages.OK, header), stored)
+        finally:
+            await self._room.give_back(peer, size)
+
+    async def _answer(self, stream: Stream, response: ChunkResponse, stored: bytes = b"") -> None:
+        head = messages.encode_response(response)
+        await stream.write(encode_varint(len(head)) + head, stored)
+        await stream.close_write()
+        self._metrics.bytes_sent(str(stream.remote_peer), "chunk_response", len(head) + len(stored))
+
+    def _look(self, cid: Cid, principal: Principal) -> Held | None:
+        visibilities, held = self._shelf.look(cid)
+        decision = authorize(ChunkResource(cid, visibilities), principal, "read", self._rules, self._env.now())
+        return held if decision.allowed else None
+
+    def _readable(self, cids: Iterable[Cid], principal: Principal) -> list[bool]:
+        return [self._look(cid, principal) is not None for cid in cids]
+
+    # --- the client ---
+
+    async def fetch(self, connection: Connection, cid: Cid) -> Received:
+        """One chunk from a peer, in the stored form, not verified.
+
+        Raises: NotFoundError (it lacks the chunk or will not say), AccessDeniedError, UnavailableError (busy, gone, or
+        no byte for STALL_S_MAX), PeerProtocolError.
+        """
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + CHUNK_S_MAX
+        async with self._ask(connection, GetRequest(cid), STALL_S_MAX) as (stream, deadline):
+            response = messages.decode_response(await stream.read_message(messages.RESPONSE_BYTES_MAX))
+            if response.status != messages.OK:
+                raise from_wire(response.status, response.message or f"the peer answered {response.status}")
+            if response.header is None:
+                raise RemoteProtocolError("a chunk without its metadata")
+            left = response.header.stored_size
+            buffers: list[bytes | memoryview] = []
+            while left:
+                arrived = await stream.read()
+                if not arrived:
+                    raise RemoteProtocolError(f"the stream ended {left} bytes early")
+                left -= sum(map(len, arrived))
+                if left < 0:
+                    raise RemoteProtocolError("more bytes than announced")
+                buffers += arrived
+                deadline.reschedule(min(loop.time() + STALL_S_MAX, ends))
+        self._metrics.bytes_received(str(connection.peer_id), "chunk_response", response.header.stored_size)
+        return Received(response.header, buffers)
+
+    async def have(self, connection: Connection, cids: Sequence[Cid]) -> tuple[bool, ...]:
+        """Which of `cids` (at most HAVE_MAX) the peer holds and lets us read. Raises as `fetch` does."""
+        async with self._ask(connection, HaveRequest(tuple(cids)), HAVE_S_MAX) as (stream, _):
+            response = messages.decode_response(await stream.read_message(messages.RESPONSE_BYTES_MAX))
+            if response.status != messages.OK:
+                raise from_wire(response.status, response.message or f"the peer answered {response.status}")
+            return messages.decode_have(response.have, len(cids))
+
+    @asynccontextmanager
+    async def _ask(
+        self, connection: Connection, request: GetRequest | HaveRequest, within_s: float
+    ) -> AsyncIterator[tuple[Stream, asyncio.Timeout]]:
+        """A stream on which `request` is sent, and its deadline; what goes wrong with the peer becomes a RageError."""
+        data = messages.encode_request(request)
+        self._metrics.bytes_sent(str(connection.peer_id), "chunk_request", len(data))
+        try:
+            async with asyncio.timeout(within_s) as deadline:
+                stream = await connection.open_stream(
+                    (messages.CHUNK_PROTOCOL,),
+                    timeout_s=within_s,
+                    initial=encode_varint(len(data)) + data,
+                    close_write=True,
+                )
+                try:
+                    yield stream, deadline
+                finally:
+                    await stream.close()
+        except TimeoutError:
+            raise UnavailableError(f"{connection.peer_id} sent nothing for {within_s:.0f} s", id="stalled") from None
+        except NegotiationError as error:
+            raise NotFoundError(f"{connection.peer_id} does not exchange chunks: {error}") from error
+        except RemoteProtocolError as error:
+            raise PeerProtocolError(f"{connection.peer_id}: {error}") from error
+        except Libp2pError as error:
+            raise UnavailableError(f"{connection.peer_id}: {error}", id="peer-gone") from error

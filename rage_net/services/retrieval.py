@@ -1,0 +1,402 @@
+"""Retrieval: a root's bytes, in order, from the local store first, then from every peer that has them, in parallel.
+
+The flow only: which chunk is asked of whom is decided by `chunk.schedule`, what a peer says by `exchange`, and whether
+bytes are right by the store's gate. At most WINDOW_BYTES are on their way or wait for the reader. What was fetched is
+kept as cache, so that a download that was interrupted goes on where it stopped.
+
+Source: seed, "Retrieval Flow"; design D3, D4, 5.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rage_net.chunk.manifest import Link, Manifest, decode_manifest
+from rage_net.chunk.schedule import Ask, Outcome, Schedule
+from rage_net.chunk.store import ChunkStore, unpack
+from rage_net.cid import Cid
+from rage_net.env import Env
+from rage_net.errors import IntegrityError, NotFoundError, PeerProtocolError, RageError, StorageFullError
+from rage_net.verbs import Sink
+
+if TYPE_CHECKING:
+    from rage_net.libp2p.peer_id import PeerId
+    from rage_net.libp2p.swarm import Connection
+    from rage_net.metrics import Metrics
+    from rage_net.services.exchange import Exchange, Received
+
+WINDOW_BYTES = 24 << 20
+"""Plain bytes on their way or waiting for the reader: six largest chunks keep two sources busy in flat memory."""
+SURVEY_CHUNKS = 256
+"""Chunks asked about in one `have`; 10 KiB on the wire."""
+DISTRUST_S = 3600.0
+"""A peer that sent wrong bytes is not asked again for so long."""
+DISTRUSTED_MAX = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way to a source: its name for people, and how to get a connection. `reach` raises RageError when it cannot."""
+
+    name: str
+    reach: Callable[[], Awaitable[Connection]]
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What a download needs once something is missing here: the exchange, and ways to sources."""
+
+    exchange: Exchange
+    ways: Sequence[Way]
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What to fetch and how. `join` follows a manifest; without it the block itself is delivered."""
+
+    root: Cid
+    join: bool = True
+    local: bool = True
+    peers: bool = True
+    cache: bool = True
+
+
+@dataclass(slots=True)
+class Outcomes:
+    """What became of a download: chunks by source, and what each way said when it had nothing."""
+
+    size: int = 0
+    sources: dict[str, int] = field(default_factory=lambda: {"local": 0, "cdn": 0, "p2p": 0})
+    said: dict[str, str] = field(default_factory=dict)
+
+
+class Retrieval:
+    """Fetches roots; remembers peers that sent wrong bytes."""
+
+    def __init__(
+        self, store: ChunkStore, network: Callable[[], Awaitable[Network]], env: Env, metrics: Metrics
+    ) -> None:
+        """`network` is called once something is missing here: a download that is all local starts no network."""
+        self.store = store
+        self.network = network
+        self.env = env
+        self.metrics = metrics
+        self._distrusted: dict[PeerId, float] = {}
+
+    async def fetch(self, want: Want, sink: Sink) -> Outcomes:
+        """Deliver the bytes of a root, in order.
+
+        Raises: NotFoundError naming each way that was tried and what it said; IntegrityError when a manifest lies or
+        rotten local bytes cannot be had elsewhere.
+        """
+        outcomes = Outcomes()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                remote = _Remote(self, want, outcomes, tasks)
+                try:
+                    await _Download(self, want, outcomes, remote, tasks).run(sink)
+                finally:
+                    remote.stop()
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+        return outcomes
+
+    def distrust(self, peer: PeerId) -> None:
+        """Ask this peer for nothing until DISTRUST_S have passed."""
+        while len(self._distrusted) >= DISTRUSTED_MAX:
+            self._distrusted.pop(next(iter(self._distrusted)))
+        self._distrusted[peer] = self.env.monotonic() + DISTRUST_S
+
+    def is_distrusted(self, peer: PeerId) -> bool:
+        """Whether the peer sent wrong bytes lately."""
+        return self._distrusted.get(peer, 0.0) > self.env.monotonic()
+
+
+class _Download:
+    """The document in order: local chunks are read, missing ones wanted, and both delivered through one window."""
+
+    def __init__(
+        self, service: Retrieval, want: Want, outcomes: Outcomes, remote: _Remote, tasks: asyncio.TaskGroup
+    ) -> None:
+        self._service = service
+        self._want = want
+        self._outcomes = outcomes
+        self._remote = remote
+        self._tasks = tasks
+
+    async def run(self, sink: Sink) -> None:
+        block = await self._block(self._want.root)
+        if not (self._want.join and self._want.root.is_manifest()):
+            await self._begin(sink, len(block))
+            await self._service.env.waiting(sink.write, block)
+            return
+        manifest = decode_manifest(block)
+        await self._begin(sink, manifest.size)
+        window: deque[tuple[Link, asyncio.Future[bytes]]] = deque()
+        held = 0
+        async for batch in self._batches(manifest):
+            for link, is_here in zip(batch, await self._here(batch), strict=True):
+                while window and held + link.size > WINDOW_BYTES:
+                    held -= await self._deliver(window.popleft(), sink)
+                window.append((link, self._start(link, is_here)))
+                held += link.size
+        while window:
+            held -= await self._deliver(window.popleft(), sink)
+
+    async def _begin(self, sink: Sink, size: int) -> None:
+        self._outcomes.size = size
+        await self._service.env.waiting(sink.begin, size)
+
+    async def _batches(self, manifest: Manifest) -> AsyncIterator[Sequence[Link]]:
+        """The chunks of a document, SURVEY_CHUNKS at a time; a manifest of manifests is followed as it is reached."""
+        for at in range(0, len(manifest.links), SURVEY_CHUNKS):
+            batch = manifest.links[at : at + SURVEY_CHUNKS]
+            if manifest.level == 1:
+                yield batch
+                continue
+            for link in batch:
+                below = decode_manifest(await self._block(link.cid))
+                if below.level != manifest.level - 1 or below.size != link.size or below.split != manifest.split:
+                    raise IntegrityError(f"manifest {link.cid} is not what the one above says of it")
+                async for lower in self._batches(below):
+                    yield lower
+
+    async def _here(self, batch: Sequence[Link]) -> list[bool]:
+        """Which chunks are here; peers are asked about the others before they are wanted."""
+        store = self._service.store
+        if self._want.local:
+            here = await self._service.env.blocking(lambda: [store.has(link.cid) for link in batch])
+        else:
+            here = [False] * len(batch)
+        self._remote.survey([link.cid for link, is_here in zip(batch, here, strict=True) if not is_here])
+        return here
+
+    async def _block(self, cid: Cid) -> bytes:
+        link = Link(cid, 0)  # its size is not known yet
+        (is_here,) = await self._here([link])
+        return await self._start(link, is_here)
+
+    def _start(self, link: Link, is_here: bool) -> asyncio.Future[bytes]:
+        return self._tasks.create_task(self._read(link)) if is_here else self._remote.want(link)
+
+    async def _read(self, link: Link) -> bytes:
+        try:
+            data = await self._service.env.blocking(self._service.store.get, link.cid)
+        except (IntegrityError, NotFoundError):  # rotten, or gone since we looked: a peer may have it
+            if not self._want.peers:
+                raise
+            return await self._remote.want(link)
+        self._outcomes.sources["local"] += 1
+        return data
+
+    async def _deliver(self, first: tuple[Link, asyncio.Future[bytes]], sink: Sink) -> int:
+        link, future = first
+        data = await future
+        if len(data) != link.size:
+            raise IntegrityError(f"the manifest says {link.size} bytes of {link.cid}, which has {len(data)}")
+        await self._service.env.waiting(sink.write, data)
+        return link.size
+
+
+class _Remote:
+    """Chunks from peers: finds sources, asks what they hold, carries out what the schedule decides."""
+
+    def __init__(self, service: Retrieval, want: Want, outcomes: Outcomes, tasks: asyncio.TaskGroup) -> None:
+        self._service = service
+        self._want = want
+        self._outcomes = outcomes
+        self._tasks = tasks
+        self._cache = want.cache
+        self._schedule = Schedule()
+        self._wanted: dict[Cid, asyncio.Future[bytes]] = {}
+        self._surveyed: list[Cid] = []
+        self._connections: dict[PeerId, Connection] = {}
+        self._asks: dict[Ask, asyncio.Task[None]] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._is_searching = False
+        self._has_begun = False
+        self._wake = asyncio.Event()
+
+    def want(self, link: Link) -> asyncio.Future[bytes]:
+        """The plain bytes of a chunk, verified; the same future for a chunk that is wanted already."""
+        future = self._wanted.get(link.cid)
+        if future is None:
+            future = self._wanted[link.cid] = asyncio.get_running_loop().create_future()
+            self._schedule.want(link.cid, link.size)
+            self._begin()
+            self._wake.set()
+        return future
+
+    def survey(self, cids: list[Cid]) -> None:
+        """These will be wanted soon: ask every source which of them it has."""
+        self._surveyed = cids
+        for connection in self._connections.values() if len(self._connections) > 1 else ():
+            self._spawn(self._ask_what_it_has(connection))
+
+    def stop(self) -> None:
+        """Nothing more is wanted."""
+        for task in (*self._asks.values(), *self._background):
+            task.cancel()
+
+    def _begin(self) -> None:
+        if not self._has_begun:
+            self._has_begun = self._is_searching = True
+            self._spawn(self._drive())
+            self._spawn(self._search())
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = self._tasks.create_task(work)  # type: ignore[arg-type]
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # --- finding sources ---
+
+    async def _search(self) -> None:
+        if self._want.peers:
+            network = await self._service.network()
+            self._exchange = network.exchange
+            await asyncio.gather(*(self._reach(way, alone=len(network.ways) == 1) for way in network.ways))
+            if not network.ways:
+                self._outcomes.said["peers"] = "none is connected or configured"
+        self._is_searching = False
+        self._wake.set()
+
+    async def _reach(self, way: Way, *, alone: bool) -> None:
+        try:
+            connection = await way.reach()
+        except RageError as error:
+            self._outcomes.said[way.name] = error.message
+            return
+        peer = connection.peer_id
+        if peer in self._connections:
+            return
+        if self._service.is_distrusted(peer):
+            self._outcomes.said[way.name] = "sent wrong bytes lately; not asked"
+            return
+        self._connections[peer] = connection
+        if not alone:  # with one source there is nothing to choose: it may as well be asked for the chunk at once
+            await self._ask_what_it_has(connection)
+        self._schedule.add_source(peer)
+        self._wake.set()
+
+    async def _ask_what_it_has(self, connection: Connection) -> None:
+        peer, cids = connection.peer_id, self._surveyed
+        if not cids:
+            return
+        try:
+            answers = await self._exchange.have(connection, cids)
+        except RageError as error:
+            self._schedule.add_source(peer)
+            self._outcomes.said[str(peer)] = error.message
+            if _outcome_of(error) in ("dead", "slow"):
+                self._schedule.drop(peer, error.message)
+        else:
+            self._schedule.add_source(peer)
+            self._schedule.learn(peer, dict(zip(cids, answers, strict=True)))
+            if not any(answers):
+                self._outcomes.said[str(peer)] = "not found"
+        self._wake.set()
+
+    # --- asking ---
+
+    async def _drive(self) -> None:
+        clock = self._service.env.monotonic
+        while True:
+            self._wake.clear()
+            for ask in self._schedule.assign(clock()):
+                task = self._tasks.create_task(self._carry_out(ask))
+                self._asks[ask] = task
+                task.add_done_callback(lambda _, ask=ask: self._asks.pop(ask, None))
+            if not self._is_searching:
+                for cid in self._schedule.hopeless():
+                    self._give_up(cid)
+            wait_until = self._schedule.next_timeout(clock())
+            try:
+                async with asyncio.timeout(None if wait_until is None else max(0.001, wait_until - clock())):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _carry_out(self, ask: Ask) -> None:
+        peer: PeerId = ask.source  # type: ignore[assignment]
+        started = self._service.env.monotonic()
+        try:
+            received = await self._exchange.fetch(self._connections[peer], ask.cid)
+            data = await self._service.env.blocking(self._admit, ask.cid, received)
+        except RageError as error:
+            await self._note_failure(ask, error)
+        else:
+            now = self._service.env.monotonic()
+            for other in self._schedule.arrived(ask, now):
+                if (task := self._asks.get(other)) is not None:
+                    task.cancel()
+            self._service.metrics.chunk_retrieved("p2p", now - started)
+            future = self._wanted.pop(ask.cid, None)
+            if future is not None and not future.done():
+                self._outcomes.sources["p2p"] += 1
+                future.set_result(data)
+        self._wake.set()
+
+    def _admit(self, cid: Cid, received: Received) -> bytes:
+        """Through the one gate: verified, and kept as cache when there is room. Blocking."""
+        header = received.header
+        stored = received.buffers[0] if len(received.buffers) == 1 else b"".join(received.buffers)
+        if self._cache:
+            try:
+                _, data = self._service.store.put_stored(cid, header.encoding, stored, header.size, cache=True)
+                return data
+            except StorageFullError:
+                self._cache = False  # a full disk must not keep bytes from who asks for them
+        return unpack(cid, header.encoding, stored, header.size)
+
+    async def _note_failure(self, ask: Ask, error: RageError) -> None:
+        peer: PeerId = ask.source  # type: ignore[assignment]
+        outcome = _outcome_of(error)
+        self._schedule.failed(ask, outcome, self._service.env.monotonic(), error.message)
+        self._outcomes.said[str(peer)] = "not found" if outcome == "missing" else error.message
+        if outcome == "wrong":
+            self._service.distrust(peer)
+            self._service.metrics.guard_failed("wrong_bytes")
+            await self._connections[peer].close(f"sent bytes that are not {ask.cid}")
+
+    def _give_up(self, cid: Cid) -> None:
+        future = self._wanted.pop(cid)
+        self._schedule.forget(cid)
+        if not future.done():
+            said = "; ".join(f"{name}: {words}" for name, words in list(self._outcomes.said.items())[:8])
+            future.set_exception(
+                NotFoundError(
+                    f"{cid} is not to be had",
+                    id="chunk-not-found",
+                    why=f"not in the local store; {said}" if said else "not in the local store, and no peer was asked",
+                    mend=("rage peer list", f"rage chunk get {self._want.root} --peer MULTIADDR"),
+                )
+            )
+            future.exception()  # whoever waits for it will see it; if nobody does, that is no bug
+
+
+def _outcome_of(error: RageError) -> Outcome:
+    if isinstance(error, IntegrityError):
+        return "wrong"
+    if isinstance(error, PeerProtocolError) or error.id == "peer-gone":
+        return "dead"
+    if error.id == "stalled":
+        return "slow"
+    return "busy" if error.retryable else "missing"
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The exception to tell of: an error of ours before any other."""
+    leaves: list[BaseException] = []
+    pending: list[BaseException] = [group]
+    while pending:
+        error = pending.pop()
+        if isinstance(error, BaseExceptionGroup):
+            pending.extend(reversed(error.exceptions))
+        else:
+            leaves.append(error)
+    return next((error for error in leaves if isinstance(error, RageError)), leaves[0])
