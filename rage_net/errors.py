@@ -181,6 +181,7 @@ def from_plain(plain: dict[str, Any]) -> RageError:
         id=str(plain.get("code", kind.id)),
     )
     error.exit_code = int(plain.get("exit", kind.exit_code))
+    error.retryable = bool(plain.get("retryable", kind.retryable))
     return error
 
 

@@ -1,7 +1,7 @@
 """The chunk exchange, `/rage/chunk/1.0.0`: one request a stream, from both ends.
 
 As a holder: decode, authorize once, answer in the stored form, so nothing is compressed twice. As a client: ask, and
-take the stored bytes with a deadline on every wait; whether they are the right bytes is decided by the gate of the store,
+take the stored bytes with a deadline on every wait; whether they are the right bytes is for the store's gate to decide,
 not here. A refusal to a stranger is `not found`, the same as absence (D7).
 
 Source: contracts/rage.proto; design D4, D7, D9, 4.3.
