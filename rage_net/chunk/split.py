@@ -1,7 +1,7 @@
 """Where a document is cut into chunks: `text-1` and `cdc-1`, both stable under edits.
 
-The bytes stay with the caller, who hands in views and gets lengths. Not here: hashing, storing, reading. The rules are a
-contract with vectors, `contracts/split.md`: a change that moves one cut is a new scheme, because CIDs depend on it.
+The bytes stay with the caller, who hands in views and gets lengths. Not here: hashing, storing, reading. The rules are
+a contract with vectors, `contracts/split.md`: a change that moves one cut is a new scheme, because CIDs depend on it.
 
 Source: design D3; Xia et al. 2020, "The Design of Fast Content-Defined Chunking" (FastCDC), by `pyfastcdc`.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import codecs
 import re
 from dataclasses import dataclass
+from typing import Literal
 from zlib import crc32
 
 from pyfastcdc import FastCDC
@@ -25,7 +26,7 @@ MIN_SIZE_MAX = 1 << 20
 """The largest `min_size` that FastCDC takes, in bytes."""
 PROBE_BYTES = 1 << 20
 """So many first bytes decide between text and binary."""
-NORMALIZATION = 2
+NORMALIZATION: Literal[2] = 2
 """FastCDC's normalized chunking level."""
 WINDOW_SHARE = 32
 """A text cut lies at most `target_size` / 32 bytes (32 KiB by default) after the content-defined point."""
@@ -44,7 +45,9 @@ _CLOSERS = "\"')\\]”’»›」』）》】"
 _PARAGRAPH = re.compile(r"\n(?:[ \t]*\r?\n)+")
 _SENTENCE_LINE = re.compile(rf"[{_SPACED_ENDS}{_BARE_ENDS}][{_CLOSERS}]*[ \t]*\r?\n")
 _LINE = re.compile(r"\n")
-_SENTENCE = re.compile(rf"(?:[{_SPACED_ENDS}][{_CLOSERS}]*[ \t]|[{_BARE_ENDS}][{_CLOSERS}]*)[ \t\u3000]*")
+_SENTENCE = re.compile(
+    rf"[{_SPACED_ENDS}{_BARE_ENDS}](?:(?<=[{_BARE_ENDS}])[{_CLOSERS}]*|[{_CLOSERS}]*[ \t])[ \t\u3000]*"
+)
 _WORD = re.compile(r"[ \t\u3000]+")
 _BOUNDARIES = (_PARAGRAPH, _SENTENCE_LINE, _LINE, _SENTENCE, _WORD)
 
@@ -145,8 +148,10 @@ class Splitter:
         point = next(self._text_cdc.cut_buf(rest)).length
         if point == len(rest):
             return point
-        window = bytes(rest[point : point + self._window])
-        return point + (_first_boundary(window) if point < self._text_max else _contested_boundary(window))
+        if point < self._text_max:
+            return point + _first_boundary(bytes(rest[point : point + self._window]))
+        point = self._sizes.target_size
+        return point + _contested_boundary(bytes(rest[point : point + self._window]))
 
 
 def _fastcdc(sizes: Sizes, max_size: int) -> FastCDC:
@@ -180,7 +185,7 @@ def _first_boundary(window: bytes) -> int:
 
 
 def _contested_boundary(window: bytes) -> int:
-    """Where to cut when nothing in the chunk was a content-defined point: text that repeats itself.
+    """Where to cut, near the target size, when no point up to the maximum is content-defined: text repeats itself there.
 
     The first boundary would follow from the chunk's start, and an edit would move every later cut. So the last
     boundaries of the best kind compete by a checksum of the bytes before them, which is the same wherever they stand.
