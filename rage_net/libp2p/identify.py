@@ -1,8 +1,9 @@
 """Identify: what a peer says of itself, and the push of a change. Bytes to values and back; no I/O, no decisions.
 
 A claim, not a proof: only the peer id (from Noise) is certain. A peer that asks on `/ipfs/id/1.0.0` gets one message,
-length first, then the end of the stream; on `/ipfs/id/push/1.0.0` a peer sends one unasked, whose missing fields stay as
-they were. Signed address records are neither sent nor read. Source: libp2p/specs identify, contracts/libp2p/identify.proto.
+length first, then the end of the stream; on `/ipfs/id/push/1.0.0` a peer sends one unasked, whose missing fields stay
+as they were. Signed address records are neither sent nor read.
+Source: libp2p/specs identify, contracts/libp2p/identify.proto.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def decode(raw: bytes) -> Identify:
             protocol_version=_check_text(wire.protocol_version) if wire.HasField("protocol_version") else None,
             agent_version=_check_text(wire.agent_version) if wire.HasField("agent_version") else None,
         )
-    except (DecodeError, UnicodeDecodeError) as error:
+    except DecodeError as error:
         raise RemoteProtocolError(f"an identify message is malformed: {error}") from error
 
 
@@ -98,8 +99,10 @@ def _read_addresses(raws: Iterable[bytes]) -> Iterator[Multiaddr]:
             continue
 
 
-def _check_text(text: str) -> str:
+def _check_text(text: str | bytes) -> str:
     """A peer's words, fit for a log line: bounded, and nothing that moves a terminal's cursor."""
+    if isinstance(text, bytes):  # what protobuf gives for a proto2 string that is no UTF-8
+        raise RemoteProtocolError("an identify message is malformed: a name is no UTF-8")
     if len(text.encode()) > TEXT_BYTES_MAX:
         raise RemoteProtocolError(f"a name in an identify message has more than {TEXT_BYTES_MAX} bytes")
     return text if text.isprintable() else "".join(char if char.isprintable() else "\ufffd" for char in text)
