@@ -134,9 +134,9 @@ def init(
 ) -> InitResult:
     """Make the home, or what is missing of it; what exists is never changed.
 
-    `organization_id` and `region` go into a new network.yaml. `templates` are texts of `config/*.yaml` by file name; they
-    are written with every key commented out, so that the files show the defaults and later versions may improve them.
-    The key comes from `generator`, the system's randomness by default.
+    `organization_id` and `region` go into a new network.yaml. `templates` are texts of `config/*.yaml` by file name;
+    they are written with every key commented out, so that the files show the defaults and later versions may improve
+    them. The key comes from `generator`, the system's randomness by default.
 
     Raises: ConflictError when the directory holds other things, or an existing network.yaml says otherwise than the
         arguments; AccessDeniedError, StorageFullError, ConfigError for what the file system says.

@@ -1,0 +1,180 @@
+"""Every key of cdn.yaml with its type, default, unit and meaning. Read only by verbs that use a CDN."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from rage_net.config.network import VERSION
+from rage_net.config.section import Section
+from rage_net.config.values import Between, Name, Seconds, Secret, Url
+
+
+class Cloudflare(Section):
+    """Credentials and habits of Cloudflare."""
+
+    zone_id: str
+    """The zone; CLOUDFLARE_ZONE_ID wins."""
+    api_token: Secret
+    """An API token that may purge; CLOUDFLARE_API_TOKEN or CLOUDFLARE_TOKEN win."""
+    purge_on_update: bool = True
+    """Purge what changed as soon as it changed."""
+
+
+class Fastly(Section):
+    """Credentials and habits of Fastly."""
+
+    service_id: str
+    """The service."""
+    api_key: Secret
+    """An API key that may purge."""
+    soft_purge: bool = True
+    """Mark as stale instead of deleting."""
+
+
+class CloudFront(Section):
+    """Credentials and habits of AWS CloudFront."""
+
+    distribution_id: str
+    """The distribution."""
+    access_key_id: Secret | None = None
+    """AWS access key; null leaves it to the usual AWS chain (environment, profile, role)."""
+    secret_access_key: Secret | None = None
+    """The secret of that key."""
+
+
+class Azure(Section):
+    """Credentials and place of an Azure CDN or Front Door endpoint."""
+
+    subscription_id: str
+    """The subscription."""
+    resource_group: str
+    """The resource group."""
+    profile_name: str
+    """The CDN profile."""
+    endpoint_name: str
+    """The endpoint in the profile."""
+    tenant_id: str | None = None
+    """Directory of the service principal; null leaves it to a managed identity."""
+    client_id: str | None = None
+    """The service principal."""
+    client_secret: Secret | None = None
+    """The secret of the service principal."""
+
+
+class Edge(Section):
+    """Self-hosted edges: Varnish or Nginx."""
+
+    endpoints: tuple[Url, ...]
+    """Addresses of the edges; each is purged on its own."""
+    auth_token: Secret | None = None
+    """What a purge request carries as `Authorization: Bearer`; null sends none."""
+
+
+class Routing(Section):
+    """Which clients a provider serves."""
+
+    regions: tuple[Name, ...] = ()
+    """Parts of the world, compared with `network.geo`; none means all."""
+    priority: Annotated[int, Between(0, 1000)] = 1
+    """Order of providers; 0 goes first."""
+
+
+SOFTWARE: dict[str, type[Section]] = {
+    "cloudflare": Cloudflare,
+    "fastly": Fastly,
+    "cloudfront": CloudFront,
+    "azure": Azure,
+    "varnish": Edge,
+    "nginx": Edge,
+}
+"""What the words of `software` mean for `config`."""
+
+
+class Provider(Section):
+    """One CDN."""
+
+    name: Name
+    """Its name in commands, metrics and logs; unique."""
+    type: Literal["commercial", "self-hosted"]
+    """Who runs it."""
+    software: Literal["cloudflare", "fastly", "cloudfront", "azure", "varnish", "nginx"]
+    """What it is; when left out, the one of these words that `name` begins with."""
+    config: Cloudflare | Fastly | CloudFront | Azure | Edge
+    """Credentials and habits; the keys depend on `software`."""
+    routing: Routing = Routing()
+    """Which clients it serves."""
+
+    @classmethod
+    def _variants(cls, words: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
+        named = next((word for word in SOFTWARE if words.get("name", "").lower().startswith(word)), None)
+        software = words.get("software", named)
+        assumed = {"software": named} if named is not None and "software" not in words else {}
+        return assumed, {"config": SOFTWARE[software]} if software in SOFTWARE else {}
+
+
+class CacheRule(Section):
+    """How long paths of one form are kept."""
+
+    pattern: str
+    """A path where `*` stands for anything; the first rule that matches counts."""
+    ttl: Seconds | None = None
+    """Time for which edges keep the answer; null takes default_ttl."""
+    stale_while_revalidate: Seconds = Seconds(0)
+    """Time for which an outdated answer may be given while a new one is fetched."""
+    immutable: bool = False
+    """Tell clients that the answer never changes."""
+    cache: bool = True
+    """False: edges must not keep it at all."""
+
+
+class CachePolicy(Section):
+    """How long edges keep answers."""
+
+    default_ttl: Seconds = Seconds(3600)
+    """Time where no rule says otherwise."""
+    max_ttl: Seconds = Seconds(86_400)
+    """No rule goes above this."""
+    rules: tuple[CacheRule, ...] = (
+        CacheRule(pattern="/chunks/*", ttl=Seconds(86_400), stale_while_revalidate=Seconds(3600)),
+        CacheRule(pattern="/embeddings/*", ttl=Seconds(7200), immutable=True),
+        CacheRule(pattern="/api/*", ttl=Seconds(0), cache=False),
+    )
+    """Rules by path."""
+
+
+class Cdn(Section):
+    """All of cdn.yaml."""
+
+    version: int = VERSION
+    """Version of the file's keys."""
+    enabled: bool = True
+    """Use CDNs; `network.cdn.enabled` must hold too."""
+    providers: tuple[Provider, ...] = ()
+    """The CDNs."""
+    cache_policy: CachePolicy = CachePolicy()
+    """How long edges keep answers."""
+
+
+def check(cdn: Cdn) -> Iterator[tuple[str, str, str, bool]]:
+    """What no single value tells: (key, message, mend, whether it is an error rather than a warning)."""
+    names = [provider.name for provider in cdn.providers]
+    for at, provider in enumerate(cdn.providers):
+        if provider.name in names[:at]:
+            yield f"cdn.providers[{at}].name", f"two providers are named {provider.name}", "rename one", True
+        hosted = "self-hosted" if isinstance(provider.config, Edge) else "commercial"
+        if provider.type != hosted:
+            yield f"cdn.providers[{at}].type", f"{provider.software} is {hosted}", f"type: {hosted}", True
+        if isinstance(provider.config, CloudFront) and (
+            (provider.config.access_key_id is None) != (provider.config.secret_access_key is None)
+        ):
+            yield f"cdn.providers[{at}].config", "an access key needs both its id and its secret", "", True
+    policy = cdn.cache_policy
+    if policy.default_ttl > policy.max_ttl:
+        yield "cdn.cache_policy.default_ttl", "it is longer than max_ttl", "raise max_ttl", True
+    for at, rule in enumerate(policy.rules):
+        key = f"cdn.cache_policy.rules[{at}]"
+        if not rule.pattern.startswith("/"):
+            yield f"{key}.pattern", "a path is wanted, which begins with /", "", True
+        if rule.ttl is not None and rule.ttl > policy.max_ttl:
+            yield f"{key}.ttl", "it is longer than max_ttl", "raise max_ttl", True

@@ -1,0 +1,319 @@
+"""Every key of network.yaml with its type, default, unit and meaning. Nothing here reads a file.
+
+Keys are the specification's, letter for letter; those it lacks are the design's (4.2). Sections whose work is still to
+come are typed and checked all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from rage_net.config.section import Section
+from rage_net.config.values import (
+    Address,
+    Between,
+    Bytes,
+    Endpoint,
+    Name,
+    PeerAddress,
+    PeerName,
+    Seconds,
+    Share,
+    Url,
+    is_wire_ready,
+)
+
+VERSION = 1
+"""The version of all three files."""
+
+KIB, MIB = 1 << 10, 1 << 20
+
+
+class Dht(Section):
+    """The Kademlia DHT."""
+
+    enabled: bool = True
+    """Take part in the DHT."""
+    mode: Literal["server", "client"] = "server"
+    """`server` answers others' queries, `client` only asks; one-shot commands are always clients."""
+
+
+class Mdns(Section):
+    """Discovery in the local network."""
+
+    enabled: bool = True
+    """Announce this node and look for others by mDNS."""
+    interval: Seconds = Seconds(60)
+    """Time between two rounds of looking."""
+
+
+class Gossipsub(Section):
+    """Publish and subscribe."""
+
+    topics: tuple[str, ...] = ("rage.global", "rage.org.{organization_id}", "rage.acl.updates")
+    """Topics to join; `{organization_id}` stands for this node's organisation; without one the topic is left out."""
+
+
+class Libp2p(Section):
+    """Where the node listens and whom it knows at the start."""
+
+    listen_addresses: tuple[Address, ...] = (Address("/ip4/0.0.0.0/tcp/4001"), Address("/ip6/::/tcp/4001"))
+    """Multiaddrs to listen on; port 0 takes a free one."""
+    bootstrap_peers: tuple[PeerAddress, ...] = ()
+    """Multiaddrs, each ending in `/p2p/<peer id>`, that are dialled at the start."""
+    dht: Dht = Dht()
+    """The Kademlia DHT."""
+    mdns: Mdns = Mdns()
+    """Discovery in the local network."""
+    gossipsub: Gossipsub = Gossipsub()
+    """Publish and subscribe."""
+
+
+class Http(Section):
+    """The HTTP door: chunks, health, metrics. Control is on the Unix socket alone."""
+
+    listen: Endpoint | None = Endpoint("127.0.0.1:4080")
+    """HOST:PORT of chunks and health; null opens no HTTP door."""
+    tls_cert: Path | None = None
+    """Certificate chain, PEM, of the HTTP door; null speaks plain HTTP. Goes with tls_key."""
+    tls_key: Path | None = None
+    """Private key, PEM, of the HTTP door."""
+    metrics_listen: Endpoint | None = Endpoint("127.0.0.1:4081")
+    """HOST:PORT of `/metrics`; may equal `listen`; null serves none."""
+    hosts: tuple[str, ...] = ()
+    """Host names that requests may carry, besides the addresses listened on and `localhost`."""
+
+
+class Control(Section):
+    """The Unix socket of operators."""
+
+    group: str | None = None
+    """A system group whose members may use the socket (mode 0660); null leaves it to this user and root (0600)."""
+
+
+class Registration(Section):
+    """How the node makes itself known to discovery servers."""
+
+    auto_register: bool = True
+    """Register at every server after the start."""
+    heartbeat_interval: Seconds = Seconds(30)
+    """Time between two signs of life."""
+    retry_interval: Seconds = Seconds(60)
+    """Time to wait after a failed registration."""
+
+
+class Discovery(Section):
+    """Central discovery servers."""
+
+    enabled: bool = True
+    """Ask discovery servers for peers."""
+    servers: tuple[Url, ...] = ()
+    """Addresses of discovery servers."""
+    registration: Registration = Registration()
+    """How the node makes itself known."""
+
+
+class CdnSwitch(Section):
+    """Whether CDNs are used, and where they are described."""
+
+    enabled: bool = True
+    """Use CDNs; `cdn.enabled` in cdn.yaml must hold too."""
+    providers_config_file: Path = Path("config/cdn.yaml")
+    """Path of cdn.yaml; it may be missing."""
+
+
+class ReplicationSwitch(Section):
+    """Whether chunks are replicated, and where the policies stand."""
+
+    enabled: bool = True
+    """Take part in replication; `replication.enabled` in replication.yaml must hold too."""
+    default_factor: Annotated[int, Between(1, 32)] = 3
+    """Nodes that hold each chunk, 1 to 32; replication.yaml's `default_factor` wins."""
+    policies_file: Path = Path("config/replication.yaml")
+    """Path of replication.yaml; it may be missing."""
+
+
+class Sync(Section):
+    """Synchronisation of metadata."""
+
+    interval: Seconds = Seconds(300)
+    """Time between two rounds with each peer; changes are gossiped at once besides."""
+
+
+class Security(Section):
+    """Who this node is and whom it trusts."""
+
+    peer_key: Path = Path("identity.key")
+    """The Ed25519 identity key, PKCS#8 PEM, 0600."""
+    tls_cert: Path | None = None
+    """This node's certificate, PEM, signed by its organisation's CA; goes with tls_key."""
+    tls_key: Path | None = None
+    """Private key of tls_cert; the identity key where that is null."""
+    ca_cert: Path | None = None
+    """Certificates of trusted CAs, PEM. While null the node is open; once set, a file that cannot be read stops it."""
+    trust_model: Literal["explicit", "web-of-trust"] = "explicit"
+    """`explicit` trusts the organisations named by `rage trust add`; `web-of-trust` those they vouch for, too."""
+    acl_enforcement: Literal["strict", "permissive", "off"] = "strict"
+    """`permissive` logs what it would deny, `off` checks nothing: for certified peers only, never for strangers."""
+    public_access: bool = False
+    """With a CA set: strangers may read what is `public`."""
+    trusted_peers: tuple[PeerName, ...] = ()
+    """Peer ids that an open node (no CA set) serves everything; ignored once a CA is set."""
+
+
+class Split(Section):
+    """Sizes of chunks. Nodes with other sizes cut the same bytes into other chunks, which then are not shared."""
+
+    min_size: Bytes = Bytes(256 * KIB)
+    """Smallest chunk but the last, bytes; multiples of 1 KiB, at most 1 MiB."""
+    target_size: Bytes = Bytes(1 * MIB)
+    """Size aimed at, bytes."""
+    max_size: Bytes = Bytes(4 * MIB)
+    """Largest chunk, bytes; at least twice the target, at most 4 MiB."""
+
+
+class Store(Section):
+    """Where chunks lie and how much room they may take."""
+
+    path: Path = Path("store")
+    """Directory of chunk files."""
+    uri: str | None = None
+    """Object store instead of the directory, `s3://bucket/prefix`; null uses `path`."""
+    quota: Bytes | None = None
+    """Bytes at rest that all chunks may take; null sets no limit but the disk."""
+    reserve: Bytes = Bytes(64 * MIB)
+    """Bytes that stay free on the file system: a put that would leave less is refused."""
+    grace: Seconds = Seconds(86_400)
+    """Time for which garbage collection keeps what nothing holds any more."""
+    split: Split = Split()
+    """Sizes of chunks."""
+
+
+class Limits(Section):
+    """Bounds on what peers and clients can make this node hold. Checked before memory is allocated."""
+
+    connections: Annotated[int, Between(1, 65_536)] = 512
+    """Open connections with peers, both directions."""
+    connections_per_address: Annotated[int, Between(1, 65_536)] = 64
+    """Inbound connections from one IP address."""
+    handshakes: Annotated[int, Between(1, 4096)] = 64
+    """Inbound connections that have not proved their peer id yet."""
+    streams: Annotated[int, Between(1, 1_048_576)] = 8192
+    """Open streams, all connections together."""
+    streams_per_connection: Annotated[int, Between(1, 65_536)] = 1024
+    """Open inbound streams of one connection."""
+    unread_bytes: Annotated[Bytes, Between(1 * MIB, 1 << 34)] = Bytes(24 * MIB)
+    """Bytes that arrived and that nobody has read yet, the whole node; beyond it the greediest connection is reset."""
+    dial_timeout: Annotated[Seconds, Between(0.1, 600)] = Seconds(10)
+    """Time for one address to answer and prove its peer id."""
+    handshake_timeout: Annotated[Seconds, Between(0.1, 600)] = Seconds(10)
+    """Time for an inbound connection to prove its peer id."""
+    request_timeout: Annotated[Seconds, Between(0.1, 600)] = Seconds(10)
+    """Time for a peer to begin its answer."""
+    idle_timeout: Annotated[Seconds, Between(1, 86_400)] = Seconds(300)
+    """Time after which a connection without streams is closed."""
+    requests_in_flight: Annotated[int, Between(1, 4096)] = 64
+    """Chunk requests on the way to one peer."""
+    http_connections: Annotated[int, Between(1, 65_536)] = 256
+    """Open connections of the HTTP door."""
+    control_connections: Annotated[int, Between(1, 4096)] = 64
+    """Open connections of the Unix socket."""
+
+
+class Rates(Section):
+    """Rates of the whole node."""
+
+    upload_mbps: Annotated[float, Between(0.1, 1_000_000)] | None = None
+    """Megabits a second sent; null sets no limit."""
+    download_mbps: Annotated[float, Between(0.1, 1_000_000)] | None = None
+    """Megabits a second received; null sets no limit."""
+
+
+class Lane(Section):
+    """A kind of traffic and its part of the rates."""
+
+    priority: Annotated[int, Between(1, 100)]
+    """Order of the lanes; 1 goes first."""
+    traffic: Literal["user_queries", "replication", "background_sync"]
+    """What travels in this lane."""
+    max_bandwidth: Share = Share(1.0)
+    """Largest part of the rate, above 0% to 100%; lanes borrow what others leave."""
+
+
+class Bandwidth(Section):
+    """Rates and who goes first. May stand under `network:` or, as the specification prints it, beside it."""
+
+    limits: Rates = Rates()
+    """Rates of the whole node."""
+    prioritization: tuple[Lane, ...] = (
+        Lane(priority=1, traffic="user_queries", max_bandwidth=Share(0.8)),
+        Lane(priority=2, traffic="replication", max_bandwidth=Share(0.4)),
+        Lane(priority=3, traffic="background_sync", max_bandwidth=Share(0.2)),
+    )
+    """The lanes."""
+
+
+class Network(Section):
+    """All of network.yaml."""
+
+    version: int = VERSION
+    """Version of the file's keys."""
+    node_id: Name = Name("")
+    """A name for people, in logs and tables; empty shows the end of the peer id."""
+    organization_id: Name = Name("")
+    """The organisation this node belongs to; empty while it belongs to none."""
+    region: Name = Name("")
+    """Region, such as `us-west-2`: replicas go to distinct regions first."""
+    zone: Name = Name("")
+    """Availability zone within the region: replicas go to distinct zones next."""
+    geo: Name = Name("")
+    """Part of the world, such as `europe`: matched with the routing regions of CDN providers."""
+    libp2p: Libp2p = Libp2p()
+    """Where the node listens and whom it knows at the start."""
+    http: Http = Http()
+    """The HTTP door."""
+    control: Control = Control()
+    """The Unix socket of operators."""
+    discovery: Discovery = Discovery()
+    """Central discovery servers."""
+    cdn: CdnSwitch = CdnSwitch()
+    """Whether CDNs are used, and where they are described."""
+    replication: ReplicationSwitch = ReplicationSwitch()
+    """Whether chunks are replicated, and where the policies stand."""
+    sync: Sync = Sync()
+    """Synchronisation of metadata."""
+    security: Security = Security()
+    """Who this node is and whom it trusts."""
+    store: Store = Store()
+    """Where chunks lie and how much room they may take."""
+    limits: Limits = Limits()
+    """Bounds on what others can make this node hold."""
+    bandwidth: Bandwidth = Bandwidth()
+    """Rates and who goes first."""
+
+
+def check(network: Network) -> Iterator[tuple[str, str, str, bool]]:
+    """What no single value tells: (key, message, mend, whether it is an error rather than a warning)."""
+    split = network.store.split
+    if any(size % KIB or size < KIB for size in (split.min_size, split.target_size, split.max_size)):
+        yield "network.store.split", "sizes of chunks are multiples of 1 KiB", "", True
+    elif not (split.min_size <= split.target_size <= split.max_size // 2):
+        yield "network.store.split", "min_size <= target_size <= max_size / 2 is wanted", "", True
+    elif split.min_size > MIB or split.max_size > 4 * MIB:
+        yield "network.store.split", "min_size is at most 1MiB and max_size at most 4MiB", "", True
+    for name, pair in (("http", network.http), ("security", network.security)):
+        if (pair.tls_cert is None) != (pair.tls_key is None):
+            there, missing = ("tls_cert", "tls_key") if pair.tls_cert else ("tls_key", "tls_cert")
+            yield f"network.{name}.{there}", f"{there} is set and {missing} is not", f"set {missing} too", True
+    if network.store.uri is not None and not network.store.uri.startswith("s3://"):
+        yield "network.store.uri", "s3://bucket/prefix is wanted", "", True
+    traffic = [lane.traffic for lane in network.bandwidth.prioritization]
+    for name in sorted({name for name in traffic if traffic.count(name) > 1}):
+        yield "network.bandwidth.prioritization", f"{name} has two lanes", "keep one", True
+    for key in ("listen_addresses", "bootstrap_peers"):
+        for at, address in enumerate(getattr(network.libp2p, key)):
+            if not is_wire_ready(address):
+                message = f"{address} is not used: its transport is not built yet"
+                yield f"network.libp2p.{key}[{at}]", message, "an address with /tcp/ works", False
