@@ -1,0 +1,107 @@
+"""What keeps chunks: leases of running puts, documents, pins; and how they let go.
+
+A holder is one row, its holds one row a chunk. A put takes a lease, each of its commits holds the chunks it brought,
+and at the end the lease *becomes* the document or the pin, in one row: so gc never sees a chunk of a put unheld, and a
+put of any size commits in small steps. A lease that its process did not live to use is released by gc.
+Source: design D7 ("naming a CID grants nothing"); peers.md 7 and 10.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from sqlite3 import Connection
+
+from rage_net.chunk.batch import hold
+from rage_net.chunk.store import ChunkStore
+from rage_net.cid import Cid
+
+HOLD_BATCH = 512
+"""Chunks held in one transaction."""
+RELEASE_BATCH = 128
+"""Chunks released in one transaction: it must fit into the ballast (see `store.DELETE_BATCH`)."""
+
+
+class Lease:
+    """A running put, as a context: `documents.put` or `documents.pin` takes it over, else it is released at the end.
+
+    `organisation` is the author's. Chunks that come in by `store.batch(lease=...)` were sent by that author, so the
+    document will count for them there; those of `hold` are only held, unless `counts`.
+    """
+
+    def __init__(self, store: ChunkStore, organisation: str = "") -> None:
+        self._store = store
+        self.organisation = organisation
+        self.id = 0
+
+    def __enter__(self) -> Lease:
+        with self._store.index.write(durable=False) as db:
+            row = db.execute("INSERT INTO holder (kind, session) VALUES ('lease', ?)", (self._store.session,)).lastrowid
+        self.id = row or 0
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._store.index.read() as db:
+            unused = db.execute("SELECT 1 FROM holder WHERE id = ? AND kind = 'lease'", (self.id,)).fetchone()
+        if unused:
+            release(self._store, self.id, self._store.env.now())
+
+    def hold(self, cids: Iterable[Cid], *, counts: bool = False) -> None:
+        """Hold chunks that are here, or that will come. Cached ones are made durable first.
+
+        `counts`: the author held `read` on them, which the caller has checked; then the document counts for them.
+        """
+        todo = iter(cids)
+        while some := list(islice(todo, HOLD_BATCH)):
+            with self._store.claim(some):
+                self._store.promote(some)
+                with self._store.index.write() as db:
+                    hold(db, self.id, some, self.organisation if counts else None)
+
+
+def release(store: ChunkStore, holder: int, now: float) -> None:
+    """Let go of all that `holder` holds, in small transactions; what nothing else holds counts as released at `now`.
+
+    The first transaction decides: after it, a crash leaves the rest to gc.
+    """
+    with_holder = (holder,)
+    store.index.shrink(lambda db: db.execute("UPDATE holder SET kind = 'gone' WHERE id = ?", with_holder))
+    finish_release(store, holder, now)
+
+
+def finish_release(store: ChunkStore, holder: int, now: float) -> None:
+    """The rest of `release`, for a holder that is `gone` already."""
+
+    def change(db: Connection) -> bool:
+        keys = db.execute("SELECT cid FROM hold WHERE holder = ? LIMIT ?", (holder, RELEASE_BATCH)).fetchall()
+        for (cid,) in keys:
+            db.execute("DELETE FROM hold WHERE holder = ? AND cid = ?", (holder, cid))
+            db.execute(
+                "UPDATE chunk SET released_at = ? WHERE cid = ? AND NOT EXISTS (SELECT 1 FROM hold WHERE cid = ?)",
+                (now, cid, cid),
+            )
+        if len(keys) < RELEASE_BATCH:
+            db.execute("DELETE FROM holder WHERE id = ?", (holder,))
+            return False
+        return True
+
+    while store.index.shrink(change):
+        pass
+
+
+def count_holds(store: ChunkStore, cid: Cid) -> int:
+    """How many documents, pins and running puts hold a chunk."""
+    with store.index.read() as db:
+        row: tuple[int] = db.execute("SELECT count(*) FROM hold WHERE cid = ?", (bytes(cid),)).fetchone()
+    return row[0]
+
+
+def measure_release(store: ChunkStore, holder: int) -> tuple[int, int]:
+    """Chunks, and bytes at rest, that only `holder` holds: what gc would win if it let go."""
+    with store.index.read() as db:
+        row: tuple[int, int] = db.execute(
+            "SELECT count(*), COALESCE(sum(stored), 0) FROM hold JOIN chunk USING (cid) WHERE holder = ?"
+            " AND NOT EXISTS (SELECT 1 FROM hold AS other WHERE other.cid = chunk.cid AND other.holder <> ?)",
+            (holder, holder),
+        ).fetchone()
+    return row
