@@ -50,7 +50,7 @@ class InvalidConfigError(ConfigError):
         super().__init__(str(first), why=more, mend=[*mend, "rage config check"])
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Config:
     """What holds for a node. Paths are absolute. `origins` names the place of every key that is not at its default."""
 

@@ -181,7 +181,7 @@ class Reader:
 
     def _scalar(self, kind: Any, bounds: tuple[Between, ...], node: yaml.ScalarNode, path: str) -> Any:
         line = node.start_mark.line + 1
-        is_plain, tag = node.style is None, node.tag.removeprefix(_TAG)
+        is_plain, tag = not node.style, node.tag.removeprefix(_TAG)
         if _VARIABLE.search(node.value):
             text = self._substitute(node, path)
             return _BAD if text is None else self._parsed(kind, bounds, text, path, line, quote=False)
@@ -434,4 +434,4 @@ def _is_sequence(node: yaml.Node) -> TypeGuard[yaml.SequenceNode]:
 
 
 def _is_null(node: yaml.Node) -> bool:
-    return _is_scalar(node) and node.tag == _TAG + "null" and node.style is None
+    return _is_scalar(node) and node.tag == _TAG + "null" and not node.style

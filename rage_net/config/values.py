@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NewType, TypeVar
+from typing import Any, NamedTuple, NewType
 
 Seconds = NewType("Seconds", float)
 """A duration. Written `90`, `90s`, `5m`, `1h` or `7d`."""
@@ -36,21 +35,20 @@ DURATION_S_MAX = 10 * 365 * 86_400
 TEXT_CHARS_MAX = 4096
 """Of one value; certificates and keys stand in files of their own."""
 
-_DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s*(s|m|h|d)?")
+_DURATION = r"(\d{1,12}(?:\.\d{1,6})?)\s*(s|m|h|d)?"
 _DURATION_UNITS = {None: 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
-_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,6})?)\s*(B|[KMGT]i?B)?", re.IGNORECASE)
+_SIZE = r"(?i)(\d{1,18}(?:\.\d{1,6})?)\s*(B|[KMGT]i?B)?"
 _SIZE_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_ENDPOINT = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%\w+)?)\]|([A-Za-z0-9.-]+)):(\d{1,5})")
-_URL = re.compile(r"(https?)://(?:([^/@\s]*)@)?([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/\S*)?")
-_COMPARISON = re.compile(r"(<=|>=|<|>|=)?\s*(\d{1,15}(?:\.\d{1,6})?)\s*(?:/\s*(second|minute|hour|day|week))?")
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_ENDPOINT = r"(?:\[([0-9A-Fa-f:.]+(?:%\w+)?)\]|([A-Za-z0-9.-]+)):(\d{1,5})"
+_URL = r"(https?)://(?:([^/@\s]*)@)?([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/\S*)?"
+_COMPARISON = r"(<=|>=|<|>|=)?\s*(\d{1,15}(?:\.\d{1,6})?)\s*(?:/\s*(second|minute|hour|day|week))?"
 _PER = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
 _OPERATORS = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge", "=": "eq", None: "eq"}
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
-T = TypeVar("T")
 
-
+# Patterns stay text: compiling all of them costs 5 ms at every start, and `re` keeps those that are used.
 class Secret:
     """A text that shows itself to nobody but `reveal`: not in repr, str, format, JSON or an error."""
 
@@ -78,8 +76,7 @@ class Secret:
         raise TypeError("a secret is not copied out of the process")
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(NamedTuple):
     """A bound in a selector: `operator` is lt, le, gt, ge or eq; `per_s` makes `value` a rate, so many in that time."""
 
     operator: str
@@ -99,8 +96,7 @@ class Comparison:
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class Between:
+class Between(NamedTuple):
     """Bounds of a number, both allowed: `Annotated[int, Between(1, 32)]`."""
 
     low: float
@@ -114,7 +110,7 @@ class Between:
 
 def parse_duration(text: str) -> Seconds:
     """Seconds from `90`, `90s`, `1.5h`, `7d`; at most ten years."""
-    match = _DURATION.fullmatch(text.strip())
+    match = re.fullmatch(_DURATION, text.strip())
     if match is None:
         raise ValueError("a duration is wanted: a number of seconds, or with s, m, h or d, such as 30s")
     seconds = float(match[1]) * _DURATION_UNITS[match[2]]
@@ -125,7 +121,7 @@ def parse_duration(text: str) -> Seconds:
 
 def parse_size(text: str) -> Bytes:
     """Bytes from `4096`, `256KiB`, `1.5GiB`, `20MB`; a fraction of a byte is dropped."""
-    match = _SIZE.fullmatch(text.strip())
+    match = re.fullmatch(_SIZE, text.strip())
     if match is None:
         raise ValueError(
             "a size is wanted: a number of bytes, or with KiB, MiB, GiB, TiB (KB, MB, GB, TB), such as 1MiB"
@@ -188,14 +184,14 @@ def parse_secret(text: str) -> Secret:
 
 def parse_name(text: str) -> Name:
     """A name of an organisation, region, zone or node; empty is no name."""
-    if text and not _NAME.fullmatch(text):
+    if text and not re.fullmatch(_NAME, text):
         raise ValueError("a name is wanted: letters, digits, `.`, `_`, `-`, at most 64, a letter or digit first")
     return Name(text)
 
 
 def parse_endpoint(text: str) -> Endpoint:
     """`HOST:PORT`, as written."""
-    match = _ENDPOINT.fullmatch(text.strip())
+    match = re.fullmatch(_ENDPOINT, text.strip())
     if match is None or int(match[3]) > 65_535:
         raise ValueError("HOST:PORT is wanted, such as 127.0.0.1:4080 or [::1]:4080")
     return Endpoint(text.strip())
@@ -203,7 +199,7 @@ def parse_endpoint(text: str) -> Endpoint:
 
 def split_endpoint(endpoint: Endpoint) -> tuple[str, int]:
     """Host (an IPv6 address without its brackets) and port."""
-    match = _ENDPOINT.fullmatch(endpoint)
+    match = re.fullmatch(_ENDPOINT, endpoint)
     if match is None:
         raise ValueError("HOST:PORT is wanted")
     return match[1] or match[2], int(match[3])
@@ -211,7 +207,7 @@ def split_endpoint(endpoint: Endpoint) -> tuple[str, int]:
 
 def parse_url(text: str) -> Url:
     """An http or https address; one with a user or password in it is refused, because it would be shown."""
-    match = _URL.fullmatch(text.strip())
+    match = re.fullmatch(_URL, text.strip())
     if match is None:
         raise ValueError("an address that begins with https:// or http:// is wanted")
     if match[2] is not None:
@@ -245,7 +241,7 @@ def parse_peer_name(text: str) -> PeerName:
 
 def parse_comparison(text: str) -> Comparison:
     """A bound from `< 7`, `>= 2.5`, `> 1000/day`; a bare number means equal."""
-    match = _COMPARISON.fullmatch(text.strip())
+    match = re.fullmatch(_COMPARISON, text.strip())
     if match is None:
         raise ValueError('a bound is wanted, such as "< 7", "> 1000/day" or {gt: 1000/day}')
     return Comparison(_OPERATORS[match[1]], float(match[2]), _PER[match[3]] if match[3] else None)
