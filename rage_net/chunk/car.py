@@ -196,7 +196,7 @@ def _cid_length(raw: bytes) -> int | None:
 
 
 def _read_varint(raw: bytes) -> tuple[int, int] | None:
-    """The number at the front of `raw` and how many bytes it takes; None when there is none, or not in shortest form."""
+    """The number at the front of `raw` and how many bytes it takes; None when there is none in its shortest form."""
     number = 0
     for at, byte in enumerate(raw[:VARINT_BYTES_MAX]):
         number |= (byte & 0x7F) << 7 * at

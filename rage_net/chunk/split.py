@@ -185,7 +185,7 @@ def _first_boundary(window: bytes) -> int:
 
 
 def _contested_boundary(window: bytes) -> int:
-    """Where to cut, near the target size, when no point up to the maximum is content-defined: text repeats itself there.
+    """Where to cut, near the target size, when no point up to the maximum is content-defined: text that repeats itself.
 
     The first boundary would follow from the chunk's start, and an edit would move every later cut. So the last
     boundaries of the best kind compete by a checksum of the bytes before them, which is the same wherever they stand.
