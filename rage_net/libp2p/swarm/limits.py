@@ -1,0 +1,57 @@
+"""Every number that bounds a swarm. No code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rage_net.libp2p import yamux
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a swarm allows; the defaults suit a node with 1 GiB to spare."""
+
+    connections: int = 512
+    """In all, both directions."""
+    connections_per_ip: int = 64
+    """Inbound, from one address: many nodes may stand behind one gateway."""
+    handshakes: int = 128
+    """Inbound connections that have not proved who they are."""
+    handshakes_per_ip: int = 16
+    """Of those, from one address."""
+    streams: int = yamux.STREAMS_MAX
+    """Open at once on one connection, for each direction."""
+    streams_total: int = 8_192
+    """Inbound streams with a handler at work, on all connections."""
+    unread_bytes: int = yamux.BUDGET_BYTES
+    """Unread stream bytes of the whole swarm."""
+    window_bytes: int = yamux.WINDOW_BYTES_MAX
+    """The widest window of one stream."""
+    queue_bytes: int = 512 * 1024
+    """A writer waits while its stream has more than this to send."""
+    dial_parallel: int = 8
+    """Addresses of one peer tried at once."""
+    dial_addresses: int = 32
+    """Addresses tried in one dial, names resolved; the others are left out."""
+    dial_stagger_s: float = 0.25
+    """Each further address gets so much less of a start (RFC 8305)."""
+    dial_timeout_s: float = 15.0
+    """A whole dial, when the caller does not say."""
+    handshake_timeout_s: float = 10.0
+    """From a link to a secure, multiplexed connection."""
+    negotiate_timeout_s: float = 10.0
+    """From a new stream to its protocol."""
+    write_stall_s: float = 60.0
+    """A stream's writer that could send nothing for so long resets it."""
+    link_stall_s: float = 30.0
+    """How often a full link is looked at."""
+    link_stall_bytes: int = 30 * 1024
+    """A full link that sent less since the last look is dropped: 1 KiB/s."""
+    linger_s: float = 60.0
+    """A stream closed by us and not by the peer is reset after this."""
+    idle_s: float = 300.0
+    """A connection without streams is closed after this."""
+    retire_s: float = 10.0
+    """The lesser of two connections to one peer has this long to end its streams."""
+    close_s: float = 2.0
+    """What a closing swarm gives its connections to send what waits."""

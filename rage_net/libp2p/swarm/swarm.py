@@ -1,0 +1,575 @@
+"""The swarm: listeners, dials, one connection for each peer, streams to handlers. Tasks and timers live here.
+
+inbound   accept -> limits -> upgrade -> adopt -> identify
+outbound  dial -> race over addresses -> upgrade -> adopt -> identify
+adopt     one connection a peer is kept; the other, if any, is retired: no new streams, closed when the last has ended
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from random import Random, SystemRandom
+from types import TracebackType
+from typing import Any, TypeAlias
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from rage_net.libp2p import identify, multistream, ping, varint, yamux
+from rage_net.libp2p.errors import DialError, Libp2pError, PeerIdMismatchError, StreamClosedError
+from rage_net.libp2p.identify import Identify
+from rage_net.libp2p.multiaddr import Multiaddr
+from rage_net.libp2p.peer_id import PeerId, encode_public_key
+from rage_net.libp2p.swarm.connection import Connection
+from rage_net.libp2p.swarm.dial import race
+from rage_net.libp2p.swarm.limits import Limits
+from rage_net.libp2p.swarm.stream import Stream
+from rage_net.libp2p.swarm.upgrade import Upgraded, upgrade
+from rage_net.libp2p.transport import Link, Listener, TcpTransport, Transport
+
+log = logging.getLogger(__name__)
+
+SWEEP_S = 1.0
+"""How often connections are looked after: the grain of their deadlines."""
+SIMULTANEOUS_S = 10.0
+"""Two connections to one peer opened within this time are a simultaneous dial. A later one replaces the old: its dialer
+has lost that."""
+PUSH_DELAY_S = 0.2
+"""Changes of our protocols and addresses are gathered this long before peers are told."""
+PROTOCOL_VERSION = "ipfs/0.1.0"
+"""What libp2p hosts say in identify."""
+
+Handler: TypeAlias = Callable[[Stream], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Connected:
+    """A peer that was not connected is."""
+
+    peer_id: PeerId
+
+
+@dataclass(frozen=True)
+class Disconnected:
+    """The kept connection to a peer is gone."""
+
+    peer_id: PeerId
+    reason: str
+
+
+@dataclass(frozen=True)
+class Identified:
+    """A peer said what it is, or said it anew."""
+
+    peer_id: PeerId
+    identify: Identify
+
+
+Event: TypeAlias = Connected | Disconnected | Identified
+
+
+def is_preferred(new: Connection, old: Connection, local: PeerId) -> bool:
+    """Which of two connections to one peer is kept; both sides come to the same answer.
+
+    Of a simultaneous dial that of the smaller peer id; else the newer.
+    """
+    if new.inbound == old.inbound or new.opened_at - old.opened_at > SIMULTANEOUS_S:
+        return True
+    return new.inbound == (new.peer_id.multihash < local.multihash)
+
+
+class Swarm:
+    """A peer on the network; run it with `async with`. All methods belong to one event loop."""
+
+    def __init__(
+        self,
+        key: Ed25519PrivateKey,
+        *,
+        transports: Sequence[Transport] | None = None,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+        agent_version: str,
+        clock: Callable[[], float] = time.monotonic,
+        random: Random | None = None,
+    ) -> None:
+        self.peer_id = PeerId.from_public_key(key.public_key())
+        self.agent_version = agent_version
+        self.limits = limits
+        self.counts: Counter[str] = Counter()
+        """What happened, by name: refused, evictions, protocol_errors, handler_errors, ... Only ever grow."""
+        self.budget = yamux.Budget(limits.unread_bytes)
+        self._key = key
+        self._transports = tuple(transports) if transports is not None else (TcpTransport(),)
+        self._clock = clock
+        self._random = random or SystemRandom()
+        self._handlers: dict[str, Handler] = {
+            identify.PROTOCOL: self._answer_identify,
+            identify.PUSH_PROTOCOL: self._take_identify_push,
+            ping.PROTOCOL: _echo,
+        }
+        self._callbacks: list[Callable[[Event], None]] = []
+        self._listeners: list[Listener] = []
+        self._kept: dict[PeerId, Connection] = {}
+        self._all: dict[Connection, None] = {}  # the retired too, in the order they opened
+        self._handshakes: Counter[str] = Counter()  # inbound ones under way, by host
+        self._dials: dict[PeerId, asyncio.Future[Connection]] = {}
+        self._serving = 0
+        self._is_push_due = False
+        self._is_closing = False
+        self._tasks: asyncio.TaskGroup | None = None
+        self._running: set[asyncio.Task[None]] = set()
+
+    # -- life
+
+    async def __aenter__(self) -> Swarm:
+        self._tasks = asyncio.TaskGroup()
+        await self._tasks.__aenter__()
+        self._spawn(self._sweep())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._tasks is not None
+        try:
+            await self.close()
+        finally:
+            for task in self._running:
+                task.cancel()
+            tasks, self._tasks = self._tasks, None
+            await tasks.__aexit__(None, None, None)  # no task raises; the caller's error goes its own way
+
+    async def close(self) -> None:
+        """Accept and dial no more, say go-away, send what waits, close. Takes at most `Limits.close_s`."""
+        self._is_closing = True
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        await asyncio.gather(*(connection.close("the node stops") for connection in list(self._all)))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._tasks is None:
+            work.close()
+            return
+        task = self._tasks.create_task(self._guard(work))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        """One failing task never ends the swarm."""
+        try:
+            await work
+        except Exception:
+            self.counts["task_errors"] += 1
+            log.exception("a task of the swarm failed")
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            now = self._clock()
+            for connection in list(self._all):
+                try:
+                    connection.look_after(now)
+                except Exception:
+                    self.counts["task_errors"] += 1
+                    log.exception("looking after %r failed", connection)
+                    connection.abort("an error of ours")
+
+    # -- what others ask
+
+    def connections(self) -> list[Connection]:
+        """One for each connected peer."""
+        return list(self._kept.values())
+
+    def connection(self, peer_id: PeerId) -> Connection | None:
+        """The connection to `peer_id`, if there is one that takes new streams."""
+        connection = self._kept.get(peer_id)
+        return connection if connection is not None and connection.is_usable else None
+
+    def listen_addresses(self) -> list[Multiaddr]:
+        """Where we can be dialled, without our peer id."""
+        return [address for listener in self._listeners for address in listener.addresses]
+
+    def protocols(self) -> list[str]:
+        """What we answer to."""
+        return sorted(self._handlers)
+
+    def handle(self, protocol: str, handler: Handler) -> None:
+        """Give each inbound stream of `protocol` to `handler`, in a task of its own.
+
+        When it returns, the stream is closed; when it raises, the stream is reset, counted and logged.
+        """
+        self._handlers[protocol] = handler
+        self._push_identify_soon()
+
+    def on_event(self, callback: Callable[[Event], None]) -> None:
+        """Call `callback` with each `Connected`, `Disconnected`, `Identified`."""
+        self._callbacks.append(callback)
+
+    async def listen(self, address: Multiaddr) -> None:
+        """Accept connections at `address`; port 0 stands for a free one. Raises OSError."""
+        for transport in self._transports:
+            if transport.can_dial(address):
+                self._listeners.append(await transport.listen(address, self._accept))
+                self._push_identify_soon()
+                return
+        raise OSError(f"no transport listens at {address}")
+
+    async def ping(self, peer_id: PeerId, *, timeout_s: float = 10.0) -> float:
+        """A round trip to a connected peer, in seconds. Raises StreamClosedError, TimeoutError, RemoteProtocolError."""
+        connection = self.connection(peer_id)
+        if connection is None:
+            raise StreamClosedError(f"{peer_id} is not connected")
+        async with asyncio.timeout(timeout_s):
+            stream = await connection.open_stream([ping.PROTOCOL])
+            try:
+                pinger = ping.Pinger()
+                await stream.write(pinger.send(self._random.randbytes(ping.PING_BYTES), self._clock()))
+                while True:
+                    buffers = await stream.read()
+                    if not buffers:
+                        raise StreamClosedError(f"{peer_id} ended the ping")
+                    for buffer in buffers:
+                        rtt_s = pinger.receive(buffer, self._clock())
+                        if rtt_s is not None:
+                            return rtt_s
+            finally:
+                await stream.close()
+
+    # -- dialling
+
+    async def dial(
+        self, peer_id: PeerId | None, addresses: Sequence[Multiaddr], *, timeout_s: float | None = None
+    ) -> Connection:
+        """The connection to `peer_id`: a live one, or the first of `addresses` that leads to it.
+
+        Args: peer_id: None takes whoever answers. addresses: best first, at most `Limits.dial_addresses`; those that
+        name another peer are left out.
+        Raises: PeerIdMismatchError when someone else answered; DialError with a reason for each address.
+        """
+        if peer_id is None:
+            return await self._dial(None, addresses, timeout_s)
+        if (live := self.connection(peer_id)) is not None:
+            return live
+        if (running := self._dials.get(peer_id)) is not None:
+            try:
+                return await asyncio.shield(running)
+            except DialError:
+                pass  # its addresses may have been others
+        outcome: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
+        outcome.add_done_callback(lambda future: future.cancelled() or future.exception())
+        self._dials[peer_id] = outcome
+        self._spawn(self._dial_into(outcome, peer_id, addresses, timeout_s))
+        return await asyncio.shield(outcome)
+
+    async def _dial_into(
+        self,
+        outcome: asyncio.Future[Connection],
+        peer_id: PeerId,
+        addresses: Sequence[Multiaddr],
+        timeout_s: float | None,
+    ) -> None:
+        try:
+            connection = await self._dial(peer_id, addresses, timeout_s)
+            if not outcome.done():  # it is when the peer has dialled us meanwhile
+                outcome.set_result(connection)
+        except Libp2pError as error:
+            if not outcome.done():
+                outcome.set_exception(error)
+        except BaseException:
+            if not outcome.done():
+                outcome.set_exception(DialError(f"the dial to {peer_id} was given up"))
+            raise
+        finally:
+            if self._dials.get(peer_id) is outcome:
+                del self._dials[peer_id]
+
+    async def _dial(
+        self, peer_id: PeerId | None, addresses: Sequence[Multiaddr], timeout_s: float | None
+    ) -> Connection:
+        name = str(peer_id or "an unknown peer")
+        if self._is_closing or self._tasks is None:
+            raise DialError(f"cannot dial {name}: the swarm is not running")
+        if peer_id == self.peer_id:
+            raise DialError("cannot dial this very node")
+        if len(self._all) >= self.limits.connections:
+            raise DialError(f"cannot dial {name}: {self.limits.connections} connections are open")
+        tried = list(dict.fromkeys(addresses))[: self.limits.dial_addresses]
+        failures: list[Exception | None] = []
+        try:
+            async with asyncio.timeout(self.limits.dial_timeout_s if timeout_s is None else timeout_s):
+                result = await self._race([self._attempt(address, peer_id) for address in tried], failures)
+        except TimeoutError:
+            result = None
+        if result is None:
+            reasons = tuple(
+                (str(address), _reason(error))
+                for address, error in zip(tried, [*failures, *[None] * len(tried)], strict=False)
+            )
+            someone_else = [error for error in failures if isinstance(error, PeerIdMismatchError)]
+            kind = PeerIdMismatchError if someone_else else DialError
+            told = "; ".join(f"{address}: {reason}" for address, reason in reasons) or "no address is known"
+            raise kind(f"cannot reach {name}: {told}", reasons)
+        adopted = self._adopt(*result, is_inbound=False)
+        if adopted is None:
+            raise DialError(f"cannot dial {name}: a limit was reached meanwhile")
+        return adopted
+
+    async def _race(
+        self, attempts: Sequence[Callable[[], Awaitable[tuple[Link, Upgraded]]]], failures: list[Exception | None]
+    ) -> tuple[Link, Upgraded] | None:
+        return await race(
+            attempts,
+            stagger_s=self.limits.dial_stagger_s,
+            parallel=self.limits.dial_parallel,
+            discard=lambda late: late[0].abort(),
+            failures=failures,
+        )
+
+    def _attempt(self, address: Multiaddr, peer_id: PeerId | None) -> Callable[[], Awaitable[tuple[Link, Upgraded]]]:
+        """One address: resolve it, connect, and prove who is there."""
+
+        async def attempt() -> tuple[Link, Upgraded]:
+            named = address.peer_id
+            if peer_id is not None and named is not None and named != peer_id:
+                raise DialError("the address names another peer")
+            for transport in self._transports:
+                if transport.can_dial(address):
+                    break
+            else:
+                raise DialError("no transport for this address")
+            resolved = (await transport.resolve(address))[: self.limits.dial_parallel]
+            failures: list[Exception | None] = []
+            result = await self._race([self._connect(transport, to, peer_id or named) for to in resolved], failures)
+            if result is None:
+                raise next((error for error in failures if error is not None), DialError("the name has no address"))
+            return result
+
+        return attempt
+
+    def _connect(
+        self, transport: Transport, address: Multiaddr, remote: PeerId | None
+    ) -> Callable[[], Awaitable[tuple[Link, Upgraded]]]:
+        async def connect() -> tuple[Link, Upgraded]:
+            link = await transport.dial(address)
+            return link, await self._upgrade(link, is_dialer=True, remote=remote)
+
+        return connect
+
+    async def _upgrade(self, link: Link, *, is_dialer: bool, remote: PeerId | None) -> Upgraded:
+        timeout_s = self.limits.handshake_timeout_s
+        return await upgrade(
+            link, self._key, is_dialer=is_dialer, random=self._random, remote=remote, timeout_s=timeout_s
+        )
+
+    # -- listening
+
+    def _accept(self, link: Link) -> None:
+        host = link.remote_address.parts[0].value
+        inbound = sum(1 for other in self._all if other.inbound and other.remote_address.parts[0].value == host)
+        if (
+            self._is_closing
+            or len(self._all) + self._handshakes.total() >= self.limits.connections
+            or inbound >= self.limits.connections_per_ip
+            or self._handshakes.total() >= self.limits.handshakes
+            or self._handshakes[host] >= self.limits.handshakes_per_ip
+        ):
+            self.counts["refused"] += 1
+            link.abort()
+            return
+        self._handshakes[host] += 1
+        self._spawn(self._upgrade_inbound(link, host))
+
+    async def _upgrade_inbound(self, link: Link, host: str) -> None:
+        try:
+            upgraded = await self._upgrade(link, is_dialer=False, remote=None)
+        except (Libp2pError, TimeoutError) as error:
+            self.counts["handshake_failures"] += 1
+            log.debug("a handshake from %s failed: %s", link.remote_address, error)
+            return
+        finally:
+            self._handshakes[host] -= 1
+            if not self._handshakes[host]:
+                del self._handshakes[host]
+        self._adopt(link, upgraded, is_inbound=True)
+
+    # -- connections
+
+    def _adopt(self, link: Link, upgraded: Upgraded, *, is_inbound: bool) -> Connection | None:
+        """Begin a connection, and decide which to keep when there are two. None when it may not be."""
+        peer_id = upgraded.secured.peer_id
+        others = [other for other in self._all if other.peer_id == peer_id]
+        if peer_id == self.peer_id or self._is_closing or len(self._all) - len(others) >= self.limits.connections:
+            self.counts["refused"] += 1
+            link.abort()
+            return None
+        new = Connection(
+            link,
+            upgraded,
+            is_inbound=is_inbound,
+            limits=self.limits,
+            budget=self.budget,
+            clock=self._clock,
+            counts=self.counts,
+            on_stream=self._on_stream,
+            on_lost=self._on_lost,
+        )
+        self._all[new] = None
+        old = self._kept.get(peer_id)
+        if old is None or not old.is_usable or is_preferred(new, old, self.peer_id):
+            self._kept[peer_id] = new
+        for other in others:  # at most one is usable, and any retired one gives way at once
+            if other.retire_at is not None:
+                other.begin_close("another connection to this peer is kept")
+        new.start()
+        for lesser in (old, new):
+            if lesser is not None and lesser is not self._kept[peer_id]:
+                lesser.retire(self._clock() + self.limits.retire_s)
+        kept = self._kept[peer_id]
+        if old is None:
+            self._emit(Connected(peer_id))
+        if kept is new:
+            self._spawn(self._ask_identify(new))
+        if (dial := self._dials.get(peer_id)) is not None and not dial.done():
+            dial.set_result(kept)
+        return kept
+
+    def _on_lost(self, connection: Connection) -> None:
+        self._all.pop(connection, None)
+        if self._kept.get(connection.peer_id) is connection:
+            del self._kept[connection.peer_id]
+            self._emit(Disconnected(connection.peer_id, connection.close_reason))
+
+    def _emit(self, event: Event) -> None:
+        for callback in self._callbacks:
+            try:
+                callback(event)
+            except Exception:
+                self.counts["handler_errors"] += 1
+                log.exception("a callback failed on %r", event)
+
+    # -- inbound streams
+
+    def _on_stream(self, connection: Connection, raw: yamux.Stream) -> None:
+        if self._serving >= self.limits.streams_total or self._tasks is None:
+            self.counts["streams_refused"] += 1
+            connection.session.reset(raw)
+            return
+        self._serving += 1
+        self._spawn(self._serve(connection, raw))
+
+    async def _serve(self, connection: Connection, raw: yamux.Stream) -> None:
+        """Negotiate, then run the handler; a failure of either costs the stream and nothing else."""
+        stream = Stream(connection, raw)
+        is_done = False
+        try:
+            if await self._negotiate(stream):
+                await self._handlers[stream.protocol](stream)
+            await stream.close()
+            is_done = True
+        except (Libp2pError, TimeoutError) as error:
+            self.counts["stream_errors"] += 1
+            log.debug("stream %s of %r failed: %s", stream.protocol, connection, error)
+        except Exception:
+            self.counts["handler_errors"] += 1
+            log.exception("the handler of %s failed", stream.protocol)
+        finally:
+            self._serving -= 1
+            if not is_done:
+                await stream.reset()
+
+    async def _negotiate(self, stream: Stream) -> bool:
+        """Agree on a protocol of ours. False when the peer ended the stream first."""
+        negotiation = multistream.Responder(self._handlers)
+        async with asyncio.timeout(self.limits.negotiate_timeout_s):
+            while not stream.protocol:
+                buffers = await stream.read()
+                if not buffers:
+                    return False
+                said = stream.settle(negotiation, buffers)
+                if stream.protocol:
+                    stream.hold_greeting(said)
+                elif said:
+                    await stream.write(said)
+        return True
+
+    # -- identify
+
+    async def _ask_identify(self, connection: Connection) -> None:
+        try:
+            async with asyncio.timeout(self.limits.negotiate_timeout_s):
+                stream = await connection.open_stream([identify.PROTOCOL])
+                try:
+                    raw = await stream.read_message(identify.MESSAGE_BYTES_MAX)
+                    self._identified(connection, identify.decode(raw))
+                finally:
+                    await stream.close()
+        except (Libp2pError, TimeoutError) as error:  # a peer need not speak it
+            self.counts["identify_failures"] += 1
+            log.debug("%r does not identify itself: %s", connection, error)
+
+    def _identified(self, connection: Connection, message: Identify) -> None:
+        connection.identify = message
+        self._emit(Identified(connection.peer_id, message))
+
+    def _describe(self, connection: Connection) -> bytes:
+        raw = identify.encode(
+            Identify(
+                public_key=encode_public_key(self._key.public_key()),
+                listen_addresses=tuple(self.listen_addresses()),
+                protocols=tuple(self.protocols()),
+                observed_address=connection.remote_address,
+                protocol_version=PROTOCOL_VERSION,
+                agent_version=self.agent_version,
+            )
+        )
+        return varint.encode(len(raw)) + raw
+
+    async def _answer_identify(self, stream: Stream) -> None:
+        await stream.write(self._describe(stream.connection))
+
+    async def _take_identify_push(self, stream: Stream) -> None:
+        connection = stream.connection
+        async with asyncio.timeout(self.limits.negotiate_timeout_s):
+            push = identify.decode(await stream.read_message(identify.MESSAGE_BYTES_MAX))
+        self._identified(connection, identify.apply_push(connection.identify or Identify(), push))
+
+    def _push_identify_soon(self) -> None:
+        if self._kept and not self._is_push_due:
+            self._is_push_due = True
+            asyncio.get_running_loop().call_later(PUSH_DELAY_S, self._push_identify)
+
+    def _push_identify(self) -> None:
+        self._is_push_due = False
+        for connection in self.connections():
+            if connection.identify is not None and identify.PUSH_PROTOCOL in connection.identify.protocols:
+                self._spawn(self._send_identify_push(connection))
+
+    async def _send_identify_push(self, connection: Connection) -> None:
+        try:
+            async with asyncio.timeout(self.limits.negotiate_timeout_s):
+                stream = await connection.open_stream([identify.PUSH_PROTOCOL])
+                await stream.write(self._describe(connection))
+                await stream.close()
+        except (Libp2pError, TimeoutError) as error:
+            log.debug("%r takes no push: %s", connection, error)
+
+
+async def _echo(stream: Stream) -> None:
+    """The ping service: gives back what comes, until the stream ends."""
+    echo = ping.Echo()
+    while buffers := await stream.read():
+        for buffer in buffers:
+            await stream.write(echo.receive(buffer))
+    echo.end()
+
+
+def _reason(error: Exception | None) -> str:
+    if error is None or isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, OSError):
+        return (error.strerror or str(error)).lower()
+    return str(error)
