@@ -1,2 +1,27 @@
-"""rage"""
-def main() -> None: ...
+"""The entry point: `--version` and completion with the standard library only; everything else goes to `app`.
+
+These two answer in little more than a bare Python's time, so nothing may be imported here that they do not need.
+"""
+
+import sys
+
+
+def main() -> None:
+    """Run `rage` with the process's arguments, and exit."""
+    arguments = sys.argv[1:]
+    if arguments == ["--version"]:
+        from rage_net import __version__
+
+        sys.stdout.write(f"rage {__version__}\n")
+    elif arguments[:1] == ["__complete"]:
+        from rage_cli.complete import complete
+
+        complete(arguments[1:])
+    else:
+        from rage_cli.app import main as run
+
+        sys.exit(run(arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""rage status."""
+
+from __future__ import annotations
+
+from rage_cli.command import noun, page
+from rage_cli.output import Column, render
+from rage_cli.session import run
+from rage_net.errors import EXIT_FINDINGS, EXIT_OK
+from rage_net.verbs.node import ShowStatus
+
+app = noun("How this home and its node are, problems first.")
+
+STATUS = (
+    Column("problems", lambda it: it.problems),
+    Column("state", lambda it: it.state),
+    Column("peer id", lambda it: it.peer_id),
+    Column("listen", lambda it: it.listen),
+    Column("http", lambda it: it.http),
+    Column("peers", lambda it: it.peers, "count"),
+    Column("documents", lambda it: it.documents, "count"),
+    Column("chunks", lambda it: it.chunks, "count"),
+    Column("size", lambda it: it.bytes, "size"),
+    Column("free", lambda it: it.free_bytes, "size"),
+    Column("uptime", lambda it: it.uptime_s, "seconds"),
+    Column("organization", lambda it: it.organization),
+    Column("region", lambda it: it.region),
+    Column("version", lambda it: it.version),
+    Column("pid", lambda it: it.pid),
+)
+
+
+@app.command()
+@page(
+    examples=(
+        "rage status",
+        "rage status --json | jq .chunks",
+        "rage status -q || exit    # in CI: exit 6 when something is wrong",
+    ),
+    exits=(5, 6),
+)
+def status() -> int:
+    """Show the node, or without one the store, on one screen; problems first."""
+    result = run(ShowStatus())
+    render(result, STATUS if result.problems else STATUS[1:], identifier=lambda it: it.state)
+    return EXIT_FINDINGS if result.problems else EXIT_OK

@@ -1,0 +1,64 @@
+"""The global options: what they are, where they come from, and the one value of them a process has.
+
+Precedence: flag > environment (`RAGE_*`) > default. Not here: the configuration of node and store (`rage_net.config`).
+Source: design 4.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rage_net.errors import UsageError
+
+FORMATS = ("auto", "table", "json", "ndjson", "id")
+COLORS = ("auto", "always", "never")
+PROGRESS = ("auto", "bar", "plain", "json", "none")
+LOG_FORMATS = ("text", "json")
+
+_ENVIRONMENT = {
+    "RAGE_HOME": ("home", None),
+    "RAGE_CONFIG": ("config", None),
+    "RAGE_FORMAT": ("format", FORMATS),
+    "RAGE_COLOR": ("color", COLORS),
+    "RAGE_PROGRESS": ("progress", PROGRESS),
+    "RAGE_LOG_FORMAT": ("log_format", LOG_FORMATS),
+}
+
+
+@dataclass(slots=True)
+class Options:
+    """The globals of one invocation. Empty `home` and `config` mean the default places."""
+
+    home: str = ""
+    config: str = ""
+    format: str = "auto"
+    color: str = "auto"
+    progress: str = "auto"
+    timeout_s: float | None = None
+    dry_run: bool = False
+    yes: bool = False
+    verbose: int = 0
+    log_format: str = "text"
+
+    def read_environment(self, environment: Mapping[str, str]) -> None:
+        """Take what `RAGE_*` says. Raises UsageError naming the variable."""
+        from rage_cli.text import parse_duration
+
+        for variable, (name, choices) in _ENVIRONMENT.items():
+            value = environment.get(variable, "")
+            if value and choices is not None and value not in choices:
+                raise UsageError(f"{variable}={value} is not one of {', '.join(choices)}", mend=[f"unset {variable}"])
+            if value:
+                setattr(self, name, value)
+        if timeout := environment.get("RAGE_TIMEOUT", ""):
+            try:
+                self.timeout_s = parse_duration(timeout)
+            except ValueError as error:
+                raise UsageError(f"RAGE_TIMEOUT: {error}", mend=["export RAGE_TIMEOUT=30s"]) from error
+        if environment.get("NO_COLOR") and not environment.get("RAGE_COLOR"):
+            self.color = "never"
+
+
+options = Options()
+"""This process's globals: set by the entry, read by session and output. One invocation, one process."""

@@ -1,0 +1,187 @@
+"""How results are shown, by rules that tests hold.
+
+- stdout is the answer and nothing else; words, prompts, progress, logs and errors go to stderr.
+- On a terminal the answer is a table, with sizes and times for people. Piped it is tab-separated, one line a record, no
+  header, raw numbers (bytes, seconds): the columns are those of the table, in its order, wide ones included.
+- `--json` is one object with `kind` and `v`; `--format ndjson` one such object a line; `-q` one identifier a line.
+  Within one `v` fields may be added, never changed.
+- Text from elsewhere (names, agents) never moves the cursor of a terminal nor breaks a line of tab-separated output.
+- A question is asked on a terminal only, on stderr; elsewhere `--yes` is wanted, exit 2 without it.
+- `rich` is imported only when a table is drawn.
+
+Source: design 4.5.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from rage_cli import text
+from rage_cli.options import options
+from rage_net.errors import UsageError
+from rage_net.verbs import encode
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+VERSION = 1
+"""`v` of every JSON object."""
+
+PIPED_TABLE_COLUMNS = 240
+"""`--format table` without a terminal: wide enough that nothing is cut."""
+
+Kind = Literal["text", "size", "count", "time", "seconds"]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: its title, its value for an item, what kind of value; `wide` ones need a terminal of 120 columns."""
+
+    title: str
+    value: Callable[[Any], Any]
+    kind: Kind = "text"
+    wide: bool = False
+
+
+def render(
+    result: Any, columns: Sequence[Column], *, items: Sequence[Any] | None = None, identifier: Callable[[Any], str]
+) -> None:
+    """Print `result`. `items` are its records, where it is a list; else the result is the one record."""
+    records = [result] if items is None else items
+    match _format():
+        case "json":
+            _write(_json(result))
+        case "ndjson":
+            _write("".join(map(_json, records)))
+        case "id":
+            _write("".join(f"{text.safe(identifier(record))}\n" for record in records))
+        case "table" if items is None:
+            _print_card(result, columns)
+        case "table":
+            _print_table(records, columns)
+        case _:
+            _write("".join("\t".join(_raw(column.value(record)) for column in columns) + "\n" for record in records))
+
+
+def render_beside(result: Any) -> None:
+    """Where stdout holds the octets asked for: the result on stderr, for `--json` alone."""
+    if is_json():
+        sys.stderr.write(_json(result))
+
+
+def is_json() -> bool:
+    """Whether the answer is for a program that reads JSON."""
+    return options.format in ("json", "ndjson")
+
+
+def say(words: str) -> None:
+    """A line for the person at the terminal, on stderr; scripts are spared it."""
+    if sys.stderr.isatty() and options.format in ("auto", "table"):
+        sys.stderr.write(text.safe(words) + "\n")
+
+
+def confirm(question: str) -> None:
+    """Go on only after a yes: `--yes`, or y at the terminal. Raises UsageError, with which nothing has changed."""
+    if options.yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError(
+            "this needs --yes", why=f"{question} There is no terminal to ask on.", mend=["add --yes", "add --dry-run"]
+        )
+    sys.stderr.write(f"{text.safe(question)} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise UsageError("not confirmed; nothing was changed", id="not-confirmed")
+
+
+def _format() -> str:
+    if options.format == "auto":
+        return "table" if sys.stdout.isatty() else "tsv"
+    return options.format
+
+
+def _write(output: str) -> None:
+    sys.stdout.write(output)
+
+
+def _json(value: Any) -> str:
+    kind = type(value).__name__.removesuffix("Result")
+    return json.dumps({"kind": kind, "v": VERSION, **encode(value)}, ensure_ascii=False) + "\n"
+
+
+def _raw(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (tuple, list)):
+        return ",".join(map(_raw, value))
+    return text.safe(str(value))
+
+
+def _human(value: Any, kind: Kind) -> str:
+    if value is None:
+        return "-"
+    match kind:
+        case "size":
+            return text.format_size(value)
+        case "time":
+            return text.format_time(value)
+        case "seconds":
+            return text.format_duration(value)
+        case "count":
+            return f"{value:,}"
+    if isinstance(value, (tuple, list)):
+        return ", ".join(text.safe(str(item)) for item in value) or "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return text.safe(str(value)) or "-"
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    is_terminal = sys.stdout.isatty()
+    return Console(
+        highlight=False,
+        markup=False,
+        emoji=False,
+        no_color=options.color == "never",
+        force_terminal=True if options.color == "always" else is_terminal,
+        width=None if is_terminal else PIPED_TABLE_COLUMNS,
+        soft_wrap=False,
+    )
+
+
+def _print_table(records: Sequence[Any], columns: Sequence[Column]) -> None:
+    """One row a record. Cells are cut, never wrapped: a row is a line."""
+    if not records:
+        say("nothing to show")
+        return
+    from rich.table import Table
+
+    console = _console()
+    shown = [column for column in columns if not column.wide or console.width >= 120]
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in shown:
+        justify: Literal["left", "right"] = "right" if column.kind in ("size", "count", "seconds") else "left"
+        table.add_column(column.title.upper(), justify=justify, no_wrap=True, overflow="ellipsis")
+    for record in records:
+        table.add_row(*(_human(column.value(record), column.kind) for column in shown))
+    console.print(table)
+
+
+def _print_card(record: Any, columns: Sequence[Column]) -> None:
+    """One record, a line a field; long values fold, so that they can be copied whole."""
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for column in columns:
+        table.add_row(column.title, _human(column.value(record), column.kind))
+    _console().print(table)

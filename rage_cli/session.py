@@ -1,0 +1,123 @@
+"""run(verb): in the node when its Unix socket answers, else in an engine opened here. No command knows which.
+
+The way to a node imports the standard library alone; `asyncio` and the engine are loaded when there is none.
+Not here: the protocol (`client`), what a result looks like (`output`). Source: design D8.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from rage_cli import client
+from rage_cli.client import Sink, Source
+from rage_cli.options import options
+from rage_cli.progress import Display
+from rage_net import home as homes
+from rage_net.errors import ConflictError, DeadlineError, UnavailableError, UsageError
+from rage_net.home import Home
+from rage_net.verbs import Progress, Verb
+
+R = TypeVar("R")
+
+LOCK_WAIT_S = 30.0
+"""For another process to let the home go, where `--timeout` does not say otherwise."""
+
+
+def home() -> Home:
+    """The home this invocation works in."""
+    return homes.locate(options.home or None, os.environ)
+
+
+def run(verb: Verb[R], *, source: Source | None = None, sink: Sink | None = None, label: str = "") -> R:
+    """Carry out `verb` and give its result; progress is shown with `label`.
+
+    Raises: RageError of any class, as the engine or the node had it.
+    """
+    _check_dry_run(verb)
+    place = home()
+    with Display(label) as progress:
+        node = client.connect(homes.socket_path(place), options.timeout_s)
+        if node is None:
+            homes.require(place)
+            try:
+                return _run_here(place, verb, source, sink, progress)
+            except ConflictError as conflict:
+                # A node may have begun while we waited for the lock it took.
+                node = client.connect(homes.socket_path(place), options.timeout_s)
+                if node is None or conflict.id != "home-locked":
+                    raise
+        with node:
+            return node.run(verb, source=source, sink=sink, progress=progress)
+
+
+def run_in_node(verb: Verb[R]) -> R:
+    """Carry out `verb` in the running node. Raises UnavailableError `node-unreachable` when there is none."""
+    _check_dry_run(verb)
+    place = home()
+    node = client.connect(homes.socket_path(place), options.timeout_s)
+    if node is None:
+        holder = homes.read_holder(place)
+        why = f"nothing listens at {place.socket}"
+        if holder is not None and holder.kind == "node":
+            why += f"; process {holder.pid} said it was the node"
+        raise UnavailableError(
+            f"no node runs for {place.root}", why=why, mend=["rage node start --detach"], id="node-unreachable"
+        )
+    with node:
+        return node.run(verb)
+
+
+def _check_dry_run(verb: Verb[Any]) -> None:
+    if options.dry_run and verb.mutates and not getattr(verb, "dry_run", False):
+        raise UsageError(
+            f"{verb.route.replace('/', ' ')} has no --dry-run", why="nothing was changed", mend=["leave --dry-run out"]
+        )
+
+
+def _run_here(
+    place: Home, verb: Verb[R], source: Source | None, sink: Sink | None, progress: Callable[[Progress], None]
+) -> R:
+    """In this process, under the home's lock. The clean-up that a signal starts is awaited before it is told."""
+    import asyncio
+
+    from rage_cli.app import TerminatedError
+
+    terminated = False
+
+    async def work() -> R:
+        from rage_net.engine import Engine
+
+        nonlocal terminated
+        task = asyncio.current_task()
+        assert task is not None
+
+        def end() -> None:
+            nonlocal terminated
+            terminated = True
+            task.cancel()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end)
+        async with asyncio.timeout(options.timeout_s):
+            async with Engine.open(place, lock_timeout_s=_lock_wait_s()) as engine:
+                return await engine.run(verb, source=source, sink=sink, progress=progress)
+
+    try:
+        return asyncio.run(work())
+    except asyncio.CancelledError:
+        if terminated:
+            raise TerminatedError from None
+        raise
+    except TimeoutError as error:
+        if options.timeout_s is None:
+            raise
+        raise DeadlineError(
+            f"{verb.route.replace('/', ' ')} did not finish within {options.timeout_s:g} s",
+            mend=["repeat with a longer --timeout"],
+        ) from error
+
+
+def _lock_wait_s() -> float:
+    return LOCK_WAIT_S if options.timeout_s is None else options.timeout_s

@@ -1,0 +1,70 @@
+"""Words for people: sizes, times and durations, read and written; and text that is safe to show.
+
+Pure functions, standard library only. Binary units (KiB, MiB) because that is what chunk sizes are made of.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)")
+DURATION_S_MAX = 100 * 365 * 86400.0
+"""A century: longer is a slip of the finger, and far from what floats and clocks would mind."""
+
+# C0 and C1 controls, and the marks that reorder text: a name from another machine must not drive this terminal.
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `90`, `30s`, `5m`, `2h`, `7d`, `250ms`. Raises ValueError, which says what is wanted."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is no duration; write seconds, or 30s, 5m, 2h, 7d")
+    seconds = float(match[1]) * _SECONDS[match[2]]
+    if seconds > DURATION_S_MAX:
+        raise ValueError(f"{text!r} is longer than a century")
+    return seconds
+
+
+def format_size(size: float) -> str:
+    """`12.3 MiB`: three digits are enough to compare by."""
+    for unit in _UNITS:
+        if size < 1024 or unit == _UNITS[-1]:
+            break
+        size /= 1024
+    return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+
+
+def format_duration(seconds: float) -> str:
+    """`0.42 s`, `12.3 s`, `4m 05s`, `3h 07m`, `12d 04h`."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = int(seconds)
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02}s"
+    if whole < 86400:
+        return f"{whole // 3600}h {whole % 3600 // 60:02}m"
+    return f"{whole // 86400}d {whole % 86400 // 3600:02}h"
+
+
+def format_clock(seconds: float) -> str:
+    """`0:07`, `12:03`, `1:02:03`: time left beside a progress bar."""
+    whole = int(seconds + 0.5)
+    if whole >= 3600:
+        return f"{whole // 3600}:{whole % 3600 // 60:02}:{whole % 60:02}"
+    return f"{whole // 60}:{whole % 60:02}"
+
+
+def format_time(epoch_s: float) -> str:
+    """A point in time in the local zone, to the second, with the zone's offset."""
+    return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(epoch_s))
+
+
+def safe(text: str) -> str:
+    """`text` on one line, without characters that move the cursor, colour, reorder, or cannot be encoded."""
+    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
