@@ -7,7 +7,6 @@ every command. What the files mean is other modules' business. Source: design 4.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -20,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rage_net.errors import AccessDeniedError, ConfigError, ConflictError, NotFoundError, RageError, StorageFullError
+from rage_net.durable import SECRET, describe, file_errors, sync_directory, write_new, write_replacing
+from rage_net.errors import AccessDeniedError, ConfigError, ConflictError, NotFoundError, RageError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -32,7 +32,10 @@ LOCK_POLL_S = 0.02
 NOTE_BYTES_MAX = 4096
 """Read at most of `node.lock` and of a `node.sock` that is a text file."""
 
-_MODE_HOME, _MODE_SECRET = 0o700, 0o600
+PLAIN_TEMPLATE = 'network:\n  version: 1\n  organization_id: ""\n  region: ""\n'
+"""network.yaml where the caller brings none."""
+
+_MODE_HOME = 0o700
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,11 @@ class Home:
     def lock_file(self) -> Path:
         """What `lock` holds; its content says who."""
         return self.root / "node.lock"
+
+    @property
+    def peers(self) -> Path:
+        """Peers this home knows, as text."""
+        return self.root / "peers.txt"
 
     @property
     def logs(self) -> Path:
@@ -159,7 +167,7 @@ def init(
             key = keys.generate(generator or random.SystemRandom())
             note(write_new(home.identity, keys.encode_pem(key)), home.identity.name)
         _agree(home, organization_id, region)
-        texts = {"network.yaml": "", **(templates or {})}
+        texts = {"network.yaml": PLAIN_TEMPLATE, **(templates or {})}
         for name, text in texts.items():
             settings = {"organization_id": organization_id, "region": region} if name == "network.yaml" else {}
             path = home.config / name
@@ -168,14 +176,20 @@ def init(
 
 
 def starter(template: str, settings: Mapping[str, str]) -> str:
-    """A first network.yaml: the settings that are not empty, then the template with every key commented out."""
-    lines = ["# Every key with its default, commented out. To set one, remove the `# ` before it and before the"]
-    lines += ["# keys it stands under. `rage config check` reads this file, `rage config show` says what holds.", ""]
-    chosen = {name: value for name, value in settings.items() if value}
-    if chosen:
-        lines += ["network:", "  version: 1", *(f"  {name}: {json.dumps(value)}" for name, value in chosen.items()), ""]
+    """A first configuration file: `template` with every key commented out by a `#`, but those in `settings`."""
+    chosen = {name: json.dumps(value) for name, value in settings.items() if value}
+    lines = ["# Keys are commented out at their defaults. To set one, remove the # right before it and before those it"]
+    lines += ["# stands under. `rage config check` reads this file, `rage config show` says what holds.", ""]
     for line in template.splitlines():
-        lines.append(line if not line.strip() or line.lstrip().startswith("#") else f"# {line}")
+        bare = line.lstrip()
+        indent, name = line[: len(line) - len(bare)], bare.partition(":")[0]
+        is_above = line == "network:" or (len(indent) == 2 and name == "version")
+        if not bare or bare.startswith("#") or (chosen and is_above):
+            lines.append(line)
+        elif len(indent) == 2 and name in chosen:
+            lines.append(f"{indent}{name}: {chosen[name]}")
+        else:
+            lines.append(f"{indent}#{bare}")
     return "\n".join(lines) + "\n"
 
 
@@ -195,7 +209,7 @@ def _make_root(home: Home) -> bool:
         home.root.chmod(_MODE_HOME)
         return False
     home.root.chmod(_MODE_HOME)  # whatever the umask
-    _sync_directory(home.root.parent)
+    sync_directory(home.root.parent)
     return True
 
 
@@ -206,7 +220,7 @@ def _make_directory(path: Path) -> bool:
         if not path.is_dir():
             raise
         return False
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
     return True
 
 
@@ -242,7 +256,7 @@ def load_identity(path: Path) -> Ed25519PrivateKey:
     except FileNotFoundError:
         raise NotFoundError(f"no identity key at {path}", mend=["rage init"], id="identity-missing") from None
     except OSError as error:
-        raise AccessDeniedError(f"cannot read the identity key {path}", why=_words(error)) from None
+        raise AccessDeniedError(f"cannot read the identity key {path}", why=describe(error)) from None
     if status.st_mode & 0o077:
         raise AccessDeniedError(
             f"others can read the identity key {path}",
@@ -288,7 +302,7 @@ def lock(
     """
     require(home)
     with file_errors(home.lock_file):
-        handle = os.open(home.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE_SECRET)
+        handle = os.open(home.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, SECRET)
     try:
         _take(handle, home, monotonic() + timeout_s, now, monotonic, sleep)
         note = json.dumps({"pid": os.getpid(), "kind": kind, "since": round(now(), 3)}).encode()
@@ -355,7 +369,7 @@ def socket_path(home: Home) -> Path:
     except FileNotFoundError:
         return home.socket
     except OSError as error:
-        raise AccessDeniedError(f"cannot read {home.socket}", why=_words(error)) from None
+        raise AccessDeniedError(f"cannot read {home.socket}", why=describe(error)) from None
     if not path.is_absolute():
         raise ConfigError(
             f"{home.socket} holds no path of a socket", mend=[f"rm {home.socket}"], id="socket-note-invalid"
@@ -414,76 +428,6 @@ def _check_private(directory: Path) -> None:
         )
 
 
-def write_new(path: Path, data: bytes, *, mode: int = _MODE_SECRET) -> bool:
-    """Write a file that is not there, whole and durable, or leave the one that is; True when it was written."""
-    temporary = _write_temporary(path, data, mode)
-    try:
-        os.link(temporary, path)  # fails where a rename would replace
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink()
-    _sync_directory(path.parent)
-    return True
-
-
-def write_replacing(path: Path, data: bytes, *, mode: int = _MODE_SECRET) -> None:
-    """Write a file whole and durable in the place of what was there: readers see the old or the new, never a part."""
-    temporary = _write_temporary(path, data, mode)
-    try:
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_directory(path.parent)
-
-
-def _write_temporary(path: Path, data: bytes, mode: int) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{random.SystemRandom().getrandbits(32):08x}")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE_SECRET)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _read_note(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(NOTE_BYTES_MAX)
-
-
-@contextlib.contextmanager
-def file_errors(path: Path) -> Iterator[None]:
-    """Turn what the file system says into the class that tells the caller what to do next."""
-    try:
-        yield
-    except OSError as error:
-        raise _mapped(error, path) from error
-
-
-def _mapped(error: OSError, path: Path) -> RageError:
-    where = error.filename if isinstance(error.filename, str) else str(path)
-    message = f"cannot write {where}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return StorageFullError(message, why=_words(error), mend=[f"df -h {path.parent}", "rage chunk gc"])
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return AccessDeniedError(message, why=_words(error), mend=[f"ls -ld {path}"])
-    return ConfigError(message, why=_words(error), mend=["choose another directory with --home"], id="home-unusable")
-
-
-def _words(error: OSError) -> str:
-    return (error.strerror or type(error).__name__).lower()

@@ -179,7 +179,7 @@ def _stdin() -> bytes:
 def _shown(value: object) -> object:
     if value is None:
         return "null"
-    return value if value != "" else '""'
+    return {"": '""', (): "[]"}.get(value, value) if isinstance(value, str | tuple) else value
 
 
 def _show_check(result: CheckResult) -> None:

@@ -81,16 +81,3 @@ def show(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}" if value != int(value) else str(int(value))
     return str(value) if isinstance(value, Secret | Comparison | Path) or value != "" else '""'
-
-
-def flatten(section: Section, path: str) -> Iterator[tuple[str, Any]]:
-    """Every key of a section with its value, dotted; sections in lists are numbered."""
-    for name, value in section.items():
-        here = f"{path}.{name}"
-        if isinstance(value, Section):
-            yield from flatten(value, here)
-        elif isinstance(value, tuple) and value and isinstance(value[0], Section):
-            for at, item in enumerate(value):
-                yield from flatten(item, f"{here}[{at}]")
-        else:
-            yield here, value
