@@ -34,6 +34,7 @@ from aiohttp import hdrs, web
 from rage_net import local_socket
 from rage_net.errors import AccessDeniedError, DeadlineError, NotFoundError, RageError, UnavailableError, UsageError
 from rage_net.listener import HEADERS, Listener, bug, error_response, respond
+from rage_net.metrics import Metrics
 from rage_net.octets import STALL_S, ClientLeftError, RequestSource, ResponseSink, Sink, Source
 from rage_net.operations import Operation, Operations
 from rage_net.verbs import DecodeError, Progress, Verb, decode
@@ -60,8 +61,8 @@ PROGRESS_EVERY_S = 0.2
 OP_WAIT_S = 10.0
 """How long `GET /v1/op/<id>` waits for an operation that still runs before it says so."""
 
-DRAIN_S = 8.0
-"""For running operations to end when the node stops; SIGTERM promises 10 s in all."""
+DRAIN_S = 6.0
+"""For running operations to end when the node stops; SIGTERM promises 10 s in all, doors and swarm included."""
 
 
 class Engine(Protocol):
@@ -95,10 +96,10 @@ class Control:
         verbs: Mapping[str, type[Verb[Any]]],
         path: Path,
         *,
-        gid: int | None = None,
         random: random_module.Random,
+        metrics: Metrics,
+        gid: int | None = None,
         credentials: Callable[[socket.socket], local_socket.Credentials] = local_socket.peer_credentials,
-        count: Callable[[str], None] = lambda event: None,
         stall_s: float = STALL_S,
         drain_s: float = DRAIN_S,
     ) -> None:
@@ -109,7 +110,7 @@ class Control:
         self._uid = os.geteuid()
         self._random = random
         self._credentials = credentials
-        self._count = count
+        self._metrics = metrics
         self._stall_s = stall_s
         self._drain_s = drain_s
         self._operations = Operations()
@@ -121,7 +122,7 @@ class Control:
             connections_max=CONNECTIONS_MAX,
             head_bytes_max=HEAD_BYTES_MAX,
             read_bytes=READ_BYTES,
-            count=count,
+            count=lambda event: metrics.shed.add(1, f"control-{event}"),
         )
 
     async def __aenter__(self) -> Control:
@@ -134,16 +135,21 @@ class Control:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        await self._drain()
+        await self._listener.stop()  # also frees threads that wait for octets, which a cancelled verb may wait for
+        await self._tasks.__aexit__(None, None, None)
+
+    async def _drain(self) -> None:
+        """Take no new verbs, and wait for those that run."""
         self._stopping = True
         local_socket.unlink(self.path, self._identity)  # first, so that no new client finds a node that goes
         tasks = {operation.task for operation in self._operations.running() if operation.task is not None}
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=self._drain_s)
-            for task in late:
-                log.warning("%s did not end in %g s and is cancelled", task.get_name(), self._drain_s)
-                task.cancel()
-        await self._listener.stop()
-        await self._tasks.__aexit__(None, None, None)
+        if not tasks:
+            return
+        _, late = await asyncio.wait(tasks, timeout=self._drain_s)
+        for task in late:
+            log.warning("%s did not end in %g s and is cancelled", task.get_name(), self._drain_s)
+            task.cancel()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
@@ -167,7 +173,7 @@ class Control:
             raise ClientLeftError
         who = self._credentials(connection)
         if not local_socket.is_allowed(who, uid=self._uid, gid=self._gid):
-            self._count("denied")
+            self._metrics.denied.add(1, "control")
             log.warning("user %d was refused at the control socket", who.uid)
             raise AccessDeniedError(
                 f"user {who.uid} may not operate this node",
@@ -202,7 +208,7 @@ class Control:
         if self._stopping:
             raise UnavailableError("the node is stopping", id="stopping")
         if len(self._operations.running()) >= OPERATIONS_MAX:
-            self._count("shed")
+            self._metrics.shed.add(1, "control-busy")
             raise UnavailableError(f"the node is busy with {OPERATIONS_MAX} operations", id="busy")
         source = RequestSource(request, self._stall_s) if kind.octets_in else None
         operation = Operation(f"{self._random.getrandbits(64):016x}", route)
@@ -250,7 +256,7 @@ class Control:
         except RageError as error:
             operation.fail(error)
         except Exception as error:  # a bug in a verb: the node lives, the client is told where to look
-            self._count("bug")
+            self._metrics.failures.add(1, "control")
             log.exception("%s failed", operation.route)
             operation.fail(bug(error, operation.route))
 

@@ -175,9 +175,13 @@ class ResponseSink:
 
 def _from_thread(loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, T]) -> T:
     """Run `coro` on `loop` from another thread and wait for it; `coro` has its own deadline."""
-    if threading.get_ident() == getattr(loop, "_thread_id", None):
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass  # a plain thread, as it should be
+    else:
         coro.close()
-        raise RuntimeError("blocking octets were used on the event loop; call them from a thread")
+        raise RuntimeError("blocking octets were used on an event loop; call them from a thread")
     try:
         future = asyncio.run_coroutine_threadsafe(coro, loop)
     except RuntimeError as error:  # the loop is closed

@@ -16,6 +16,7 @@ import pytest
 
 from rage_net.control import Control
 from rage_net.errors import IntegrityError, NotFoundError
+from rage_net.metrics import Metrics
 from rage_net.verbs import Progress, Verb
 
 TIMEOUT_S = 20.0
@@ -99,6 +100,7 @@ class FakeEngine:
         self.read = 0
         self.pause = threading.Event()
         self.pause.set()
+        self.thread_ended = threading.Event()
 
     async def run(self, verb: Verb[Any], *, source: Any = None, sink: Any = None, progress: Any = None) -> Any:
         self.began.set()
@@ -135,6 +137,12 @@ class FakeEngine:
             self.ended.set()
 
     def _take(self, source: Any, progress: Callable[[Progress], None]) -> str:
+        try:
+            return self._take_all(source, progress)
+        finally:
+            self.thread_ended.set()
+
+    def _take_all(self, source: Any, progress: Callable[[Progress], None]) -> str:
         buffer, total = bytearray(100_000), 0
         seen = bytearray()
         while size := source.readinto(buffer):
@@ -169,6 +177,7 @@ def serve(engine: FakeEngine, tmp_path: Path) -> Serve:
     @asynccontextmanager
     async def start(**settings: Any) -> AsyncIterator[Control]:
         path = settings.pop("path", tmp_path / "node.sock")
+        settings.setdefault("metrics", Metrics())
         async with Control(engine, VERBS, path, random=random.Random(7), **settings) as control:
             try:
                 yield control

@@ -17,6 +17,7 @@ from conftest_doors import TIMEOUT_S, FakeEngine, Serve, client, pattern, raw_re
 
 from rage_net import control as control_module
 from rage_net.errors import from_plain
+from rage_net.metrics import Metrics
 
 pytestmark = pytest.mark.anyio
 
@@ -336,14 +337,14 @@ async def test_operations_beyond_the_limit_are_told_to_come_again(
     serve: Serve, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(control_module, "OPERATIONS_MAX", 1)
-    counted: list[str] = []
-    async with serve(count=counted.append) as control, client(control.path) as session:
+    metrics = Metrics()
+    async with serve(metrics=metrics) as control, client(control.path) as session:
         async with session.post("/v1/test/change", json={}):
             async with session.post("/v1/test/echo", json={"text": "me too"}) as response:
                 (error,) = await lines_of(response)
                 assert (response.status, error["code"], error["exit"], error["retryable"]) == (503, "busy", 7, True)
             engine.release.set()
-    assert counted == ["shed"]
+    assert metrics.shed.read() == {("control-busy",): [1.0]}
 
 
 async def test_leaving_waits_for_what_runs_and_cancels_it_only_at_the_deadline(
@@ -353,11 +354,39 @@ async def test_leaving_waits_for_what_runs_and_cancels_it_only_at_the_deadline(
         _, writer = await asyncio.open_unix_connection(str(control.path))
         writer.write(raw_request("test/change", b"{}"))
         await asyncio.wait_for(engine.began.wait(), TIMEOUT_S)
-        await control.__aexit__(None, None, None)
+        await control._drain()
+        await asyncio.wait_for(engine.ended.wait(), TIMEOUT_S)
         assert engine.cancelled == ["test/change"]
         assert "did not end" in caplog.text
         assert not control.path.exists()
         writer.close()
+
+
+async def test_leaving_frees_a_verb_that_waits_for_octets_in_a_thread(serve: Serve, engine: FakeEngine) -> None:
+    async with serve(drain_s=0.05) as control:
+        _, writer = await asyncio.open_unix_connection(str(control.path))
+        writer.write(raw_request("test/take", b"a few", length=1000))
+        await asyncio.wait_for(engine.began.wait(), TIMEOUT_S)
+    await asyncio.wait_for(asyncio.to_thread(engine.thread_ended.wait), TIMEOUT_S)
+    writer.close()
+    assert engine.recorded == []
+
+
+async def test_what_runs_when_the_node_stops_is_answered_and_new_verbs_are_refused(
+    serve: Serve, engine: FakeEngine
+) -> None:
+    async with serve() as control, client(control.path) as early, client(control.path) as late:
+        async with late.post("/v1/test/echo", json={"text": "to open a connection"}) as response:
+            await response.read()
+        async with early.post("/v1/test/change", json={}) as running:
+            stopping = asyncio.create_task(control._drain())
+            while control.path.exists():
+                await asyncio.sleep(0)
+            async with late.post("/v1/test/echo", json={"text": "late"}) as response:
+                assert (response.status, (await lines_of(response))[0]["code"]) == (503, "stopping")
+            engine.release.set()
+            assert (await lines_of(running))[-1] == {"type": "result", "result": {"text": "released"}}
+            await stopping
 
 
 async def test_twenty_clients_at_once_are_all_served(serve: Serve) -> None:
