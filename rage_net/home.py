@@ -379,6 +379,13 @@ def socket_path(home: Home) -> Path:
     return path
 
 
+def free_bytes(home: Home) -> int:
+    """What the file system of the home has left for this user."""
+    with file_errors(home.root):
+        status = os.statvfs(home.root)
+    return status.f_bavail * status.f_frsize
+
+
 def claim_socket_path(home: Home, environ: Mapping[str, str]) -> Path:
     """Where a node that holds the lock binds its socket, at most 100 bytes; what an earlier node left there is removed.
 

@@ -58,6 +58,14 @@ class Lease:
                 with self._store.index.write() as db:
                     hold(db, self.id, some, self.organisation if counts else None)
 
+    def has(self, cid: Cid) -> bool:
+        """Whether this lease holds a chunk."""
+        with self._store.index.read() as db:
+            return (
+                db.execute("SELECT 1 FROM hold WHERE holder = ? AND cid = ?", (self.id, bytes(cid))).fetchone()
+                is not None
+            )
+
 
 def release(store: ChunkStore, holder: int, now: float) -> None:
     """Let go of all that `holder` holds, in small transactions; what nothing else holds counts as released at `now`.

@@ -49,6 +49,10 @@ MIGRATIONS: tuple[str, ...] = (
         stored      BLOB NOT NULL
     );
 
+    CREATE TABLE vouched (                      -- fetched from a peer who said that a public document holds it
+        chunk       INTEGER PRIMARY KEY
+    );
+
     CREATE TABLE holder (                       -- what holds chunks
         id          INTEGER PRIMARY KEY,
         kind        TEXT NOT NULL,              -- lease (a running put), document, pin, gone (being released)
@@ -112,6 +116,7 @@ MIGRATIONS: tuple[str, ...] = (
     END;
     CREATE TRIGGER chunk_gone AFTER DELETE ON chunk BEGIN
         DELETE FROM body WHERE chunk = old.id;
+        DELETE FROM vouched WHERE chunk = old.id;
         UPDATE total SET chunks = chunks - 1, size = size - old.size, stored = stored - old.stored,
             cached_chunks = cached_chunks - old.cached, cached_stored = cached_stored - old.cached * old.stored;
     END;

@@ -10,23 +10,32 @@ Source: contracts/rage.proto; design D4, D7, D9, 4.3.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rage_net import messages
 from rage_net.acl import ChunkResource, Principal, Rules, authorize
+from rage_net.chunk.shelf import Seen, look
+from rage_net.chunk.store import ChunkStore
 from rage_net.cid import Cid
 from rage_net.env import Env
-from rage_net.errors import NotFoundError, PeerProtocolError, RemoteProtocolError, UnavailableError, from_wire
+from rage_net.errors import (
+    IntegrityError,
+    NotFoundError,
+    PeerProtocolError,
+    RemoteProtocolError,
+    UnavailableError,
+    from_wire,
+)
+from rage_net.libp2p import varint
 from rage_net.libp2p.errors import Libp2pError, NegotiationError
-from rage_net.libp2p.varint import encode_varint
 from rage_net.messages import ChunkHeader, ChunkResponse, GetRequest, HaveRequest
 
 if TYPE_CHECKING:
     from rage_net.libp2p.peer_id import PeerId
-    from rage_net.libp2p.swarm import Connection, Stream, Swarm
+    from rage_net.libp2p.swarm import Connection, Stream
     from rage_net.metrics import Metrics
 
 REQUEST_S_MAX = 10.0
@@ -42,26 +51,6 @@ PEER_BYTES_MAX = 4 << 20
 """The share of one peer, one largest chunk: a peer that does not read cannot starve the others."""
 WAITING_MAX = 512
 """Requests that wait for memory; more are told to come back."""
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A chunk as the holder's index knows it. `stored` is there when it is small enough to live in the index."""
-
-    header: ChunkHeader
-    stored: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Shelf:
-    """What the exchange needs of the store: blocking functions, called off the event loop.
-
-    `look` tells visibilities of the documents that count for a chunk, and the chunk itself or None. `load` gives the
-    stored bytes.
-    """
-
-    look: Callable[[Cid], tuple[frozenset[str], Held | None]]
-    load: Callable[[Cid], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +101,8 @@ class Room:
 class Exchange:
     """Both ends of the chunk protocol."""
 
-    def __init__(self, swarm: Swarm, shelf: Shelf, env: Env, rules: Rules, metrics: Metrics) -> None:
-        self._swarm = swarm
-        self._shelf = shelf
+    def __init__(self, store: ChunkStore, env: Env, rules: Rules, metrics: Metrics) -> None:
+        self._store = store
         self._env = env
         self._rules = rules
         self._metrics = metrics
@@ -127,7 +115,7 @@ class Exchange:
         async with asyncio.timeout(REQUEST_S_MAX):
             data = await stream.read_message(messages.REQUEST_BYTES_MAX)
         peer = stream.remote_peer
-        self._metrics.bytes_received(str(peer), "chunk_request", len(data))
+        self._metrics.bytes_received.add(len(data), str(peer), "chunk_request")
         try:
             request = messages.decode_request(data)
         except RemoteProtocolError as error:
@@ -138,24 +126,24 @@ class Exchange:
             here = await self._env.blocking(self._readable, request.cids, principal)
             await self._answer(stream, ChunkResponse(messages.OK, have=messages.encode_have(here)))
             return
-        held = await self._env.blocking(self._look, request.cid, principal)
-        if held is None:
+        seen = await self._env.blocking(self._look, request.cid, principal)
+        if seen is None:
             await self._answer(stream, ChunkResponse(messages.NOT_FOUND))
-        elif held.stored is not None:
-            await self._answer(stream, ChunkResponse(messages.OK, held.header), held.stored)
+        elif seen.small is not None:
+            await self._answer(stream, ChunkResponse(messages.OK, _header(seen)), seen.small)
         else:
-            await self._serve_large(stream, request.cid, held.header)
+            await self._serve_large(stream, _header(seen), request.cid)
 
-    async def _serve_large(self, stream: Stream, cid: Cid, header: ChunkHeader) -> None:
+    async def _serve_large(self, stream: Stream, header: ChunkHeader, cid: Cid) -> None:
         peer, size = stream.remote_peer, header.stored_size
         if not await self._room.take(peer, size):
-            self._metrics.shed("chunk_serve")
+            self._metrics.shed.add(1, "chunk_serve")
             await self._answer(stream, ChunkResponse(messages.BUSY))
             return
         try:
             try:
-                stored = await self._env.blocking(self._shelf.load, cid)
-            except NotFoundError:  # evicted since we looked
+                _, stored = await self._env.blocking(self._store.get_stored, cid)
+            except (NotFoundError, IntegrityError):  # evicted, or found rotten, since we looked
                 await self._answer(stream, ChunkResponse(messages.NOT_FOUND))
                 return
             await self._answer(stream, ChunkResponse(messages.OK, header), stored)
@@ -164,14 +152,17 @@ class Exchange:
 
     async def _answer(self, stream: Stream, response: ChunkResponse, stored: bytes = b"") -> None:
         head = messages.encode_response(response)
-        await stream.write(encode_varint(len(head)) + head, stored)
+        await stream.write(varint.encode(len(head)) + head, stored)
         await stream.close_write()
-        self._metrics.bytes_sent(str(stream.remote_peer), "chunk_response", len(head) + len(stored))
+        self._metrics.bytes_sent.add(len(head) + len(stored), str(stream.remote_peer), "chunk_response")
 
-    def _look(self, cid: Cid, principal: Principal) -> Held | None:
-        visibilities, held = self._shelf.look(cid)
-        decision = authorize(ChunkResource(cid, visibilities), principal, "read", self._rules, self._env.now())
-        return held if decision.allowed else None
+    def _look(self, cid: Cid, principal: Principal) -> Seen | None:
+        """The chunk, if it is here and `principal` may read it. To a stranger, denied and absent are one answer."""
+        seen = look(self._store, cid)
+        if seen is None:
+            return None
+        decision = authorize(ChunkResource(cid, seen.visibilities), principal, "read", self._rules, self._env.now())
+        return seen if decision.allowed else None
 
     def _readable(self, cids: Iterable[Cid], principal: Principal) -> list[bool]:
         return [self._look(cid, principal) is not None for cid in cids]
@@ -203,7 +194,7 @@ class Exchange:
                     raise RemoteProtocolError("more bytes than announced")
                 buffers += arrived
                 deadline.reschedule(min(loop.time() + STALL_S_MAX, ends))
-        self._metrics.bytes_received(str(connection.peer_id), "chunk_response", response.header.stored_size)
+        self._metrics.bytes_received.add(response.header.stored_size, str(connection.peer_id), "chunk_response")
         return Received(response.header, buffers)
 
     async def have(self, connection: Connection, cids: Sequence[Cid]) -> tuple[bool, ...]:
@@ -220,19 +211,21 @@ class Exchange:
     ) -> AsyncIterator[tuple[Stream, asyncio.Timeout]]:
         """A stream on which `request` is sent, and its deadline; what goes wrong with the peer becomes a RageError."""
         data = messages.encode_request(request)
-        self._metrics.bytes_sent(str(connection.peer_id), "chunk_request", len(data))
+        self._metrics.bytes_sent.add(len(data), str(connection.peer_id), "chunk_request")
         try:
             async with asyncio.timeout(within_s) as deadline:
                 stream = await connection.open_stream(
                     (messages.CHUNK_PROTOCOL,),
                     timeout_s=within_s,
-                    initial=encode_varint(len(data)) + data,
-                    close_write=True,
+                    initial=varint.encode(len(data)) + data,
                 )
                 try:
+                    await stream.close_write()  # leaves in the same frame
                     yield stream, deadline
-                finally:
-                    await stream.close()
+                except BaseException:
+                    await stream.reset()  # a loser of a hedge must not go on sending
+                    raise
+                await stream.close()
         except TimeoutError:
             raise UnavailableError(f"{connection.peer_id} sent nothing for {within_s:.0f} s", id="stalled") from None
         except NegotiationError as error:
@@ -241,3 +234,7 @@ class Exchange:
             raise PeerProtocolError(f"{connection.peer_id}: {error}") from error
         except Libp2pError as error:
             raise UnavailableError(f"{connection.peer_id}: {error}", id="peer-gone") from error
+
+
+def _header(seen: Seen) -> ChunkHeader:
+    return ChunkHeader(seen.stat.size, seen.stat.stored, seen.stat.encoding, "public" in seen.visibilities)

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
-from rage_net.chunk.manifest import Link, Manifest, decode_manifest
+from rage_net.chunk.encoding import decode
+from rage_net.chunk.manifest import Walk
 from rage_net.chunk.schedule import Ask, Outcome, Schedule
-from rage_net.chunk.store import ChunkStore, unpack
+from rage_net.chunk.shelf import vouch
+from rage_net.chunk.store import ChunkStore, mismatch
 from rage_net.cid import Cid
 from rage_net.env import Env
 from rage_net.errors import IntegrityError, NotFoundError, PeerProtocolError, RageError, StorageFullError
@@ -33,6 +36,8 @@ WINDOW_BYTES = 24 << 20
 """Plain bytes on their way or waiting for the reader: six largest chunks keep two sources busy in flat memory."""
 SURVEY_CHUNKS = 256
 """Chunks asked about in one `have`; 10 KiB on the wire."""
+SIZE_UNKNOWN = 1 << 20
+"""What a block is taken for until it has come: the size most chunks have."""
 DISTRUST_S = 3600.0
 """A peer that sent wrong bytes is not asked again for so long."""
 DISTRUSTED_MAX = 4096
@@ -77,26 +82,23 @@ class Outcomes:
 class Retrieval:
     """Fetches roots; remembers peers that sent wrong bytes."""
 
-    def __init__(
-        self, store: ChunkStore, network: Callable[[], Awaitable[Network]], env: Env, metrics: Metrics
-    ) -> None:
-        """`network` is called once something is missing here: a download that is all local starts no network."""
+    def __init__(self, store: ChunkStore, env: Env, metrics: Metrics) -> None:
         self.store = store
-        self.network = network
         self.env = env
         self.metrics = metrics
         self._distrusted: dict[PeerId, float] = {}
 
-    async def fetch(self, want: Want, sink: Sink) -> Outcomes:
+    async def fetch(self, want: Want, network: Callable[[], Awaitable[Network]], sink: Sink) -> Outcomes:
         """Deliver the bytes of a root, in order.
 
+        `network` is called once something is missing here: a download that is all local starts none.
         Raises: NotFoundError naming each way that was tried and what it said; IntegrityError when a manifest lies or
         rotten local bytes cannot be had elsewhere.
         """
         outcomes = Outcomes()
         try:
             async with asyncio.TaskGroup() as tasks:
-                remote = _Remote(self, want, outcomes, tasks)
+                remote = _Remote(self, want, network, outcomes, tasks)
                 try:
                     await _Download(self, want, outcomes, remote, tasks).run(sink)
                 finally:
@@ -134,80 +136,79 @@ class _Download:
             await self._begin(sink, len(block))
             await self._service.env.waiting(sink.write, block)
             return
-        manifest = decode_manifest(block)
-        await self._begin(sink, manifest.size)
-        window: deque[tuple[Link, asyncio.Future[bytes]]] = deque()
+        walk = Walk(self._want.root)
+        window: deque[tuple[Cid, int, asyncio.Future[bytes]]] = deque()
         held = 0
-        async for batch in self._batches(manifest):
-            for link, is_here in zip(batch, await self._here(batch), strict=True):
-                while window and held + link.size > WINDOW_BYTES:
-                    held -= await self._deliver(window.popleft(), sink)
-                window.append((link, self._start(link, is_here)))
-                held += link.size
+        while walk.wanted is not None:
+            manifest = block if walk.root is None else await self._block(walk.wanted)
+            pieces = await self._service.env.blocking(walk.receive, manifest)  # 65,536 links take 100 ms
+            if not self._outcomes.size and walk.root is not None:
+                await self._begin(sink, walk.root.size)
+            for at in range(0, len(pieces), SURVEY_CHUNKS):
+                batch = pieces[at : at + SURVEY_CHUNKS]
+                for piece, is_here in zip(batch, await self._here([piece.cid for piece in batch]), strict=True):
+                    while window and held + piece.size > WINDOW_BYTES:
+                        held -= await self._deliver(*window.popleft(), sink)
+                    window.append((piece.cid, piece.size, self._start(piece.cid, piece.size, is_here)))
+                    held += piece.size
         while window:
-            held -= await self._deliver(window.popleft(), sink)
+            held -= await self._deliver(*window.popleft(), sink)
 
     async def _begin(self, sink: Sink, size: int) -> None:
         self._outcomes.size = size
         await self._service.env.waiting(sink.begin, size)
 
-    async def _batches(self, manifest: Manifest) -> AsyncIterator[Sequence[Link]]:
-        """The chunks of a document, SURVEY_CHUNKS at a time; a manifest of manifests is followed as it is reached."""
-        for at in range(0, len(manifest.links), SURVEY_CHUNKS):
-            batch = manifest.links[at : at + SURVEY_CHUNKS]
-            if manifest.level == 1:
-                yield batch
-                continue
-            for link in batch:
-                below = decode_manifest(await self._block(link.cid))
-                if below.level != manifest.level - 1 or below.size != link.size or below.split != manifest.split:
-                    raise IntegrityError(f"manifest {link.cid} is not what the one above says of it")
-                async for lower in self._batches(below):
-                    yield lower
-
-    async def _here(self, batch: Sequence[Link]) -> list[bool]:
+    async def _here(self, cids: Sequence[Cid]) -> list[bool]:
         """Which chunks are here; peers are asked about the others before they are wanted."""
         store = self._service.store
         if self._want.local:
-            here = await self._service.env.blocking(lambda: [store.has(link.cid) for link in batch])
+            here = await self._service.env.blocking(lambda: [store.has(cid) for cid in cids])
         else:
-            here = [False] * len(batch)
-        self._remote.survey([link.cid for link, is_here in zip(batch, here, strict=True) if not is_here])
+            here = [False] * len(cids)
+        self._remote.survey([cid for cid, is_here in zip(cids, here, strict=True) if not is_here])
         return here
 
     async def _block(self, cid: Cid) -> bytes:
-        link = Link(cid, 0)  # its size is not known yet
-        (is_here,) = await self._here([link])
-        return await self._start(link, is_here)
+        (is_here,) = await self._here([cid])
+        return await self._start(cid, SIZE_UNKNOWN, is_here)
 
-    def _start(self, link: Link, is_here: bool) -> asyncio.Future[bytes]:
-        return self._tasks.create_task(self._read(link)) if is_here else self._remote.want(link)
+    def _start(self, cid: Cid, size: int, is_here: bool) -> asyncio.Future[bytes]:
+        return self._tasks.create_task(self._read(cid, size)) if is_here else self._remote.want(cid, size)
 
-    async def _read(self, link: Link) -> bytes:
+    async def _read(self, cid: Cid, size: int) -> bytes:
+        started = self._service.env.monotonic()
         try:
-            data = await self._service.env.blocking(self._service.store.get, link.cid)
+            data = await self._service.env.blocking(self._service.store.get, cid)
         except (IntegrityError, NotFoundError):  # rotten, or gone since we looked: a peer may have it
             if not self._want.peers:
                 raise
-            return await self._remote.want(link)
+            return await self._remote.want(cid, size)
         self._outcomes.sources["local"] += 1
+        self._service.metrics.retrieval.observe(self._service.env.monotonic() - started, "local")
         return data
 
-    async def _deliver(self, first: tuple[Link, asyncio.Future[bytes]], sink: Sink) -> int:
-        link, future = first
+    async def _deliver(self, cid: Cid, size: int, future: asyncio.Future[bytes], sink: Sink) -> int:
         data = await future
-        if len(data) != link.size:
-            raise IntegrityError(f"the manifest says {link.size} bytes of {link.cid}, which has {len(data)}")
+        if len(data) != size:
+            raise IntegrityError(f"the manifest says {size} bytes of {cid}, which has {len(data)}")
         await self._service.env.waiting(sink.write, data)
-        return link.size
+        return size
 
 
 class _Remote:
     """Chunks from peers: finds sources, asks what they hold, carries out what the schedule decides."""
 
-    def __init__(self, service: Retrieval, want: Want, outcomes: Outcomes, tasks: asyncio.TaskGroup) -> None:
+    def __init__(
+        self,
+        service: Retrieval,
+        want: Want,
+        network: Callable[[], Awaitable[Network]],
+        outcomes: Outcomes,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
         self._service = service
         self._want = want
+        self._network = network
         self._outcomes = outcomes
         self._tasks = tasks
         self._cache = want.cache
@@ -221,12 +222,12 @@ class _Remote:
         self._has_begun = False
         self._wake = asyncio.Event()
 
-    def want(self, link: Link) -> asyncio.Future[bytes]:
+    def want(self, cid: Cid, size: int) -> asyncio.Future[bytes]:
         """The plain bytes of a chunk, verified; the same future for a chunk that is wanted already."""
-        future = self._wanted.get(link.cid)
+        future = self._wanted.get(cid)
         if future is None:
-            future = self._wanted[link.cid] = asyncio.get_running_loop().create_future()
-            self._schedule.want(link.cid, link.size)
+            future = self._wanted[cid] = asyncio.get_running_loop().create_future()
+            self._schedule.want(cid, size)
             self._begin()
             self._wake.set()
         return future
@@ -248,8 +249,8 @@ class _Remote:
             self._spawn(self._drive())
             self._spawn(self._search())
 
-    def _spawn(self, work: Awaitable[None]) -> None:
-        task = self._tasks.create_task(work)  # type: ignore[arg-type]
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = self._tasks.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
@@ -257,7 +258,7 @@ class _Remote:
 
     async def _search(self) -> None:
         if self._want.peers:
-            network = await self._service.network()
+            network = await self._network()
             self._exchange = network.exchange
             await asyncio.gather(*(self._reach(way, alone=len(network.ways) == 1) for way in network.ways))
             if not network.ways:
@@ -310,7 +311,7 @@ class _Remote:
             for ask in self._schedule.assign(clock()):
                 task = self._tasks.create_task(self._carry_out(ask))
                 self._asks[ask] = task
-                task.add_done_callback(lambda _, ask=ask: self._asks.pop(ask, None))
+                task.add_done_callback(partial(self._forget, ask))
             if not self._is_searching:
                 for cid in self._schedule.hopeless():
                     self._give_up(cid)
@@ -320,6 +321,10 @@ class _Remote:
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    def _forget(self, ask: Ask, task: asyncio.Task[None]) -> None:
+        if self._asks.get(ask) is task:
+            del self._asks[ask]
 
     async def _carry_out(self, ask: Ask) -> None:
         peer: PeerId = ask.source  # type: ignore[assignment]
@@ -334,7 +339,7 @@ class _Remote:
             for other in self._schedule.arrived(ask, now):
                 if (task := self._asks.get(other)) is not None:
                     task.cancel()
-            self._service.metrics.chunk_retrieved("p2p", now - started)
+            self._service.metrics.retrieval.observe(now - started, "p2p")
             future = self._wanted.pop(ask.cid, None)
             if future is not None and not future.done():
                 self._outcomes.sources["p2p"] += 1
@@ -348,10 +353,15 @@ class _Remote:
         if self._cache:
             try:
                 _, data = self._service.store.put_stored(cid, header.encoding, stored, header.size, cache=True)
+                if header.is_public:
+                    vouch(self._service.store, cid)
                 return data
             except StorageFullError:
                 self._cache = False  # a full disk must not keep bytes from who asks for them
-        return unpack(cid, header.encoding, stored, header.size)
+        data = decode(header.encoding, stored, header.size)
+        if not cid.matches(data):
+            raise mismatch(cid)
+        return data
 
     async def _note_failure(self, ask: Ask, error: RageError) -> None:
         peer: PeerId = ask.source  # type: ignore[assignment]
@@ -360,7 +370,7 @@ class _Remote:
         self._outcomes.said[str(peer)] = "not found" if outcome == "missing" else error.message
         if outcome == "wrong":
             self._service.distrust(peer)
-            self._service.metrics.guard_failed("wrong_bytes")
+            self._service.metrics.failures.add(1, "wrong_bytes")
             await self._connections[peer].close(f"sent bytes that are not {ask.cid}")
 
     def _give_up(self, cid: Cid) -> None:

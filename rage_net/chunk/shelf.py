@@ -1,0 +1,56 @@
+"""What a request for a chunk needs to know, in one look: who vouches for it, how it is stored, and small bytes at once.
+
+The visibilities are those of the documents that count for the chunk (design D7), and `public` where the peer it was
+fetched from said so: that peer sent the bytes, so it could hand them to anyone itself. Blocking code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from blake3 import blake3
+
+from rage_net.chunk.stat import CHECKSUM_BYTES, Stat
+from rage_net.chunk.store import ChunkStore
+from rage_net.cid import Cid
+
+_CHUNK = (
+    "SELECT size, chunk.stored, encoding, cached, checksum, body.stored,"
+    " EXISTS (SELECT 1 FROM vouched WHERE vouched.chunk = chunk.id)"
+    " FROM chunk LEFT JOIN body ON body.chunk = chunk.id WHERE cid = ?"
+)
+_VISIBILITIES = (
+    "SELECT DISTINCT visibility FROM hold JOIN document USING (holder)"
+    " WHERE cid = ? AND hold.organisation IS NOT NULL AND (expires_at IS NULL OR expires_at > ?)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A chunk that is here. `small` holds the stored form when it lies in the index, sound."""
+
+    stat: Stat
+    visibilities: frozenset[str]
+    small: bytes | None
+
+
+def look(store: ChunkStore, cid: Cid) -> Seen | None:
+    """The chunk, or None when it is not here."""
+    key = bytes(cid)
+    with store.index.read() as db:
+        row = db.execute(_CHUNK, (key,)).fetchone()
+        if row is None:
+            return None
+        visibilities = {visibility for (visibility,) in db.execute(_VISIBILITIES, (key, store.env.now()))}
+    size, stored, encoding, cached, checksum, small, is_vouched = row
+    if is_vouched:
+        visibilities.add("public")
+    if small is not None and blake3(small).digest(length=CHECKSUM_BYTES) != checksum:
+        small = None  # the store's own reading will find the rot, and deal with it
+    return Seen(Stat(cid, size, stored, encoding, bool(cached)), frozenset(visibilities), small)
+
+
+def vouch(store: ChunkStore, cid: Cid) -> None:
+    """Note that the peer a chunk came from called it public. A memory aid of cache: not synced."""
+    with store.index.write(durable=False) as db:
+        db.execute("INSERT OR IGNORE INTO vouched SELECT id FROM chunk WHERE cid = ?", (bytes(cid),))

@@ -1,0 +1,518 @@
+"""The engine: what a node and a one-shot command have in common. Composition, and one short method a verb.
+
+Read it first. `Engine.open` takes the home's lock and opens the store; the network starts when a verb first needs it,
+so a command that only looks at the store starts none. Every verb goes through `run`, from the command line and from
+the control API alike.
+
+Not here: listeners, doors and background jobs (node). Source: design 1, D8; style, "Five paths".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rage_net import __version__, durable
+from rage_net import config as configuration
+from rage_net import env as environment
+from rage_net import home as homes
+from rage_net.acl import ANYONE, ChunkResource, Rules, authorize
+from rage_net.chunk import manifest, views
+from rage_net.chunk.documents import Documents
+from rage_net.chunk.shelf import look
+from rage_net.chunk.store import ChunkStore, Quota, open_store
+from rage_net.cid import Cid
+from rage_net.config import Config
+from rage_net.env import Env, SystemEnv
+from rage_net.errors import NotFoundError, UnavailableError, UsageError
+from rage_net.home import Home
+from rage_net.metrics import Metrics
+from rage_net.services.retrieval import Network, Retrieval, Want, Way
+from rage_net.verbs import Progress, Sink, Source, Verb
+from rage_net.verbs import chunk as chunks
+from rage_net.verbs import node as nodes
+from rage_net.verbs import peer as peers
+
+if TYPE_CHECKING:
+    from rage_net.libp2p.swarm import Swarm
+    from rage_net.peerstore import Peerstore
+    from rage_net.services.exchange import Exchange
+    from rage_net.services.membership import Membership
+
+R = TypeVar("R")
+T = TypeVar("T")
+Report = Callable[[Progress], None]
+Cancelled = Callable[[], bool]
+
+LOCK_WAIT_S = 30.0
+"""How long a command waits for another that holds the home."""
+STOP_WITHIN_S = 10.0
+"""What a node promises from SIGTERM to its end."""
+PINGS_MAX = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Online:
+    """The network half of an engine."""
+
+    swarm: Swarm
+    membership: Membership
+    exchange: Exchange
+
+
+class Engine:
+    """One home, opened: its store and documents, and its network once that is needed."""
+
+    def __init__(
+        self, home: Home, config: Config, store: ChunkStore, env: Env, metrics: Metrics, *, serves: bool
+    ) -> None:
+        self.home = home
+        self.config = config
+        self.store = store
+        self.documents = Documents(store)
+        self.retrieval = Retrieval(store, env, metrics)
+        self.env = env
+        self.metrics = metrics
+        self.rules = Rules(frozenset(config.network.security.trusted_peers))
+        self.organization = config.network.organization_id
+        self.started_at = env.monotonic()
+        self.stop_requested = asyncio.Event()
+        """Set by the verb node/stop; whoever runs the engine ends it."""
+        self.node_status: Callable[[nodes.NodeStatus], nodes.NodeStatus] = lambda status: status
+        """Given by the node: adds what only it knows."""
+        self._serves = serves
+        self._online: Online | None = None
+        self._going_online = asyncio.Lock()
+        self._closing = AsyncExitStack()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        home: Home,
+        *,
+        config: Config | None = None,
+        env: Env | None = None,
+        metrics: Metrics | None = None,
+        lock_timeout_s: float = LOCK_WAIT_S,
+        kind: str = "command",
+        serves: bool = False,
+    ) -> AsyncIterator[Engine]:
+        """Take the home's lock, open its store, and let go of everything at the end.
+
+        Args: kind: what holds the lock, for people. serves: chunks are offered to whoever connects (a node).
+        Raises: NotFoundError without a home; ConflictError when another process holds it; ConfigError.
+        """
+        async with AsyncExitStack() as stack:
+            if env is None:
+                env = SystemEnv()
+                stack.callback(env.close)
+            if config is None:
+                config = configuration.load(home.root, environ=environment.read_environment())
+            lock = homes.lock(home, timeout_s=lock_timeout_s, kind=kind)
+            await env.waiting(lock.__enter__)
+            stack.callback(lock.__exit__, None, None, None)
+            quota = Quota(bytes_max=config.network.store.quota, free_bytes_min=config.network.store.reserve)
+            store = await env.blocking(functools.partial(open_store, home.root, env=env, quota=quota))
+            stack.callback(store.close)
+            engine = cls(home, config, store, env, metrics or Metrics(), serves=serves)
+            async with engine._closing:
+                yield engine
+
+    async def run(
+        self,
+        verb: Verb[R],
+        *,
+        source: Source | None = None,
+        sink: Sink | None = None,
+        progress: Report | None = None,
+    ) -> R:
+        """Carry out a verb and give its result. Raises RageError.
+
+        `source` and `sink` are for verbs with octets; both may block, and are used in threads. `progress` may be called
+        from any thread.
+        """
+        result: R = await VERBS[type(verb)](self, verb, _Io(source, sink, progress or (lambda _: None)))
+        return result
+
+    # --- chunks ---
+
+    async def put_chunk(self, verb: chunks.PutChunk, source: Source, report: Report) -> chunks.PutChunkResult:
+        """Cut, store and record what `source` gives; durable when it returns."""
+        return await self._stoppable(functools.partial(self._put, verb, source, report))
+
+    async def get_chunk(self, verb: chunks.GetChunk, sink: Sink, report: Report) -> chunks.GetChunkResult:
+        """Give `sink` the bytes of a root, verified, from here and from peers."""
+        started = self.env.monotonic()
+        root = await self.env.blocking(views.find_root, self.documents, verb.ref)
+        want = Want(root, not verb.raw, "local" in verb.sources, "p2p" in verb.sources, verb.cache)
+        network = functools.partial(self._network, verb.peers)
+        outcomes = await self.retrieval.fetch(want, network, _Counted(sink, report))
+        seconds = round(self.env.monotonic() - started, 3)
+        return chunks.GetChunkResult(str(root), outcomes.size, "", outcomes.sources, seconds)
+
+    async def list_chunks(self, verb: chunks.ListChunks) -> chunks.ListChunksResult:
+        """Documents, or chunks, a page at a time."""
+        return await self.env.blocking(views.list_chunks, self.store, self.documents, verb)
+
+    async def stat_chunk(self, verb: chunks.StatChunk) -> chunks.StatChunkResult:
+        """What is known here of one root."""
+        return await self.env.blocking(views.stat_root, self.store, self.documents, verb.ref)
+
+    async def remove_chunk(self, verb: chunks.RemoveChunk) -> chunks.RemoveChunkResult:
+        """Remove documents; gc deletes what they held."""
+        return await self.env.blocking(views.remove_documents, self.documents, verb)
+
+    async def verify_chunks(self, verb: chunks.VerifyChunks, report: Report) -> chunks.VerifyChunksResult:
+        """Re-hash what is stored; what is rotten goes to quarantine."""
+        return await self._stoppable(functools.partial(self._verify, verb, report))
+
+    async def pin_chunk(self, verb: chunks.PinChunk) -> chunks.PinResult:
+        """Hold a root and all its chunks for good."""
+        return await self.env.blocking(views.pin_root, self.store, self.documents, verb.ref)
+
+    async def unpin_chunk(self, verb: chunks.UnpinChunk) -> chunks.PinResult:
+        """Let a pinned root go."""
+        return await self.env.blocking(views.unpin_root, self.documents, verb.ref)
+
+    async def collect_garbage(self, verb: chunks.CollectGarbage, report: Report) -> chunks.CollectGarbageResult:
+        """Delete what nothing has held for the grace time."""
+        return await self._stoppable(functools.partial(self._collect, verb, report))
+
+    async def export_chunk(self, verb: chunks.ExportChunk, sink: Sink, report: Report) -> chunks.ExportChunkResult:
+        """A CAR of a root and all its blocks."""
+        from rage_net.chunk.archive import export_archive
+
+        root = await self.env.blocking(views.find_root, self.documents, verb.ref)
+        return await self._stoppable(functools.partial(export_archive, self.store, root, sink, report))
+
+    async def import_chunks(
+        self, verb: chunks.ImportChunks, source: Source, report: Report
+    ) -> chunks.ImportChunksResult:
+        """Read a CAR; its roots become documents."""
+        return await self._stoppable(functools.partial(self._import, verb, source, report))
+
+    async def stat_public_chunk(self, cid: Cid) -> int | None:
+        """The plain size of a chunk that anyone may read; None when it is absent or not for anyone (design D7)."""
+        return await self.env.blocking(self._public_size, cid)
+
+    async def read_public_chunk(self, cid: Cid) -> bytes | None:
+        """The plain bytes of such a chunk, verified."""
+
+        def read() -> bytes | None:
+            if self._public_size(cid) is None:
+                return None
+            with suppress(NotFoundError):  # it went meanwhile
+                return self.store.get(cid)
+            return None
+
+        return await self.env.blocking(read)
+
+    def _public_size(self, cid: Cid) -> int | None:
+        seen = look(self.store, cid)
+        if seen is None:
+            return None
+        resource = ChunkResource(cid, seen.visibilities)
+        return seen.stat.size if authorize(resource, ANYONE, "read", self.rules, self.env.now()).allowed else None
+
+    # --- peers ---
+
+    async def list_peers(self, verb: peers.ListPeers) -> peers.ListPeersResult:
+        """Connected peers, and with `known` those of the peer store."""
+        from rage_net.services import membership
+
+        online = await self.online()
+        return peers.ListPeersResult(
+            tuple(membership.show_peers(online.membership, self.env.monotonic(), known=verb.known))
+        )
+
+    async def show_peer(self, verb: peers.ShowPeer) -> peers.PeerRow:
+        """One peer, dialled if need be, with its identity and a round trip."""
+        members = (await self.online()).membership
+        return await members.examine(await members.find(verb.peer), self.env.monotonic())
+
+    async def connect_peer(self, verb: peers.ConnectPeer) -> peers.PeerRow:
+        """Dial a peer."""
+        members = (await self.online()).membership
+        return await members.examine(await members.find(verb.address), self.env.monotonic())
+
+    async def ping_peer(self, verb: peers.PingPeer, report: Report) -> peers.PingPeerResult:
+        """Measure round trips."""
+        if not 1 <= verb.count <= PINGS_MAX:
+            raise UsageError(f"a count is 1 to {PINGS_MAX}", mend=["--count 5"])
+        online = await self.online()
+        connection = await online.membership.find(verb.peer)
+        rtts: list[float] = []
+        for number in range(verb.count):
+            if number:
+                await asyncio.sleep(verb.interval_s)
+            with suppress(UnavailableError):
+                rtts.append(round(await online.membership.ping(connection) * 1000, 3))
+            report(Progress(number + 1, verb.count, "pings"))
+        if not rtts:
+            raise UnavailableError(f"{connection.peer_id} answered none of {verb.count} pings", id="peer-unreachable")
+        address = str(connection.remote_address)
+        return peers.PingPeerResult(str(connection.peer_id), address, tuple(rtts), verb.count - len(rtts))
+
+    # --- the node ---
+
+    async def show_status(self, verb: nodes.ShowStatus) -> nodes.NodeStatus:
+        """The home at a glance; a node adds what only it knows."""
+        totals = await self.env.blocking(self.store.totals)
+        documents = await self.env.blocking(self.documents.count)
+        free = await self.env.blocking(homes.free_bytes, self.home)
+        network = self.config.network
+        return self.node_status(
+            nodes.NodeStatus(
+                peer_id=await self.env.blocking(self.peer_id_text),
+                state="stopped",
+                listen=(),
+                http=(),
+                peers=0,
+                documents=documents,
+                chunks=totals.chunks,
+                bytes=totals.stored,
+                free_bytes=free,
+                uptime_s=round(self.env.monotonic() - self.started_at, 3),
+                version=__version__,
+                pid=0,
+                organization=network.organization_id,
+                region=network.region,
+                problems=tuple(str(problem) for problem in self.config.warnings),
+            )
+        )
+
+    async def stop_node(self, verb: nodes.StopNode) -> nodes.StopNodeResult:
+        """Begin to drain."""
+        if not self._serves:
+            raise UnavailableError("no node runs here", mend=["rage node start"], id="node-unreachable")
+        self.stop_requested.set()
+        return nodes.StopNodeResult(os.getpid(), STOP_WITHIN_S)
+
+    # --- the network, when it is needed ---
+
+    async def online(self) -> Online:
+        """The swarm and what speaks over it, started now if it was not."""
+        async with self._going_online:
+            if self._online is None:
+                self._online = await self._go_online()
+            return self._online
+
+    async def _go_online(self) -> Online:
+        from rage_net import messages
+        from rage_net.libp2p.multiaddr import Multiaddr
+        from rage_net.libp2p.swarm import Limits, Swarm
+        from rage_net.services.exchange import Exchange
+        from rage_net.services.membership import Membership
+
+        network = self.config.network
+        key = await self.env.blocking(homes.load_identity, network.security.peer_key)
+        bounds = network.limits
+        limits = Limits(
+            connections=bounds.connections,
+            connections_per_ip=bounds.connections_per_address,
+            handshakes=bounds.handshakes,
+            streams=bounds.streams_per_connection,
+            unread_bytes=bounds.unread_bytes,
+            dial_timeout_s=bounds.dial_timeout,
+            handshake_timeout_s=bounds.handshake_timeout,
+            negotiate_timeout_s=bounds.request_timeout,
+            idle_s=bounds.idle_timeout,
+        )
+        swarm = Swarm(
+            key, limits=limits, agent_version=f"rage/{__version__}", clock=self.env.monotonic, random=self.env.random
+        )
+        await self._closing.enter_async_context(swarm)
+
+        exchange = Exchange(self.store, self.env, self.rules, self.metrics)
+        if self._serves:
+            swarm.handle(messages.CHUNK_PROTOCOL, exchange.serve)
+        bootstrap = [Multiaddr.parse(text) for text in network.libp2p.bootstrap_peers]
+        peerstore = await self.env.blocking(self._load_peerstore)
+        return Online(swarm, Membership(swarm, peerstore, self.env, bootstrap, bounds.dial_timeout), exchange)
+
+    def _load_peerstore(self) -> Peerstore:
+        from rage_net.peerstore import Peerstore
+
+        try:
+            return Peerstore.from_text(self.home.peers.read_text("utf-8", "replace"))
+        except OSError:  # a first start, or a file that cannot be read: the peers will be met again
+            return Peerstore()
+
+    def save_peerstore(self) -> None:
+        """Write down whom we know. Blocking."""
+        if self._online is not None:
+            durable.write_replacing(self.home.peers, self._online.membership.peerstore.to_text().encode())
+
+    async def _network(self, named: Sequence[str]) -> Network:
+        """Ways to sources for a download; a command without a node tries known peers too."""
+        online = await self.online()
+        reaches = online.membership.reaches(named, dial_known=not self._serves)
+        return Network(online.exchange, [Way(name, reach) for name, reach in reaches])
+
+    # --- blocking halves of the verbs ---
+
+    async def _stoppable(self, work: Callable[[Cancelled], T]) -> T:
+        """Run long work in a thread of its own; when the caller gives up, tell it to stop and wait until it has."""
+        cancelled = threading.Event()
+        running = asyncio.ensure_future(self.env.waiting(work, cancelled.is_set))
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            cancelled.set()
+            with suppress(Exception):
+                await running
+            raise
+
+    def _put(
+        self, verb: chunks.PutChunk, source: Source, report: Report, cancelled: Cancelled
+    ) -> chunks.PutChunkResult:
+        from rage_net.chunk.ingest import ingest
+        from rage_net.chunk.split import Sizes
+
+        if verb.retention_s is not None and verb.retention_s <= 0:
+            raise UsageError("a retention is above 0 seconds", mend=["--retention 30d"])
+        cut = self.config.network.store.split
+        stored: list[chunks.StoredChunk] = []
+        with self.documents.lease(self.organization) as lease:
+            found = ingest(
+                source,
+                self.store,
+                lease,
+                sizes=Sizes(cut.min_size, cut.target_size, cut.max_size),
+                expected_size=verb.size,
+                on_chunk=lambda stat: stored.append(chunks.StoredChunk(str(stat.cid), stat.size, stat.stored)),
+                progress=report,
+                cancelled=cancelled,
+            )
+            document = self.documents.put(
+                lease,
+                found.root,
+                size=found.size,
+                chunks=found.chunks,
+                name=verb.name,
+                owner=self.peer_id_text(),
+                visibility=verb.visibility,
+                tags=verb.tags,
+                expires_at=None if verb.retention_s is None else self.env.now() + verb.retention_s,
+            )
+        return chunks.PutChunkResult(
+            root=str(found.root),
+            doc_id=document.doc_id,
+            size=found.size,
+            chunks=tuple(stored),
+            new_chunks=found.new_chunks,
+            name=document.name,
+        )
+
+    def _verify(self, verb: chunks.VerifyChunks, report: Report, cancelled: Cancelled) -> chunks.VerifyChunksResult:
+        from rage_net.chunk.verify import verify
+
+        if not 0 < verb.sample <= 1:
+            raise UsageError("a sample is above 0 and at most 1", mend=["--sample 5%"])
+        cids = None
+        if verb.ref:
+            cids = manifest.blocks(views.find_root(self.documents, verb.ref), self.store.get)
+        return verify(self.store, cids, sample=verb.sample, progress=report, cancelled=cancelled)
+
+    def _collect(
+        self, verb: chunks.CollectGarbage, report: Report, cancelled: Cancelled
+    ) -> chunks.CollectGarbageResult:
+        from rage_net.chunk.gc import collect
+
+        grace_s = self.config.network.store.grace if verb.grace_s is None else verb.grace_s
+        return collect(
+            self.store,
+            self.documents,
+            grace_s=grace_s,
+            dry_run=verb.dry_run,
+            plan=verb.plan,
+            cache=verb.cache,
+            progress=report,
+            cancelled=cancelled,
+        )
+
+    def _import(
+        self, verb: chunks.ImportChunks, source: Source, report: Report, cancelled: Cancelled
+    ) -> chunks.ImportChunksResult:
+        from rage_net.chunk.archive import import_archive
+
+        found = import_archive(
+            self.store,
+            self.documents,
+            source,
+            organisation=self.organization,
+            owner=self.peer_id_text(),
+            name=verb.name,
+            tags=verb.tags,
+            visibility=verb.visibility,
+            progress=report,
+            cancelled=cancelled,
+        )
+        documents = tuple(map(views.show_document, found.documents))
+        roots = tuple(document.root for document in documents)
+        return chunks.ImportChunksResult(roots, documents, found.blocks, found.new_blocks, found.skipped, found.size)
+
+    @functools.cache  # noqa: B019  an engine lives as long as its process's work
+    def peer_id_text(self) -> str:
+        """The peer id of this home. Blocking: reads the key."""
+        from rage_net.libp2p.peer_id import PeerId
+
+        return str(PeerId.from_public_key(homes.load_identity(self.config.network.security.peer_key).public_key()))
+
+
+class _Counted:
+    """A sink that tells how far it is."""
+
+    def __init__(self, sink: Sink, report: Report) -> None:
+        self._sink = sink
+        self._report = report
+        self._done = 0
+        self._size = 0
+
+    def begin(self, size: int, /) -> None:
+        """Pass on."""
+        self._size = size
+        self._sink.begin(size)
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> None:
+        """Pass on, then tell."""
+        self._sink.write(data)
+        self._done += len(data)
+        self._report(Progress(self._done, self._size))
+
+
+@dataclass(frozen=True, slots=True)
+class _Io:
+    """What a verb may use besides its arguments. `run`'s caller brings octets for verbs that have them."""
+
+    source: Any
+    sink: Any
+    report: Report
+
+
+VERBS: dict[type[Verb[Any]], Callable[[Engine, Any, _Io], Awaitable[Any]]] = {
+    chunks.PutChunk: lambda engine, verb, io: engine.put_chunk(verb, io.source, io.report),
+    chunks.GetChunk: lambda engine, verb, io: engine.get_chunk(verb, io.sink, io.report),
+    chunks.ListChunks: lambda engine, verb, io: engine.list_chunks(verb),
+    chunks.StatChunk: lambda engine, verb, io: engine.stat_chunk(verb),
+    chunks.RemoveChunk: lambda engine, verb, io: engine.remove_chunk(verb),
+    chunks.VerifyChunks: lambda engine, verb, io: engine.verify_chunks(verb, io.report),
+    chunks.PinChunk: lambda engine, verb, io: engine.pin_chunk(verb),
+    chunks.UnpinChunk: lambda engine, verb, io: engine.unpin_chunk(verb),
+    chunks.CollectGarbage: lambda engine, verb, io: engine.collect_garbage(verb, io.report),
+    chunks.ExportChunk: lambda engine, verb, io: engine.export_chunk(verb, io.sink, io.report),
+    chunks.ImportChunks: lambda engine, verb, io: engine.import_chunks(verb, io.source, io.report),
+    peers.ListPeers: lambda engine, verb, io: engine.list_peers(verb),
+    peers.ShowPeer: lambda engine, verb, io: engine.show_peer(verb),
+    peers.ConnectPeer: lambda engine, verb, io: engine.connect_peer(verb),
+    peers.PingPeer: lambda engine, verb, io: engine.ping_peer(verb, io.report),
+    nodes.ShowStatus: lambda engine, verb, io: engine.show_status(verb),
+    nodes.StopNode: lambda engine, verb, io: engine.stop_node(verb),
+}

@@ -1,0 +1,318 @@
+"""The node: an engine with its doors open, and the jobs that run by themselves. What `rage node start` runs.
+
+In order: the home's lock, the store, the control socket (so that operators get answers within a second, whatever comes
+later), then listeners, the HTTP door and the jobs. SIGTERM and `node stop` undo it in the reverse order within
+`STOP_WITHIN_S`. A failing handler, connection or job becomes a counter and a log line; only the loss of the store or of
+all listeners ends a node.
+
+Source: design D8, D9; style, "Concurrency and limits".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import grp
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from rage_net import config as configuration
+from rage_net import home as homes
+from rage_net import log as logs
+from rage_net import verbs
+from rage_net.control import Control
+from rage_net.engine import STOP_WITHIN_S, Engine, Online
+from rage_net.env import read_environment
+from rage_net.errors import EXIT_INTERRUPT, EXIT_TERMINATED, ConfigError, StorageFullError, UnavailableError
+from rage_net.guard import every, guard
+from rage_net.home import Home
+from rage_net.http import Http
+from rage_net.libp2p.multiaddr import Multiaddr, is_loopback
+from rage_net.libp2p.swarm import Connected, Disconnected, Event, Identified
+from rage_net.libp2p.transport import tune_malloc
+from rage_net.verbs.chunk import CollectGarbage
+from rage_net.verbs.node import NodeStatus, ShowStatus
+
+log = logging.getLogger("rage.node")
+
+GC_EVERY_S = 3600.0
+BOOTSTRAP_EVERY_S = 30.0
+MEASURE_EVERY_S = 10.0
+PEERS_SAVED_EVERY_S = 60.0
+JOB_S_MAX = 6 * 3600.0
+"""A job that is not done by then is stuck."""
+
+State = Literal["starting", "ready", "read-only", "draining"]
+
+
+async def run(
+    home: Home,
+    *,
+    listen: Sequence[str] = (),
+    bootstrap: Sequence[str] = (),
+    config_path: str | None = None,
+    log_format: Literal["text", "json"] = "text",
+    verbose: int = 0,
+    ready: Callable[[NodeStatus], None] = lambda status: None,
+    environ: Mapping[str, str] | None = None,
+) -> None:
+    """Run a node in this process until it is told to stop.
+
+    Args: listen, bootstrap: instead of the configuration's. ready: called once, when the node serves.
+    Raises: ConflictError at once when another process holds the home; ConfigError; UnavailableError when no listener
+    could be opened.
+    """
+    environ = read_environment() if environ is None else environ
+    flags: dict[str, Sequence[str]] = {}
+    if listen:
+        flags["network.libp2p.listen_addresses"] = listen
+    if bootstrap:
+        flags["network.libp2p.bootstrap_peers"] = bootstrap
+    config = configuration.load(
+        home.root, environ=environ, file=Path(config_path) if config_path else None, flags=flags
+    )
+    logs.set_up(log_format, level="DEBUG" if verbose else "INFO")
+    for problem in config.warnings:
+        log.warning("%s", problem)
+    tune_malloc()
+    async with Engine.open(home, config=config, lock_timeout_s=0, kind="node", serves=True) as engine:
+        await Node(engine, environ).run(ready)
+
+
+class Node:
+    """One running node."""
+
+    def __init__(self, engine: Engine, environ: Mapping[str, str]) -> None:
+        self.engine = engine
+        self.state: State = "starting"
+        self.listen: tuple[Multiaddr, ...] = ()
+        self._environ = environ
+        self._problems: dict[str, str] = {}
+        self._http: Http | None = None
+        self._online: Online | None = None
+        engine.node_status = self._complete
+
+    async def run(self, ready: Callable[[NodeStatus], None]) -> None:
+        """Serve until the engine's `stop_requested` is set, by a signal or by the verb node/stop."""
+        async with AsyncExitStack() as stack:
+            stack.enter_context(self._signals())
+            await stack.enter_async_context(self._control())
+            self._online = online = await self.engine.online()
+            await self._listen(online)
+            self._http = await stack.enter_async_context(self._http_door())
+            online.swarm.on_event(self._note_peer)
+            await stack.enter_async_context(_running(self._jobs(online)))
+            self.state = "ready"
+            status = await self.engine.run(ShowStatus())
+            log.info("ready: %s at %s", status.peer_id, ", ".join(status.listen))
+            _notify(self._environ, "READY=1")
+            ready(status)
+            await self.engine.stop_requested.wait()
+            self.state = "draining"
+            log.info("stopping")
+            _notify(self._environ, "STOPPING=1")
+            stack.enter_context(_hard_end(STOP_WITHIN_S))
+            await guard("peers_save", self._save_peers, self.engine.metrics)
+
+    # --- doors ---
+
+    @asynccontextmanager
+    async def _control(self) -> AsyncIterator[None]:
+        engine, group = self.engine, self.engine.config.network.control.group
+        path = await engine.env.blocking(homes.claim_socket_path, engine.home, self._environ)
+        try:
+            async with Control(
+                engine,
+                verbs.registry(),
+                path,
+                gid=None if group is None else _group_id(group),
+                random=engine.env.random,
+                count=lambda event: engine.metrics.shed.add(1, f"control-{event}"),
+            ):
+                yield
+        finally:
+            homes.release_socket_path(engine.home)
+
+    async def _listen(self, online: Online) -> None:
+        """Open the listeners; one that cannot be opened is a problem, none at all the end."""
+        failures = []
+        for text in self.engine.config.network.libp2p.listen_addresses:
+            try:
+                await online.swarm.listen(Multiaddr.parse(text))
+            except OSError as error:
+                failures.append(f"{text}: {error.strerror or error}")
+        self.listen = tuple(online.swarm.listen_addresses())
+        if failures and not self.listen:
+            raise UnavailableError(
+                "the node cannot listen for peers",
+                why="; ".join(failures),
+                mend=["rage node start --listen /ip4/0.0.0.0/tcp/0", "ss -ltnp | grep 4001"],
+                id="listen-failed",
+            )
+        if failures:
+            self._problems["listen"] = f"not listening at {'; '.join(failures)}"
+
+    def _http_door(self) -> Http:
+        keys = self.engine.config.network.http
+        return Http(
+            self.engine,
+            self.engine.metrics,
+            listen=keys.listen,
+            metrics_listen=keys.metrics_listen,
+            ready=self._why_not_ready,
+            hosts=keys.hosts,
+            tls_cert=keys.tls_cert,
+            tls_key=keys.tls_key,
+        )
+
+    def _why_not_ready(self) -> list[str]:
+        reasons = [] if self.state in ("ready", "read-only") else [f"the node is {self.state}"]
+        if self._online is not None and not self._online.swarm.listen_addresses():
+            reasons.append("no listener is open")
+        return reasons
+
+    # --- jobs ---
+
+    def _jobs(self, online: Online) -> list[Coroutine[Any, Any, None]]:
+        env, metrics = self.engine.env, self.engine.metrics
+        meet = online.membership.connect_to_bootstrap
+
+        def job(name: str, interval_s: float, work: Callable[[], Awaitable[None]]) -> Coroutine[Any, Any, None]:
+            return every(interval_s, work, name=name, env=env, metrics=metrics, timeout_s=JOB_S_MAX)
+
+        async def collect() -> None:
+            await self.engine.run(CollectGarbage())
+
+        async def meet_at_once() -> None:
+            await guard("bootstrap", meet, metrics)
+
+        return [
+            meet_at_once(),
+            job("bootstrap", BOOTSTRAP_EVERY_S, meet),
+            job("gc", GC_EVERY_S, collect),
+            job("peers_save", PEERS_SAVED_EVERY_S, self._save_peers),
+            job("measure", MEASURE_EVERY_S, self._measure),
+        ]
+
+    async def _save_peers(self) -> None:
+        await self.engine.env.blocking(self.engine.save_peerstore)
+
+    async def _measure(self) -> None:
+        """Keep the gauges, and notice a disk that filled up or got room again."""
+        engine = self.engine
+        totals = await engine.env.blocking(engine.store.totals)
+        free = await engine.env.blocking(homes.free_bytes, engine.home)
+        engine.metrics.store_chunks.set(totals.chunks)
+        engine.metrics.store_bytes.set(totals.stored)
+        engine.metrics.store_free_bytes.set(free)
+        try:
+            await engine.env.blocking(engine.store.check_room, 0)
+        except StorageFullError as error:
+            self._problems["store"] = f"{error.message}: nothing can be put ({error.why})"
+            self.state = "read-only" if self.state == "ready" else self.state
+        else:
+            self._problems.pop("store", None)
+            self.state = "ready" if self.state == "read-only" else self.state
+
+    def _note_peer(self, event: Event) -> None:
+        engine, online = self.engine, self._online
+        assert online is not None
+        match event:
+            case Identified():
+                addresses = [address for address in event.identify.listen_addresses if not is_loopback(address)]
+                connection = online.swarm.connection(event.peer_id)
+                if connection is not None and not connection.inbound:
+                    addresses.insert(0, connection.remote_address.without_peer_id())
+                online.membership.peerstore.add(event.peer_id, addresses, engine.env.now())
+            case Disconnected():
+                engine.metrics.forget_peer(str(event.peer_id))
+            case Connected():
+                pass
+        labels = (engine.config.network.organization_id or "none", engine.config.network.region or "none")
+        engine.metrics.peers.set(len(online.swarm.connections()), *labels)
+
+    # --- status and signals ---
+
+    def _complete(self, status: NodeStatus) -> NodeStatus:
+        online = self._online
+        return replace(
+            status,
+            state=self.state,
+            listen=tuple(f"{address}/p2p/{status.peer_id}" for address in self.listen),
+            http=tuple(self._http.addresses) if self._http else (),
+            peers=len(online.swarm.connections()) if online else 0,
+            pid=os.getpid(),
+            problems=(*self._problems.values(), *status.problems),
+        )
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def _on_signal(self) -> None:
+        if self.state == "draining":  # asked twice: at once
+            log.warning("stopped a second time; ending at once")
+            os._exit(EXIT_INTERRUPT)
+        self.engine.stop_requested.set()
+
+
+@asynccontextmanager
+async def _running(jobs: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    """The jobs run while the block does."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(job) for job in jobs]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+@contextmanager
+def _hard_end(within_s: float) -> Iterator[None]:
+    """End the process when leaving takes longer than promised: a supervisor waits, and the store is always sound."""
+
+    def end() -> None:
+        log.error("not drained within %.0f s; ending at once", within_s)
+        os._exit(EXIT_TERMINATED)
+
+    timer = threading.Timer(within_s, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _notify(environ: Mapping[str, str], state: str) -> None:
+    """Tell systemd, where it waits to be told (sd_notify(3))."""
+    address = environ.get("NOTIFY_SOCKET", "")
+    if address[:1] in ("/", "@"):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as door:
+            door.connect("\0" + address[1:] if address[0] == "@" else address)
+            door.send(state.encode())
+
+
+def _group_id(name: str) -> int:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ConfigError(
+            f"network.control.group: there is no group {name!r}", mend=[f"groupadd {name}", "rage config check"]
+        ) from None

@@ -1,0 +1,83 @@
+"""The peers a node knows: where they were last reached, and when. Bounded, and kept as a text file between runs.
+
+A line a peer, newest first: peer id, seconds since the epoch, addresses by comma. It is for people, completion and the
+next start; nothing is trusted because it stands here.
+
+Source: libp2p's peer store.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from rage_net.libp2p.multiaddr import Multiaddr, MultiaddrError
+from rage_net.libp2p.peer_id import PeerId, PeerIdError
+
+PEERS_MAX = 1000
+ADDRESSES_MAX = 8
+"""Addresses kept for one peer: a host with many interfaces announces more than can be tried."""
+LINE_CHARS_MAX = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPeer:
+    """A peer, where to dial it, best address first, and when it was last connected."""
+
+    peer_id: PeerId
+    addresses: tuple[Multiaddr, ...]
+    last_seen: float
+
+
+class Peerstore:
+    """Known peers, most recently seen first."""
+
+    def __init__(self, peers: Iterable[KnownPeer] = ()) -> None:
+        self._peers: OrderedDict[PeerId, KnownPeer] = OrderedDict()
+        for peer in sorted(peers, key=lambda known: known.last_seen):
+            self._peers[peer.peer_id] = peer
+        self._trim()
+
+    def add(self, peer_id: PeerId, addresses: Iterable[Multiaddr], now: float) -> None:
+        """The peer was reached, or said where it listens; new addresses come before old ones."""
+        old = self._peers.pop(peer_id, None)
+        merged = list(dict.fromkeys([*addresses, *(old.addresses if old else ())]))
+        self._peers[peer_id] = KnownPeer(peer_id, tuple(merged[:ADDRESSES_MAX]), now)
+        self._trim()
+
+    def get(self, peer_id: PeerId) -> KnownPeer | None:
+        """What is known of a peer."""
+        return self._peers.get(peer_id)
+
+    def __iter__(self) -> Iterator[KnownPeer]:
+        return reversed(self._peers.values())
+
+    def __len__(self) -> int:
+        return len(self._peers)
+
+    def _trim(self) -> None:
+        while len(self._peers) > PEERS_MAX:
+            self._peers.popitem(last=False)
+
+    def to_text(self) -> str:
+        """The file's content."""
+        return "".join(
+            f"{peer.peer_id} {peer.last_seen:.0f} {','.join(map(str, peer.addresses))}\n"
+            for peer in reversed(self._peers.values())
+        )
+
+    @classmethod
+    def from_text(cls, text: str) -> Peerstore:
+        """Read the file's content; a line that cannot be read is left out, as the file is only a memory aid."""
+        peers = []
+        for line in text.splitlines()[:PEERS_MAX]:
+            parts = line[:LINE_CHARS_MAX].split()
+            if len(parts) != 3:
+                continue
+            try:
+                addresses = tuple(Multiaddr.parse(part) for part in parts[2].split(",")[:ADDRESSES_MAX])
+                peers.append(KnownPeer(PeerId.parse(parts[0]), addresses, float(parts[1])))
+            except (PeerIdError, MultiaddrError, ValueError):
+                continue
+        return cls(peers)
