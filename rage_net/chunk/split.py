@@ -169,8 +169,8 @@ def _is_utf8(view: memoryview, *, at_end: bool) -> bool:
             used = codecs.utf_8_decode(piece, "strict", at_end and start + len(piece) == end)[1]
         except UnicodeDecodeError:
             return False
-        if not used:  # the incomplete character
-            break
+        if not used:  # the incomplete character; CPython takes half a surrogate for one
+            return piece[0] != 0xED or len(piece) == 1 or piece[1] < 0xA0
         start += used
     return True
 
