@@ -135,7 +135,7 @@ class Node:
                 path,
                 gid=None if group is None else _group_id(group),
                 random=engine.env.random,
-                count=lambda event: engine.metrics.shed.add(1, f"control-{event}"),
+                metrics=engine.metrics,
             ):
                 yield
         finally:
