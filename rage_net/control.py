@@ -223,7 +223,7 @@ class Control:
             if sink is not None:
                 return await self._stream_octets(request, operation, sink)
             return await self._stream_lines(request, operation, headers)
-        except asyncio.CancelledError:  # the client left, or the node stops
+        except BaseException:  # cancelled or a failed write: the client left, or the node stops
             if not kind.mutates:
                 operation.task.cancel()
             raise

@@ -50,13 +50,11 @@ class Listener:
         connections_max: int,
         head_bytes_max: int = 8190,
         read_bytes: int = 64 * 1024,
-        head_timeout_s: float = HEAD_TIMEOUT_S,
         count: Callable[[str], None] = lambda event: None,
     ) -> None:
         self._handle = handle
         self._connections_max = connections_max
         self._limits = {"max_line_size": head_bytes_max, "max_field_size": head_bytes_max, "read_bufsize": read_bytes}
-        self._head_timeout_s = head_timeout_s
         self._count = count
         self._servers: list[asyncio.Server] = []
         self._web: web.Server | None = None
@@ -96,7 +94,7 @@ class Listener:
         return _Connection(
             self._web,
             loop=asyncio.get_running_loop(),
-            keepalive_timeout=self._head_timeout_s,
+            keepalive_timeout=HEAD_TIMEOUT_S,
             lingering_time=0,  # a body that nobody wants ends the connection, it is not read to its end
             auto_decompress=False,  # nobody sends us compressed requests; a bomb stays small
             access_log=None,  # type: ignore[arg-type]

@@ -369,8 +369,7 @@ async def test_words_that_are_no_http_are_answered_400_without_a_word_about_us(l
 
 
 async def test_a_client_that_trickles_its_header_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener_module.Listener.__init__, "__kwdefaults__",
-                        {**listener_module.Listener.__init__.__kwdefaults__, "head_timeout_s": 0.1})  # fmt: skip
+    monkeypatch.setattr(listener_module, "HEAD_TIMEOUT_S", 0.1)
     async with open_door() as door:
         for begun in (b"", b"GET / HT", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: "):
             reader, writer = await asyncio.open_connection(*door.address)
