@@ -189,12 +189,15 @@ class Walk:
     """
 
     def __init__(self, root: Cid, start: int = 0, end: int = DOCUMENT_BYTES_MAX) -> None:
-        """Walk `root`, a manifest, for bytes `start` to `end` (not included; beyond the document's end is no error)."""
+        """Walk `root`, a manifest, for bytes `start` to `end` (not included; beyond the document's end is no error).
+
+        Raises: ValueError when `root` is a chunk.
+        """
         if not root.is_manifest():
             raise ValueError(f"{root} is a chunk; only manifests can be walked")
         self.root: Manifest | None = None
         """The root's manifest, once it was received: it tells size, split and level."""
-        self._start, self._end = start, end
+        self._start, self._end = start, end if start < end else 0
         self._root_cid = root
         self._children: list[
             tuple[int, Link, bool]
