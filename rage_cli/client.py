@@ -9,7 +9,7 @@ Not here: where the socket lies (`rage_net.home`), what to do without a node (`s
 
 from __future__ import annotations
 
-import base64
+import binascii
 import contextlib
 import errno
 import json
@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rage_net.errors import (
     AccessDeniedError,
@@ -30,6 +30,9 @@ from rage_net.errors import (
     from_plain,
 )
 from rage_net.verbs import DecodeError, Progress, Verb, decode, encode
+
+if TYPE_CHECKING:
+    from rage_net.verbs import Sink, Source
 
 R = TypeVar("R")
 
@@ -42,26 +45,6 @@ CONNECT_TIMEOUT_S = 2.0
 """A local node accepts at once; one that does not hangs, and there is nobody else to ask."""
 
 _NO_NODE = {errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR, errno.ENOTSOCK}
-
-
-class Source(Protocol):
-    """Where octets come from; blocking."""
-
-    def readinto(self, buffer: bytearray | memoryview, /) -> int:
-        """Fill `buffer` with at least one byte; 0 at the end."""
-        ...
-
-
-class Sink(Protocol):
-    """Where octets go; blocking."""
-
-    def begin(self, size: int, /) -> None:
-        """Told once, before the first write, how many octets will come."""
-        ...
-
-    def write(self, data: bytes | bytearray | memoryview, /) -> Any:
-        """Write all of `data`."""
-        ...
 
 
 def connect(path: Path, timeout_s: float | None = None) -> Node | None:
@@ -321,7 +304,8 @@ def _dump(verb: Verb[Any]) -> bytes:
 def _head(method: str, verb: Verb[Any], length: int | None) -> bytes:
     lines = [f"{method} /v1/{verb.route} HTTP/1.1", "Host: localhost"]
     if length is None:
-        lines += ["Transfer-Encoding: chunked", "X-Rage-Verb: " + base64.urlsafe_b64encode(_dump(verb)).decode()]
+        text = binascii.b2a_base64(_dump(verb), newline=False).decode().translate({43: "-", 47: "_"})  # base64url
+        lines += ["Transfer-Encoding: chunked", f"X-Rage-Verb: {text}"]
     else:
         lines += [f"Content-Length: {length}", "Content-Type: application/json"]
     return "\r\n".join([*lines, "", ""]).encode()

@@ -12,16 +12,13 @@ import difflib
 import importlib
 import shutil
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import typer
 import typer.main
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
-from rage_cli.exits import EXITS
 from rage_cli.options import COLORS, FORMATS, LOG_FORMATS, PROGRESS, options
 from rage_cli.text import parse_duration
 from rage_net.errors import UsageError
@@ -50,7 +47,7 @@ def _columns(rows: Sequence[tuple[str, str]], width: int) -> list[str]:
     left = min(max(len(first) for first, _ in rows), 30) + 4
     lines: list[str] = []
     for first, second in rows:
-        wrapped = textwrap.wrap(second, max(width - left, 20), break_on_hyphens=False) or [""]
+        wrapped = _wrap(second, max(width - left, 20)) or [""]
         head = f"  {first}"
         if len(head) > left - 2:
             lines.append(head)
@@ -58,6 +55,12 @@ def _columns(rows: Sequence[tuple[str, str]], width: int) -> list[str]:
             lines.append(f"{head:<{left}}{wrapped.pop(0)}".rstrip())
         lines += [" " * left + line for line in wrapped]
     return lines
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
 def _section(title: str, lines: Sequence[str]) -> list[str]:
@@ -166,11 +169,13 @@ class Command(TyperCommand):
 
     def get_help(self, ctx: Any) -> str:
         """One sentence, examples, usage, arguments, options, exit codes."""
+        from rage_cli.exits import EXITS
+
         width = _help_width()
         own: list[Any] = list(super().get_params(ctx))
         marks = getattr(self.callback, "__dict__", {})
         exits = [(str(code), EXITS[code][0]) for code in marks.get("exits", ())]
-        lines = [*textwrap.wrap(_summary(self.help), width)]
+        lines = [*_wrap(_summary(self.help), width)]
         lines += _section("Examples", [f"  {line}" for line in marks.get("examples", ())])
         lines += _section("Usage", [f"  {ctx.command_path} {' '.join(self._usage(ctx, own))}"])
         rows = [_row(param, ctx) for param in own if param.param_type_name == "argument" and param.help]
@@ -185,8 +190,7 @@ class Command(TyperCommand):
         return ["[OPTIONS]", *pieces]
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """A member of a group: its line in the group's help, and how to get it when it is entered."""
 
     summary: str
@@ -237,7 +241,7 @@ class Group(TyperGroup):
     def get_help(self, ctx: Any) -> str:
         """One sentence, examples, the members, and at the root the global options."""
         width = _help_width()
-        lines = [*textwrap.wrap(_summary(self.help), width)]
+        lines = [*_wrap(_summary(self.help), width)]
         lines += _section("Examples", [f"  {line}" for line in self.examples])
         lines += _section("Usage", [f"  {ctx.command_path} [OPTIONS] COMMAND"])
         lines += _section("Commands", _columns([(name, _short(m.summary)) for name, m in self.members.items()], width))

@@ -38,8 +38,11 @@ LAST_WORDS_BYTES = 64 * 1024
 def run_here(listen: Sequence[str], bootstrap: Sequence[str], ready: Callable[[NodeStatus], None]) -> None:
     """Run the node in this process until SIGTERM or SIGINT, which the node handles."""
     import asyncio
+    import gc
 
     from rage_net import node
+
+    gc.enable()
 
     place = session.home()
     homes.require(place)

@@ -7,7 +7,6 @@ Source: design 4.5.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from rage_net.errors import UsageError
 
@@ -26,20 +25,20 @@ _ENVIRONMENT = {
 }
 
 
-@dataclass(slots=True)
 class Options:
     """The globals of one invocation. Empty `home` and `config` mean the default places."""
 
-    home: str = ""
-    config: str = ""
-    format: str = "auto"
-    color: str = "auto"
-    progress: str = "auto"
-    timeout_s: float | None = None
-    dry_run: bool = False
-    yes: bool = False
-    verbose: int = 0
-    log_format: str = "text"
+    def __init__(self) -> None:
+        self.home = ""
+        self.config = ""
+        self.format = "auto"
+        self.color = "auto"
+        self.progress = "auto"
+        self.timeout_s: float | None = None
+        self.dry_run = False
+        self.yes = False
+        self.verbose = 0
+        self.log_format = "text"
 
     def read_environment(self, environment: Mapping[str, str]) -> None:
         """Take what `RAGE_*` says. Raises UsageError naming the variable."""

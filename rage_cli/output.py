@@ -17,8 +17,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from rage_cli import text
 from rage_cli.options import options
@@ -37,8 +36,7 @@ PIPED_TABLE_COLUMNS = 240
 Kind = Literal["text", "size", "count", "time", "seconds"]
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(NamedTuple):
     """One column: its title, its value for an item, what kind of value; `wide` ones need a terminal of 120 columns."""
 
     title: str

@@ -9,16 +9,18 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rage_cli import client
-from rage_cli.client import Sink, Source
 from rage_cli.options import options
 from rage_cli.progress import Display
 from rage_net import home as homes
 from rage_net.errors import ConflictError, DeadlineError, UnavailableError, UsageError
 from rage_net.home import Home
 from rage_net.verbs import Progress, Verb
+
+if TYPE_CHECKING:
+    from rage_net.verbs import Sink, Source
 
 R = TypeVar("R")
 
@@ -82,8 +84,11 @@ def _run_here(
 ) -> R:
     """In this process, under the home's lock. The clean-up that a signal starts is awaited before it is told."""
     import asyncio
+    import gc
 
     from rage_cli.app import TerminatedError
+
+    gc.enable()
 
     terminated = False
 

@@ -5,25 +5,21 @@ Pure functions, standard library only. Binary units (KiB, MiB) because that is w
 
 from __future__ import annotations
 
-import re
 import time
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-_SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
 DURATION_S_MAX = 100 * 365 * 86400.0
 """A century: longer is a slip of the finger, and far from what floats and clocks would mind."""
-
-# C0 and C1 controls, and the marks that reorder text: a name from another machine must not drive this terminal.
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def parse_duration(text: str) -> float:
     """Seconds of `90`, `30s`, `5m`, `2h`, `7d`, `250ms`. Raises ValueError, which says what is wanted."""
-    match = _DURATION.fullmatch(text.strip())
-    if match is None:
+    unit = next(unit for unit in _SECONDS if text.strip().endswith(unit))
+    number = text.strip().removesuffix(unit)
+    if not number.replace(".", "", 1).isdecimal() or not number.isascii():
         raise ValueError(f"{text!r} is no duration; write seconds, or 30s, 5m, 2h, 7d")
-    seconds = float(match[1]) * _SECONDS[match[2]]
+    seconds = float(number) * _SECONDS[unit]
     if seconds > DURATION_S_MAX:
         raise ValueError(f"{text!r} is longer than a century")
     return seconds
@@ -66,5 +62,10 @@ def format_time(epoch_s: float) -> str:
 
 
 def safe(text: str) -> str:
-    """`text` on one line, without characters that move the cursor, colour, reorder, or cannot be encoded."""
-    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+    """`text` on one line, without what moves the cursor, colours, reorders or cannot be encoded: that is shown escaped.
+
+    A name from another machine must not drive this terminal.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

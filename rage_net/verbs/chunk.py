@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from rage_net.verbs import Verb
+from rage_net.verbs import Verb, dataclass
 
 Visibility = Literal["public", "federated", "org", "private"]
 Source = Literal["local", "cdn", "p2p"]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
-from rage_net.verbs import Verb
+from rage_net.verbs import Verb, dataclass
 
 
 @dataclass(frozen=True, slots=True)
