@@ -7,6 +7,7 @@ Source: design 4.5.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from rage_net.errors import UsageError
 
@@ -38,7 +39,7 @@ class Options:
         self.dry_run = False
         self.yes = False
         self.verbose = 0
-        self.log_format = "text"
+        self.log_format: Literal["text", "json"] = "text"
 
     def read_environment(self, environment: Mapping[str, str]) -> None:
         """Take what `RAGE_*` says. Raises UsageError naming the variable."""

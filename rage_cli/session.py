@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rage_cli import client
@@ -93,6 +94,7 @@ def _run_here(
     terminated = False
 
     async def work() -> R:
+        from rage_net import config
         from rage_net.engine import Engine
 
         nonlocal terminated
@@ -105,8 +107,9 @@ def _run_here(
             task.cancel()
 
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end)
+        settings = config.load(place.root, environ=os.environ, file=Path(options.config) if options.config else None)
         async with asyncio.timeout(options.timeout_s):
-            async with Engine.open(place, lock_timeout_s=_lock_wait_s()) as engine:
+            async with Engine.open(place, config=settings, lock_timeout_s=_lock_wait_s()) as engine:
                 return await engine.run(verb, source=source, sink=sink, progress=progress)
 
     try:
