@@ -15,6 +15,7 @@ from rage_cli.command import noun, page
 from rage_cli.options import options
 from rage_cli.output import Column, is_json, render, say
 from rage_cli.text import safe
+from rage_net.errors import ConfigError
 
 if TYPE_CHECKING:
     from rage_net.config.audit import CheckResult, Row
@@ -130,7 +131,10 @@ def path() -> None:
 
     home = session.home()
     network = network_file() or home.network_yaml
-    found = config.load(home.root, environ={}).network  # the default places: an invalid file must not hide its path
+    try:
+        found = config.load(home.root, environ=os.environ, file=network_file(), files=False).network
+    except ConfigError:  # an invalid file must not hide its own path
+        found = config.defaults(home.root).network
     places = {
         "network": network,
         "cdn": found.cdn.providers_config_file,
@@ -173,7 +177,9 @@ def network_file() -> Path | None:
 
 
 def _stdin() -> bytes:
-    return sys.stdin.buffer.read((1 << 20) + 1)
+    from rage_net.config.values import FILE_BYTES_MAX
+
+    return sys.stdin.buffer.read(FILE_BYTES_MAX + 1)
 
 
 def _shown(value: object) -> object:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rage_net.config.network import VERSION, Network
 from rage_net.config.section import Section
-from rage_net.config.values import Comparison, Secret, split_endpoint
+from rage_net.config.values import FILE_BYTES_MAX, Comparison, Secret, split_endpoint
 from rage_net.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -60,6 +60,11 @@ class Config:
     warnings: tuple[Problem, ...] = ()
 
 
+def defaults(home: Path) -> Config:
+    """What holds where nothing is configured; reads nothing."""
+    return Config(home, _absolute(Network(), home))
+
+
 def load(
     home: Path,
     *,
@@ -82,7 +87,7 @@ def load(
     data = read_bytes(path, must_exist=file is not None)
     variables = {name: environ[name] for name in ENVIRONMENT if environ.get(name)}
     if _is_empty(data) and not variables and not flags:
-        return Config(home, _absolute(Network(), home))
+        return defaults(home)
     from rage_net.config import network as module
     from rage_net.config.reader import Reader
 
@@ -186,10 +191,10 @@ def check_files(config: Config, lines: Mapping[str, int], path: str) -> None:
 
 
 def read_bytes(path: Path, *, must_exist: bool) -> bytes:
-    """A file's bytes, at most 1 MiB and one; empty when it is missing and may be. Raises: ConfigError."""
+    """A file's bytes, at most FILE_BYTES_MAX and one; empty when it is missing and may be. Raises: ConfigError."""
     try:
         with path.open("rb") as handle:
-            return handle.read((1 << 20) + 1)
+            return handle.read(FILE_BYTES_MAX + 1)
     except FileNotFoundError:
         if not must_exist:
             return b""
@@ -199,7 +204,9 @@ def read_bytes(path: Path, *, must_exist: bool) -> bytes:
 
 
 def _is_empty(data: bytes) -> bool:
-    return all(not line.strip() or line.lstrip().startswith(b"#") for line in data.splitlines())
+    return len(data) <= FILE_BYTES_MAX and all(
+        not line.strip() or line.lstrip().startswith(b"#") for line in data.splitlines()
+    )
 
 
 def _root(reader: Reader, data: bytes, name: str, section: type[Section]) -> Draft:
@@ -319,6 +326,7 @@ __all__ = [
     "Network",
     "Secret",
     "check_files",
+    "defaults",
     "load",
     "load_cdn",
     "load_replication",

@@ -78,16 +78,11 @@ def check(home: Path, *, environ: Mapping[str, str], file: Path | None) -> Check
     network = file or home / "config" / "network.yaml"
     files: list[CheckedFile] = []
     problems: list[Problem] = []
-    defaults = config.load(home, environ={})
-    places = {"cdn": defaults.network.cdn.providers_config_file}
-    places["replication"] = defaults.network.replication.policies_file
+    found = config.defaults(home)  # where the other two files are looked for when this one is invalid
+    named: dict[str, bool] = {}
     try:
         found = config.load(home, environ=environ, file=file)
         problems += found.warnings
-        places = {
-            "cdn": found.network.cdn.providers_config_file,
-            "replication": found.network.replication.policies_file,
-        }
         files.append(CheckedFile(str(network), network.exists(), _count(found.origins, str(network))))
         named = {
             "cdn": "network.cdn.providers_config_file" in found.origins,
@@ -96,8 +91,11 @@ def check(home: Path, *, environ: Mapping[str, str], file: Path | None) -> Check
     except ConfigError as error:
         problems += _problems(error, network)
         files.append(CheckedFile(str(network), network.exists(), 0))
-        named = {}
-    for root, path in places.items():
+    places = (
+        ("cdn", found.network.cdn.providers_config_file),
+        ("replication", found.network.replication.policies_file),
+    )
+    for root, path in places:
         one = check_file(path, None, home=home, environ=environ, root=root, must_exist=named.get(root, False))
         files += one.files
         problems += one.problems

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from rage_net import config
 from rage_net.config.network import VERSION
-from rage_net.errors import ConfigError
 from rage_net.durable import file_errors, write_new, write_replacing
+from rage_net.errors import ConfigError
 
 BACKUPS_MAX = 100
 """Copies kept beside one file; more would mean a loop somewhere."""

@@ -16,13 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard
 
 from rage_net.config.section import REQUIRED, Section, fields
-from rage_net.config.values import PARSERS, Between, Bytes, Comparison, Seconds, Secret, Share
+from rage_net.config.values import FILE_BYTES_MAX, PARSERS, Between, Bytes, Comparison, Seconds, Secret, Share, Url
 
 if TYPE_CHECKING:
     import yaml
 
-FILE_BYTES_MAX = 1 << 20
-"""Of one configuration file; the specification's have 2 KiB."""
 NODES_MAX = 50_000
 """Values read from one file: aliases can repeat a small file into a huge one."""
 DEPTH_MAX = 32
@@ -39,6 +37,7 @@ _KEY_OF_LINE = re.compile(r"\s*(?:- +)?[\"']?([A-Za-z_][\w-]*)[\"']?\s*:(?:\s+(.
 _SIGNS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "="}
 _QUOTED_OR_PLAIN = (Seconds, Bytes, Share, Comparison)
 _NUMBERS = (int, float, bool)
+_UNQUOTABLE = (Secret, Url)  # an address may hold a password, which is what may be wrong with it
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -196,7 +195,7 @@ class Reader:
             return self.complain(line, path, f"text is wanted, and this reads as {_READS_AS.get(tag, tag)}", mend)
         if kind is Comparison and node.style in (">", "|"):
             return self.complain(line, path, f"a bare {node.style} begins a block of text in YAML", _quote_bound(path))
-        return self._parsed(kind, bounds, node.value, path, line, quote=kind is not Secret)
+        return self._parsed(kind, bounds, node.value, path, line, quote=kind not in _UNQUOTABLE)
 
     def _parsed(self, kind: Any, bounds: tuple[Between, ...], text: str, path: str, line: int, *, quote: bool) -> Any:
         try:
@@ -248,9 +247,10 @@ class Reader:
         if typing.get_origin(kind) is tuple:
             item = typing.get_args(kind)[0]
             parts = [part.strip() for part in text.split(",") if part.strip()]
+            quote = quote and item not in _UNQUOTABLE
             values = [self._parsed(*unwrap(item)[:2], part, path, line, quote=quote) for part in parts]
             return _BAD if any(value is _BAD for value in values) else tuple(values)
-        return self._parsed(kind, bounds, text, path, line, quote=quote and kind is not Secret)
+        return self._parsed(kind, bounds, text, path, line, quote=quote and kind not in _UNQUOTABLE)
 
     def _unknown(self, name: str, line: int, path: str, known: list[str], section: type[Section] | None) -> None:
         near = difflib.get_close_matches(name, known, 1, 0.6)

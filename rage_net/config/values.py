@@ -30,6 +30,8 @@ PeerName = NewType("PeerName", str)
 Name = NewType("Name", str)
 """Letters, digits, `.`, `_` and `-`, at most 64, a letter or digit first: it goes into principals and topics."""
 
+FILE_BYTES_MAX = 1 << 20
+"""Of one configuration file, or one that holds a secret; the specification's have 2 KiB."""
 DURATION_S_MAX = 10 * 365 * 86_400
 """Ten years: longer is a slip of the unit."""
 TEXT_CHARS_MAX = 4096
