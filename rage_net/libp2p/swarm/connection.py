@@ -19,7 +19,7 @@ from rage_net.libp2p.swarm.stream import Stream
 from rage_net.libp2p.swarm.upgrade import Upgraded
 from rage_net.libp2p.transport import Link
 
-BATCH_BYTES = 256 * 1024
+BATCH_BYTES = yamux.FRAME_BYTES_MAX
 """Encrypted and handed to the link at a time."""
 GREETING_DELAY_S = 0.002
 """How long the answer to a proposal waits for the handler's first bytes, to leave in one frame with them."""
@@ -223,6 +223,7 @@ class Connection:
                 frames = self._noise.encrypt(buffers)
                 self.bytes_out += sum(map(len, frames))
                 link.write(frames)
+                del frames, buffers  # the next batch then reuses their memory while it is in the cache
         except Libp2pError as error:
             self.abort(str(error))
         for raw in session.take_drained():
