@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard
 
+from rage_net.config.compose import compose
 from rage_net.config.section import REQUIRED, Section, fields
 from rage_net.config.values import FILE_BYTES_MAX, PARSERS, Between, Bytes, Comparison, Seconds, Secret, Share, Url
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 NODES_MAX = 50_000
 """Values read from one file: aliases can repeat a small file into a huge one."""
-DEPTH_MAX = 32
-"""Nesting of one file; the deepest key stands at 7."""
 
 _TAG = "tag:yaml.org,2002:"
 _KNOWN_TAGS = {
@@ -33,7 +32,6 @@ _KNOWN_TAGS = {
 _READS_AS = {"int": "a number", "float": "a number", "bool": "true or false", "null": "nothing", "timestamp": "a date"}
 _VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{")
 _ALIASES = {"CLOUDFLARE_TOKEN": "CLOUDFLARE_API_TOKEN", "CLOUDFLARE_API_TOKEN": "CLOUDFLARE_TOKEN"}
-_KEY_OF_LINE = re.compile(r"\s*(?:- +)?[\"']?([A-Za-z_][\w-]*)[\"']?\s*:(?:\s+(.*))?$")
 _SIGNS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "="}
 _QUOTED_OR_PLAIN = (Seconds, Bytes, Share, Comparison)
 _NUMBERS = (int, float, bool)
@@ -87,7 +85,7 @@ class Reader:
 
     def read(self, data: bytes, roots: Mapping[str, type[Section]]) -> dict[str, Draft]:
         """The drafts of a file by their root keys; what is missing or broken is left out."""
-        root = compose(data, self)
+        root = compose(data, self.complain)
         if root is None:
             return {}
         if not _is_mapping(root):
@@ -332,71 +330,6 @@ def lookup(name: str, environ: Mapping[str, str], complain: Callable[[str], obje
                 complain(f"{word}_FILE names {file}, which cannot be read: {reason}")
                 return ""
     return None
-
-
-def compose(data: bytes, reader: Reader) -> yaml.Node | None:
-    """The nodes of a file, nothing constructed; None when it is empty or its problem is noted.
-
-    A file of blanks and comments, as `rage init` writes it, does not cost the import of yaml.
-    """
-    if len(data) > FILE_BYTES_MAX:
-        reader.complain(1, "", f"the file is larger than {FILE_BYTES_MAX >> 10} KiB")
-        return None
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        reader.complain(data.count(b"\n", 0, error.start) + 1, "", "the file is no UTF-8 text")
-        return None
-    if not any(line.strip() and not line.lstrip().startswith("#") for line in text.splitlines()):
-        return None
-    import yaml
-
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        depth = 0
-        for event in yaml.parse(text, Loader=loader):  # composing recurses, so a hostile depth must be seen before
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > DEPTH_MAX:
-                reader.complain(
-                    event.start_mark.line + 1 if event.start_mark else 1,
-                    "",
-                    f"values are nested deeper than {DEPTH_MAX}",
-                )
-                return None
-        return yaml.compose(text, Loader=loader)
-    except yaml.MarkedYAMLError as error:
-        _explain(error, text, reader)
-    except yaml.YAMLError:
-        reader.complain(1, "", "the file holds characters that YAML does not allow")
-    return None
-
-
-def _explain(error: yaml.MarkedYAMLError, text: str, reader: Reader) -> None:
-    """Say what is wrong without quoting more of the file than a key: the rest of the line may be a secret."""
-    mark = error.problem_mark or error.context_mark
-    at_line, column = (mark.line, mark.column) if mark else (0, 0)
-    lines = text.splitlines()
-    number = min(at_line, len(lines) - 1)
-    line = lines[number]
-    key = _KEY_OF_LINE.match(line)
-    name, rest = (key[1], key[2] or "") if key else ("", "")
-    if "\t" in line[: len(line) - len(line.lstrip())] or line[column : column + 1] == "\t":
-        reader.complain(number + 1, name, "a tab; YAML is indented with blanks", "replace each tab by two blanks")
-    elif rest.startswith((">", "|")):
-        reader.complain(
-            number + 1, name, f"a bare {rest[0]} begins a block of text in YAML", f'quote it: {name}: "..."'
-        )
-    elif rest[:1] in tuple("*&!%@`{[}],?"):
-        message = f"a value that begins with {rest[0]} means something else in YAML"
-        reader.complain(number + 1, name, message, f'quote it: {name}: "..."')
-    else:
-        words = re.sub(r"'[^']*'|\"[^\"]*\"", "...", error.problem or "it cannot be read")
-        reader.complain(
-            number + 1,
-            name,
-            f"no YAML in column {column + 1}: {words}",
-            "look at the indentation and the quotes here and above",
-        )
 
 
 def _belongs(name: str) -> str:
