@@ -1,0 +1,148 @@
+"""Nodes joined in memory: real swarms, stores and exchanges over links without sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from rage_net import keys, messages
+from rage_net.acl import Rules
+from rage_net.chunk.documents import Document, Documents
+from rage_net.chunk.ingest import ingest
+from rage_net.chunk.split import Sizes
+from rage_net.chunk.store import ChunkStore, memory_store
+from rage_net.cid import Cid
+from rage_net.env import SystemEnv
+from rage_net.libp2p.multiaddr import Multiaddr
+from rage_net.libp2p.swarm import Connection, Limits, Stream, Swarm
+from rage_net.libp2p.transport import MemoryNetwork, MemoryTransport
+from rage_net.metrics import Metrics
+from rage_net.services.exchange import Exchange
+from rage_net.services.retrieval import Network, Outcomes, Retrieval, Want, Way
+
+SIZES = Sizes(4096, 16384, 65536)
+
+
+class Collect:
+    """A sink that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.size = -1
+        self.data = bytearray()
+
+    def begin(self, size: int, /) -> None:
+        assert self.size == -1
+        self.size = size
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> None:
+        self.data += data
+
+
+class Source:
+    """Bytes as a source."""
+
+    def __init__(self, data: bytes) -> None:
+        self._rest = memoryview(data)
+
+    def readinto(self, buffer: bytearray | memoryview, /) -> int:
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+
+class Peer:
+    """One node without doors."""
+
+    def __init__(self, swarm: Swarm, env: SystemEnv, trusted: Sequence[str]) -> None:
+        self.swarm = swarm
+        self.env = env
+        self.store: ChunkStore = memory_store(env)
+        self.documents = Documents(self.store)
+        self.metrics = Metrics()
+        self.exchange = Exchange(self.store, env, Rules(frozenset(trusted)), self.metrics)
+        self.retrieval = Retrieval(self.store, env, self.metrics)
+        self.requests: list[Cid] = []
+        swarm.handle(messages.CHUNK_PROTOCOL, self.exchange.serve)
+
+    @property
+    def address(self) -> Multiaddr:
+        return self.swarm.listen_addresses()[0]
+
+    def put(self, data: bytes, visibility: str = "public", name: str = "") -> Document:
+        with self.documents.lease() as lease:
+            found = ingest(Source(data), self.store, lease, sizes=SIZES)
+            return self.documents.put(
+                lease,
+                found.root,
+                size=found.size,
+                chunks=found.chunks,
+                visibility=visibility,  # type: ignore[arg-type]
+                name=name,
+            )
+
+    async def connect(self, other: Peer) -> Connection:
+        return await self.swarm.dial(other.swarm.peer_id, [other.address], timeout_s=5)
+
+    async def fetch(self, root: Cid, sources: Sequence[Peer], **options: bool) -> tuple[bytes, Outcomes]:
+        sink = Collect()
+
+        def way(peer: Peer) -> Way:
+            async def reach() -> Connection:
+                return await self.connect(peer)
+
+            return Way(str(peer.swarm.peer_id), reach)
+
+        async def network() -> Network:
+            return Network(self.exchange, [way(peer) for peer in sources])
+
+        async with asyncio.timeout(20):
+            outcomes = await self.retrieval.fetch(Want(root, **options), network, sink)
+        assert sink.size == len(sink.data) == outcomes.size
+        return bytes(sink.data), outcomes
+
+    def answer(self, handler: Callable[[Stream], Awaitable[None]]) -> None:
+        """Put another holder in the place of the honest one."""
+        self.swarm.handle(messages.CHUNK_PROTOCOL, handler)
+
+
+class World:
+    """Makes peers; all share one network in memory."""
+
+    def __init__(self, stack: AsyncExitStack, rng: random.Random) -> None:
+        self.rng = rng
+        self._stack = stack
+        self._network = MemoryNetwork(random=rng)
+        self._count = 0
+
+    async def peer(self, trusted: Sequence[str] = (), limits: Limits | None = None) -> Peer:
+        self._count += 1
+        env = SystemEnv()
+        self._stack.callback(env.close)
+        swarm = Swarm(
+            keys.generate(self.rng),
+            transports=[MemoryTransport(self._network, f"peer{self._count}")],
+            limits=limits or Limits(),
+            agent_version="rage/test",
+        )
+        await self._stack.enter_async_context(swarm)
+        await swarm.listen(Multiaddr.parse("/memory/0"))
+        peer = Peer(swarm, env, trusted)
+        self._stack.callback(peer.store.close)
+        return peer
+
+
+@asynccontextmanager
+async def open_world(rng: random.Random) -> AsyncIterator[World]:
+    async with AsyncExitStack() as stack:
+        yield World(stack, rng)
+
+
+@pytest.fixture
+async def world(rng: random.Random) -> AsyncIterator[World]:
+    async with open_world(rng) as made:
+        yield made
