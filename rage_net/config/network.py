@@ -198,16 +198,16 @@ class Limits(Section):
     """Open connections with peers, both directions."""
     connections_per_address: Annotated[int, Between(1, 65_536)] = 64
     """Inbound connections from one IP address."""
-    handshakes: Annotated[int, Between(1, 4096)] = 64
+    handshakes: Annotated[int, Between(1, 4096)] = 128
     """Inbound connections that have not proved their peer id yet."""
     streams: Annotated[int, Between(1, 1_048_576)] = 8192
-    """Open streams, all connections together."""
+    """Inbound streams being answered, all connections together."""
     streams_per_connection: Annotated[int, Between(1, 65_536)] = 1024
     """Open inbound streams of one connection."""
     unread_bytes: Annotated[Bytes, Between(1 * MIB, 1 << 34)] = Bytes(24 * MIB)
     """Bytes that arrived and that nobody has read yet, the whole node; beyond it the greediest connection is reset."""
-    dial_timeout: Annotated[Seconds, Between(0.1, 600)] = Seconds(10)
-    """Time for one address to answer and prove its peer id."""
+    dial_timeout: Annotated[Seconds, Between(0.1, 600)] = Seconds(15)
+    """Time for a dial, all addresses of the peer together."""
     handshake_timeout: Annotated[Seconds, Between(0.1, 600)] = Seconds(10)
     """Time for an inbound connection to prove its peer id."""
     request_timeout: Annotated[Seconds, Between(0.1, 600)] = Seconds(10)
