@@ -133,7 +133,8 @@ def _release_leftovers(store: ChunkStore, documents: Documents, now: float) -> i
     """Let go for holders that no longer can: half-released ones, leases of dead processes, expired documents."""
     with store.index.read() as db:
         left = db.execute(
-            "SELECT id FROM holder WHERE kind = 'gone' OR (kind = 'lease' AND session <> ?)", (store.session,)
+            "SELECT id FROM holder WHERE kind IN ('lease', 'gone') AND (kind = 'gone' OR session <> ?)",
+            (store.session,),
         ).fetchall()
     for (holder,) in left:
         finish_release(store, holder, now)

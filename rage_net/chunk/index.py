@@ -54,7 +54,7 @@ MIGRATIONS: tuple[str, ...] = (
     );
 
     CREATE TABLE holder (                       -- what holds chunks
-        id          INTEGER PRIMARY KEY,
+        id          INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again: a release may still run for it
         kind        TEXT NOT NULL,              -- lease (a running put), document, pin, gone (being released)
         session     TEXT NOT NULL DEFAULT '',   -- of a lease: the process that took it
         root        BLOB                        -- of a pin
@@ -246,11 +246,12 @@ class Index:
 
 
 def _refuse_newer(path: Path, known: int) -> None:
-    """Raise for a file that is newer or no store of ours, without a write: opened read-only, even SQLite keeps off."""
+    """Raise for a file that is newer or no store of ours, without a write: SQLite opens it read-only."""
     if not path.exists() or path.stat().st_size == 0:
         return
     with disk("open the index", path):
-        db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S)
+        mode = "mode=ro" if path.with_name(path.name + "-wal").exists() else "immutable=1"
+        db = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True, timeout=BUSY_TIMEOUT_S)
         try:
             version = db.execute("PRAGMA user_version").fetchone()[0]
             application = db.execute("PRAGMA application_id").fetchone()[0]

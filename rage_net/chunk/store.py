@@ -107,7 +107,7 @@ class ChunkStore:
         stat, _, stored = self._load(cid)
         try:
             return _open(stat, stored)
-        except IntegrityError:
+        except (IntegrityError, NotFoundError):
             stat, stored = self._settle(cid)
             return _open(stat, stored)
 
