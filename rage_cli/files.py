@@ -165,7 +165,9 @@ class StdoutSink(_Guarded):
     def __init__(self) -> None:
         if sys.stdout.isatty():
             raise UsageError(
-                "bytes are not written to a terminal", mend=["add -o FILE", "add | less"], id="bytes-to-terminal"
+                "bytes are not written to a terminal",
+                mend=["add -o FILE, or pipe them: | less"],
+                id="bytes-to-terminal",
             )
 
     def __enter__(self) -> StdoutSink:

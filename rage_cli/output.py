@@ -174,12 +174,13 @@ def _print_table(records: Sequence[Any], columns: Sequence[Column]) -> None:
 
 
 def _print_card(record: Any, columns: Sequence[Column]) -> None:
-    """One record, a line a field; long values fold, so that they can be copied whole."""
+    """One record, a line a field that says something; long values fold, so that they can be copied whole."""
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for column in columns:
-        table.add_row(column.title, _human(column.value(record), column.kind))
+        if (shown := _human(column.value(record), column.kind)) != "-":
+            table.add_row(column.title, shown)
     _console().print(table)

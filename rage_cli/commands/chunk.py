@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +13,8 @@ from rage_cli.command import noun, page
 from rage_cli.files import FileSource, open_sink
 from rage_cli.options import options
 from rage_cli.output import Column, confirm, is_json, render, render_beside, say
-from rage_cli.session import run
+from rage_cli.progress import Display
+from rage_cli.session import home, run
 from rage_cli.text import format_duration, format_size, parse_duration
 from rage_net.errors import EXIT_FINDINGS, EXIT_OK, UsageError
 from rage_net.verbs import chunk as verbs
@@ -332,6 +335,54 @@ def import_(
         verb = verbs.ImportChunks(name, tuple(tag), visibility)  # type: ignore[arg-type]
         result = run(verb, source=source, label=source.name)
     render(result, DOCUMENT, items=result.documents, identifier=lambda it: it.root)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """The root that a put of these bytes answers, and the specification's form where it was asked for."""
+
+    cid: str
+    size: int
+    chunks: int
+    spec_cid: str = ""
+
+
+@app.command()
+@page(
+    examples=(
+        "rage chunk cid report.md",
+        "git archive HEAD | rage chunk cid -",
+        '[ "$(rage chunk cid report.md -q)" = "$CID" ]    # in CI: is it what was put?',
+    ),
+    exits=(4, 5, 9),
+)
+def cid(
+    path: PathOrStdin,
+    spec: Annotated[bool, typer.Option("--spec", help="Also the specification's form: bafk and base58.")] = False,
+) -> None:
+    """Print the root that a file has or would have; nothing is stored, and no home is needed."""
+    from rage_net.chunk.address import address
+
+    with FileSource(path) as source, Display(source.name) as progress:
+        found = address(source, sizes=split_sizes(), expected_size=source.size, progress=progress)
+    spec_cid = found.root.spec_text() if spec else ""
+    columns = (
+        Column("cid", lambda it: it.cid),
+        Column("size", lambda it: it.size, "size"),
+        Column("chunks", lambda it: it.chunks, "count"),
+        *([Column("spec cid", lambda it: it.spec_cid)] if spec else []),
+    )
+    render(Address(str(found.root), found.size, found.chunks, spec_cid), columns, identifier=lambda it: it.cid)
+
+
+def split_sizes() -> Any:
+    """How this home cuts; the defaults where it says nothing or does not exist."""
+    from rage_net import config
+    from rage_net.chunk.split import Sizes
+
+    file = Path(options.config) if options.config else None
+    cut = config.load(home().root, environ=os.environ, file=file).network.store.split
+    return Sizes(cut.min_size, cut.target_size, cut.max_size)
 
 
 def check_visibility(word: str) -> None:

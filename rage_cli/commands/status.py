@@ -21,11 +21,11 @@ STATUS = (
     Column("chunks", lambda it: it.chunks, "count"),
     Column("size", lambda it: it.bytes, "size"),
     Column("free", lambda it: it.free_bytes, "size"),
-    Column("uptime", lambda it: it.uptime_s, "seconds"),
+    Column("uptime", lambda it: it.uptime_s if it.pid else None, "seconds"),
     Column("organization", lambda it: it.organization),
     Column("region", lambda it: it.region),
     Column("version", lambda it: it.version),
-    Column("pid", lambda it: it.pid),
+    Column("pid", lambda it: it.pid or None),
 )
 
 
