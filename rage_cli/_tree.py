@@ -185,6 +185,14 @@ TREE: Node = (
                     ("PATH|-",),
                     None,
                 ),
+                "cid": (
+                    "Print the root that a file has or would have; nothing is stored, and no home is needed.",
+                    {
+                        "--spec": ("", "Also the specification's form: bafk and base58."),
+                    },
+                    ("PATH|-",),
+                    None,
+                ),
             },
         ),
         "peer": (
@@ -228,7 +236,34 @@ TREE: Node = (
             "Show, check and migrate the configuration.",
             {},
             (),
-            None,
+            {
+                "show": (
+                    "Show every value that holds, secrets masked.",
+                    {
+                        "--origin": ("", "Where each value came from."),
+                    },
+                    ("[KEY]",),
+                    None,
+                ),
+                "check": (
+                    "Check all configuration files, and say every problem with file, line, key and how to mend it.",
+                    {},
+                    ("[FILE]...",),
+                    None,
+                ),
+                "path": (
+                    "Show where the configuration files are.",
+                    {},
+                    (),
+                    None,
+                ),
+                "migrate": (
+                    "Rewrite older configuration files for this version; comments stay, and a copy of each is kept.",
+                    {},
+                    (),
+                    None,
+                ),
+            },
         ),
         "status": (
             "How this home and its node are, problems first.",
