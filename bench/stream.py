@@ -2,8 +2,8 @@
 
     python -m bench.stream [--rounds 5] [--mib 512] [--requests 5000] [--json]
 
-Rows: bytes a second on one stream and on eight, as a ratio to `bench/bare_stream.py`; requests for 4 KiB a second at 1, 16 and
-64 in flight, a stream each, with the median latency.
+Rows: bytes a second on one stream and on eight, as a ratio to `bench/bare_stream.py`; requests for 4 KiB a second at
+1, 16 and 64 in flight, a stream each, with the median latency.
 """
 
 from __future__ import annotations

@@ -200,16 +200,17 @@ def test_bytes_for_a_stream_we_have_reset_are_dropped() -> None:
     assert not pair.b.streams and not theirs.buffers
 
 
-def test_a_stream_that_nobody_reads_is_reset_when_more_comes() -> None:
-    pair = Pair()
-    ours, theirs = pair.stream()
-    pair.b.discard_read(theirs)
-    pair.b.close_write(theirs)
-    pair.pump()
-    assert not ours.is_reset
-    pair.a.send(ours, [b"more"])
-    pair.pump()
-    assert ours.is_reset and not pair.b.streams
+def test_a_stream_that_nobody_reads_may_end_in_order_and_is_reset_when_much_comes() -> None:
+    for more, is_reset in ((1000, False), (64 * KIB, True)):
+        pair = Pair()
+        ours, theirs = pair.stream()
+        pair.b.discard_read(theirs)
+        pair.b.close_write(theirs)
+        pair.a.send(ours, [bytes(more), b"x"])
+        pair.a.close_write(ours)
+        pair.pump()
+        assert ours.is_reset == is_reset and not pair.a.streams and not pair.b.streams
+        assert not theirs.buffers and pair.b._account.unread == 0
 
 
 def test_reading_with_a_limit_leaves_the_rest_where_it_is_counted() -> None:
@@ -249,13 +250,14 @@ def test_a_drained_queue_is_told_though_the_update_itself_empties_it() -> None:
 
 
 def test_a_fast_reader_gets_a_wider_window_and_a_slow_one_does_not() -> None:
+    sixteen = bytes(16 * MIB)
     for pause, expected in ((0.001, 16 * MIB), (10.0, 256 * KIB)):
         pair = Pair()
         ours, theirs = pair.stream()
-        for _ in range(200):
+        for _ in range(40):
             pair.now += pause
             if ours.queued < 16 * MIB:
-                pair.a.send(ours, [bytes(16 * MIB)])
+                pair.a.send(ours, [sixteen])
             pair.pump()
             read(pair.b, theirs, pair.now)
         assert theirs.window == expected
@@ -520,7 +522,7 @@ def test_garbage_gives_nothing_but_remote_protocol_errors_and_keeps_no_more_than
             for event in one.receive([piece], 0):
                 if isinstance(event, Changed) and event.stream.unread > 50:
                     one.read(event.stream, 0)
-                if isinstance(event, Opened):
+                if isinstance(event, Opened) and not event.stream.is_reset:
                     one.send(event.stream, [b"hello"])
             wire(one)
     except RemoteProtocolError:

@@ -23,6 +23,8 @@ BATCH_BYTES = yamux.FRAME_BYTES_MAX
 """Encrypted and handed to the link at a time."""
 GREETING_DELAY_S = 0.002
 """How long the answer to a proposal waits for the handler's first bytes, to leave in one frame with them."""
+LESSER = "another connection to this peer is kept"
+"""Why a retired connection is closed."""
 
 
 class Connection:
@@ -54,7 +56,7 @@ class Connection:
         self.close_reason = ""
         self.is_lost = False
         self.retire_at: float | None = None
-        """Set when another connection to the peer was preferred: close by then."""
+        """Set when another connection to the peer was preferred: when to begin its end."""
         self.limits = limits
         self.session = yamux.Session(
             is_dialer=not is_inbound,
@@ -151,10 +153,9 @@ class Connection:
         self._link.abort()
 
     def retire(self, at: float) -> None:
-        """Open no more streams; close when the last has ended, or at `at`."""
-        self.retire_at = at
-        self.session.go_away(yamux.Reason.NORMAL)
-        self.schedule_flush()
+        """Another connection is kept. Until `at`, who still holds this one may open streams; then they may only end."""
+        if self.retire_at is None:
+            self.retire_at = at
 
     def look_after(self, now: float) -> None:
         """What time demands: pings, stalled links, lingering streams, idleness. Called about once a second."""
@@ -171,13 +172,13 @@ class Connection:
             self.session.reset(raw)
         if self.session.streams:
             self.busy_at = now
-        elif self.retire_at is not None and self.session.is_gone_away:
-            self.begin_close("another connection to this peer is kept")
+        if self.retire_at is not None and now >= self.retire_at:
+            self.session.go_away(yamux.Reason.NORMAL)
+            if not self.session.streams or now >= self.retire_at + self.limits.linger_s:
+                self.begin_close(LESSER)
         elif now - self.busy_at >= self.limits.idle_s:
             self._counts["idle_closed"] += 1
             self.begin_close("idle")
-        if self.retire_at is not None and now >= self.retire_at:
-            self.begin_close("another connection to this peer is kept")
         self._look_for_stall(now)
 
     # -- for streams
@@ -326,7 +327,7 @@ class Connection:
         if self._stall is None:
             self._stall = (now, sent)
         elif now - self._stall[0] >= self.limits.link_stall_s:
-            if sent - self._stall[1] < self.limits.link_stall_bytes:
+            if sent - self._stall[1] < self.limits.slowest_bytes_s * self.limits.link_stall_s:
                 self._count_and_abort("link_stalls", "the peer does not read")
             self._stall = (now, sent)
 

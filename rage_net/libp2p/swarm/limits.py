@@ -41,17 +41,17 @@ class Limits:
     """From a link to a secure, multiplexed connection."""
     negotiate_timeout_s: float = 10.0
     """From a new stream to its protocol."""
+    slowest_bytes_s: int = 1024
+    """A peer that takes bytes more slowly than this is stalled: GPRS gave ten times as much."""
     write_stall_s: float = 60.0
-    """A stream's writer that could send nothing for so long resets it."""
+    """How long a stream's waiting writer puts up with that before it resets the stream."""
     link_stall_s: float = 30.0
-    """How often a full link is looked at."""
-    link_stall_bytes: int = 30 * 1024
-    """A full link that sent less since the last look is dropped: 1 KiB/s."""
+    """How long a full link puts up with that before it is dropped."""
     linger_s: float = 60.0
     """A stream closed by us and not by the peer is reset after this."""
     idle_s: float = 300.0
     """A connection without streams is closed after this."""
     retire_s: float = 10.0
-    """The lesser of two connections to one peer has this long to end its streams."""
+    """The lesser of two connections to one peer takes new streams for so long, and has `linger_s` more to end them."""
     close_s: float = 2.0
     """What a closing swarm gives its connections to send what waits."""

@@ -7,6 +7,7 @@ Deadlines: a writer that makes no progress resets its stream; a reader waits as 
 from __future__ import annotations
 
 import asyncio
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rage_net.libp2p import multistream, varint, yamux
@@ -25,6 +26,7 @@ class Stream:
 
     __slots__ = (
         "_greeting",
+        "_is_end_due",
         "_negotiation",
         "_rest",
         "_waiting_reader",
@@ -42,6 +44,7 @@ class Stream:
         self._rest: list[bytes | memoryview] = []  # taken from the session, not from us
         self._negotiation: multistream.Initiator | None = None  # whose answer has not come yet
         self._greeting = b""  # our answer, waiting for first bytes to leave with
+        self._is_end_due = False  # our half ends with the answer of `_negotiation`
         self._waiting_reader: asyncio.Future[None] | None = None
         self._waiting_writer: asyncio.Future[None] | None = None
 
@@ -149,6 +152,8 @@ class Stream:
                 self.protocol = selected.protocol
                 self._rest = [selected.rest, *buffers[index + 1 :]] if selected.rest else buffers[index + 1 :]
                 self._negotiation = None
+                if self._is_end_due:
+                    self._end_write()
                 break
         return negotiation.data_to_send()
 
@@ -158,12 +163,14 @@ class Stream:
         """Queue bytes, and wait while the stream has more to send than `Limits.queue_bytes`.
 
         The buffers are not copied: leave them as they are until the stream is closed.
-        Raises: StreamResetError, also when the peer made no room for `Limits.write_stall_s`; StreamClosedError after
-        `close_write`, or when the connection is gone.
+        Raises: StreamResetError, also when the peer takes less than `Limits.slowest_bytes_s` for `write_stall_s`;
+        StreamClosedError after `close_write`, or when the connection is gone.
         """
         raw, connection = self.raw, self.connection
         if raw.is_reset:
             raise self._gone()
+        if self._is_end_due:
+            raise StreamClosedError(f"stream {raw.id} ({self.protocol}) is closed for writing")
         if self._greeting:
             buffers, self._greeting = (self._greeting, *buffers), b""
         connection.session.send(raw, buffers)
@@ -181,26 +188,29 @@ class Stream:
                 async with asyncio.timeout(connection.limits.write_stall_s):
                     await self._waiting_writer
             except TimeoutError:
-                if raw.queued == before:
+                if before - raw.queued < connection.limits.slowest_bytes_s * connection.limits.write_stall_s:
                     connection.count("write_stalls")
                     self._abort()
-                    raise StreamResetError(
-                        f"the peer took nothing for {connection.limits.write_stall_s:.0f} s"
-                    ) from None
+                    raise StreamResetError("the peer takes nothing, or next to it") from None
             finally:
                 self._waiting_writer = None
         if raw.is_reset:
             raise self._gone()
 
     async def close_write(self) -> None:
-        """End our half; the peer reads what was written, then the end."""
-        self.send_greeting()
-        self.connection.session.close_write(self.raw)
-        self.connection.schedule_flush()
+        """End our half; the peer reads what was written, then the end.
+
+        While the answer to a lone proposal is out, the end leaves with the read that takes it, unless the peer is known
+        to bear an earlier one: js-libp2p never tells its handler of an end that came along with the protocol's name.
+        """
+        if self._negotiation is not None and not self.connection.session.joins_end:
+            self._is_end_due = True
+        else:
+            self._end_write()
 
     async def close(self) -> None:
         """End our half and read no more. Should the peer send more, it gets a reset."""
-        await self.close_write()
+        self._end_write()
         self._rest = []
         if not self.raw.is_read_closed or self.raw.buffers:
             self.connection.linger(self.raw)
@@ -208,6 +218,15 @@ class Stream:
     async def reset(self) -> None:
         """End both halves at once; what waits to be sent is dropped."""
         self._abort()
+
+    async def __aenter__(self) -> Stream:
+        """`async with stream:` closes it at the end, and resets it on an error."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await (self.close() if error is None else self.reset())
 
     # -- called by the connection
 
@@ -237,6 +256,12 @@ class Stream:
         if self.connection.close_reason:
             return StreamClosedError(f"the connection to {self.remote_peer} is gone: {self.connection.close_reason}")
         return StreamResetError(f"stream {self.raw.id} ({self.protocol}) was reset")
+
+    def _end_write(self) -> None:
+        self._is_end_due = False
+        self.send_greeting()
+        self.connection.session.close_write(self.raw)
+        self.connection.schedule_flush()
 
     def _abort(self) -> None:
         self._greeting = b""

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from random import Random, SystemRandom
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -24,7 +25,7 @@ from rage_net.libp2p.errors import DialError, Libp2pError, PeerIdMismatchError, 
 from rage_net.libp2p.identify import Identify
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId, encode_public_key
-from rage_net.libp2p.swarm.connection import Connection
+from rage_net.libp2p.swarm.connection import LESSER, Connection
 from rage_net.libp2p.swarm.dial import race
 from rage_net.libp2p.swarm.limits import Limits
 from rage_net.libp2p.swarm.stream import Stream
@@ -127,7 +128,7 @@ class Swarm:
     async def __aenter__(self) -> Swarm:
         self._tasks = asyncio.TaskGroup()
         await self._tasks.__aenter__()
-        self._spawn(self._sweep())
+        self._spawn(self._sweep)
         return self
 
     async def __aexit__(
@@ -150,18 +151,17 @@ class Swarm:
         self._listeners.clear()
         await asyncio.gather(*(connection.close("the node stops") for connection in list(self._all)))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        if self._tasks is None:
-            work.close()
-            return
-        task = self._tasks.create_task(self._guard(work))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+    def _spawn(self, work: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Run `work(*args)` in a guard, unless the swarm is not running."""
+        if self._tasks is not None:
+            task = self._tasks.create_task(self._guard(work, *args))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
 
-    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _guard(self, work: Callable[..., Awaitable[None]], *args: object) -> None:
         """One failing task never ends the swarm."""
         try:
-            await work
+            await work(*args)
         except Exception:
             self.counts["task_errors"] += 1
             log.exception("a task of the swarm failed")
@@ -224,8 +224,7 @@ class Swarm:
         if connection is None:
             raise StreamClosedError(f"{peer_id} is not connected")
         async with asyncio.timeout(timeout_s):
-            stream = await connection.open_stream([ping.PROTOCOL])
-            try:
+            async with await connection.open_stream([ping.PROTOCOL]) as stream:
                 pinger = ping.Pinger()
                 await stream.write(pinger.send(self._random.randbytes(ping.PING_BYTES), self._clock()))
                 while True:
@@ -236,8 +235,6 @@ class Swarm:
                         rtt_s = pinger.receive(buffer, self._clock())
                         if rtt_s is not None:
                             return rtt_s
-            finally:
-                await stream.close()
 
     # -- dialling
 
@@ -262,7 +259,7 @@ class Swarm:
         outcome: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
         outcome.add_done_callback(lambda future: future.cancelled() or future.exception())
         self._dials[peer_id] = outcome
-        self._spawn(self._dial_into(outcome, peer_id, addresses, timeout_s))
+        self._spawn(self._dial_into, outcome, peer_id, addresses, timeout_s)
         return await asyncio.shield(outcome)
 
     async def _dial_into(
@@ -314,8 +311,8 @@ class Swarm:
             told = "; ".join(f"{address}: {reason}" for address, reason in reasons) or "no address is known"
             raise kind(f"cannot reach {name}: {told}", reasons)
         adopted = self._adopt(*result, is_inbound=False)
-        if adopted is None:
-            raise DialError(f"cannot dial {name}: a limit was reached meanwhile")
+        if adopted is None or adopted.is_lost:
+            raise DialError(f"cannot dial {name}: the connection was refused or lost at once")
         return adopted
 
     async def _race(
@@ -381,7 +378,7 @@ class Swarm:
             link.abort()
             return
         self._handshakes[host] += 1
-        self._spawn(self._upgrade_inbound(link, host))
+        self._spawn(self._upgrade_inbound, link, host)
 
     async def _upgrade_inbound(self, link: Link, host: str) -> None:
         try:
@@ -419,20 +416,20 @@ class Swarm:
         )
         self._all[new] = None
         old = self._kept.get(peer_id)
-        if old is None or not old.is_usable or is_preferred(new, old, self.peer_id):
-            self._kept[peer_id] = new
-        for other in others:  # at most one is usable, and any retired one gives way at once
+        is_kept = old is None or not old.is_usable or is_preferred(new, old, self.peer_id)
+        kept, lesser = (new, old) if old is None or is_kept else (old, new)
+        self._kept[peer_id] = kept
+        for other in others:  # one more retired connection is enough
             if other.retire_at is not None:
-                other.begin_close("another connection to this peer is kept")
-        new.start()
-        for lesser in (old, new):
-            if lesser is not None and lesser is not self._kept[peer_id]:
-                lesser.retire(self._clock() + self.limits.retire_s)
-        kept = self._kept[peer_id]
+                other.begin_close(LESSER)
         if old is None:
             self._emit(Connected(peer_id))
+        new.session.joins_end = False
+        new.start()
+        if lesser is not None:
+            lesser.retire(self._clock() + self.limits.retire_s)
         if kept is new:
-            self._spawn(self._ask_identify(new))
+            self._spawn(self._ask_identify, new)
         if (dial := self._dials.get(peer_id)) is not None and not dial.done():
             dial.set_result(kept)
         return kept
@@ -459,7 +456,7 @@ class Swarm:
             connection.session.reset(raw)
             return
         self._serving += 1
-        self._spawn(self._serve(connection, raw))
+        self._spawn(self._serve, connection, raw)
 
     async def _serve(self, connection: Connection, raw: yamux.Stream) -> None:
         """Negotiate, then run the handler; a failure of either costs the stream and nothing else."""
@@ -501,18 +498,18 @@ class Swarm:
     async def _ask_identify(self, connection: Connection) -> None:
         try:
             async with asyncio.timeout(self.limits.negotiate_timeout_s):
-                stream = await connection.open_stream([identify.PROTOCOL])
-                try:
+                async with await connection.open_stream([identify.PROTOCOL]) as stream:
                     raw = await stream.read_message(identify.MESSAGE_BYTES_MAX)
                     self._identified(connection, identify.decode(raw))
-                finally:
-                    await stream.close()
         except (Libp2pError, TimeoutError) as error:  # a peer need not speak it
-            self.counts["identify_failures"] += 1
+            if not connection.close_reason:
+                self.counts["identify_failures"] += 1
             log.debug("%r does not identify itself: %s", connection, error)
 
     def _identified(self, connection: Connection, message: Identify) -> None:
         connection.identify = message
+        # Our own kind is known to take names, payload and end in one frame; js-libp2p is known not to.
+        connection.session.joins_end = _kind(message.agent_version) == _kind(self.agent_version)
         self._emit(Identified(connection.peer_id, message))
 
     def _describe(self, connection: Connection) -> bytes:
@@ -546,14 +543,13 @@ class Swarm:
         self._is_push_due = False
         for connection in self.connections():
             if connection.identify is not None and identify.PUSH_PROTOCOL in connection.identify.protocols:
-                self._spawn(self._send_identify_push(connection))
+                self._spawn(self._send_identify_push, connection)
 
     async def _send_identify_push(self, connection: Connection) -> None:
         try:
             async with asyncio.timeout(self.limits.negotiate_timeout_s):
-                stream = await connection.open_stream([identify.PUSH_PROTOCOL])
-                await stream.write(self._describe(connection))
-                await stream.close()
+                async with await connection.open_stream([identify.PUSH_PROTOCOL]) as stream:
+                    await stream.write(self._describe(connection))
         except (Libp2pError, TimeoutError) as error:
             log.debug("%r takes no push: %s", connection, error)
 
@@ -567,9 +563,13 @@ async def _echo(stream: Stream) -> None:
     echo.end()
 
 
+def _kind(agent_version: str | None) -> str:
+    return (agent_version or "").partition("/")[0]
+
+
 def _reason(error: Exception | None) -> str:
     if error is None or isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, OSError):
-        return (error.strerror or str(error)).lower()
+        return os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error.strerror or str(error)
     return str(error)

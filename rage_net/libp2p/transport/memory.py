@@ -6,6 +6,7 @@ Time passes only through the event loop, so that a loop with a virtual clock rep
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from random import Random
@@ -51,6 +52,7 @@ class MemoryLink:
         self.other: MemoryLink
         self._network = network
         self._receiver: Receiver | None = None
+        self._coming: deque[bytes] = deque()  # on the way
         self._inbox = bytearray()  # arrived, not delivered
         self._rest = b""  # delivered, not used
         self._waiting = 0
@@ -82,7 +84,8 @@ class MemoryLink:
         self._waiting += len(data)
         self.is_full = self._waiting > self._network.conditions.capacity_bytes
         limit = self._network.conditions.break_after_bytes
-        asyncio.get_running_loop().call_later(self._network.conditions.delay_s, self.other._arrive, data)
+        self.other._coming.append(data)
+        asyncio.get_running_loop().call_later(self._network.conditions.delay_s, self.other._arrive)
         if limit is not None and self._sent >= limit:
             asyncio.get_running_loop().call_later(self._network.conditions.delay_s, self._break)
 
@@ -120,7 +123,8 @@ class MemoryLink:
             self._receiver.connection_lost(error)
             self._receiver = None
 
-    def _arrive(self, data: bytes) -> None:
+    def _arrive(self) -> None:
+        data = self._coming.popleft()  # timers that are due at one time come in any order
         if not self._is_lost:
             self._inbox += data
             self._schedule()

@@ -38,6 +38,8 @@ REFUSED_MAX = 4_096
 """Streams refused on one connection before it ends: a flood, not a burst."""
 CONTROL_FRAMES_MAX = 8_192
 """Control frames that wait to be sent, 96 KiB: a peer that makes us answer and never reads ends its connection."""
+DISCARD_BYTES_MAX = 64 * 1024
+"""What may still come for a stream that nobody reads before it is reset."""
 GROW_ROUND_TRIPS = 4
 """A window read in less time than this many round trips is the bottleneck: it doubles."""
 ROUND_TRIP_S_MIN = 0.005
@@ -71,6 +73,8 @@ class Session:
         self.is_going_away = False
         self.is_gone_away = False
         self.ping_sent_at: float | None = None
+        self.joins_end = True
+        """Whether a FIN may ride on the last payload: js-libp2p takes it first, and drops the payload."""
         self._account = account
         self._now = now
         self._streams_max = streams_max
@@ -123,9 +127,12 @@ class Session:
             self._make_ready(stream)
 
     def discard_read(self, stream: Stream) -> None:
-        """Nobody reads any more: drop what is here, and reset the stream if more comes."""
+        """Nobody reads any more: drop what is here and what comes, and reset the stream if that is much.
+
+        A little may come: the peer's agreement to a protocol, or the end of an answer.
+        """
         self._drop_unread(stream)
-        stream.is_discarding = True
+        stream.discard_left = DISCARD_BYTES_MAX
 
     def reset(self, stream: Stream) -> None:
         """End both halves at once and tell the peer."""
@@ -221,7 +228,8 @@ class Session:
         size = min(stream.queued, stream.send_window, FRAME_BYTES_MAX)
         flags = stream.flags
         is_last = stream.is_closing and size == stream.queued
-        if is_last:
+        is_end_apart = is_last and size > 0 and not self.joins_end
+        if is_last and not is_end_apart:
             flags |= FIN
         if not size and not flags:
             return 0  # no room: a window update makes it ready again
@@ -229,6 +237,8 @@ class Session:
         out.append(pack(0, DATA, flags, stream.id, size))
         if size:
             self._take_from_queue(stream, size, out)
+        if is_end_apart:
+            out.append(pack(0, WINDOW_UPDATE, FIN, stream.id, 0))
         if is_last:
             stream.is_write_closed = True
             self._forget_if_done(stream)
@@ -236,7 +246,7 @@ class Session:
             self._make_ready(stream)
         if size and not stream.queued:
             self._drained.append(stream)
-        return HEADER_BYTES + size
+        return HEADER_BYTES * (1 + is_end_apart) + size
 
     def _take_from_queue(self, stream: Stream, size: int, out: list[Buffer]) -> None:
         stream.send_window -= size
@@ -359,13 +369,14 @@ class Session:
         stream = self._target
         if stream is None or stream.is_reset:
             return
-        cost = size + BUFFER_COST
-        if not self._account.charge(cost):
-            raise LimitError("yamux: the budget of unread bytes is used up, most of it by this connection")
-        stream.buffers.append(buffer)
-        stream.unread += size
-        stream.cost += cost
-        self._changed[stream] = None
+        if stream.discard_left is None:
+            cost = size + BUFFER_COST
+            if not self._account.charge(cost):
+                raise LimitError("yamux: the budget of unread bytes is used up, most of it by this connection")
+            stream.buffers.append(buffer)
+            stream.unread += size
+            stream.cost += cost
+            self._changed[stream] = None
         if not self._missing and self._is_final:
             self._end(stream)
 
@@ -401,15 +412,17 @@ class Session:
             self._end(stream)
 
     def _expect(self, stream: Stream, length: int) -> Stream | None:
-        """Account for a payload about to come. None when nobody will read it."""
+        """Account for a payload about to come. None when the stream was reset for it."""
         if stream.is_read_closed:
             raise RemoteProtocolError("yamux: bytes after the end of a stream")
         if length > stream.receive_window:
             raise RemoteProtocolError(f"yamux: {length} bytes, the window has {stream.receive_window}")
-        if stream.is_discarding:
-            self.reset(stream)
-            return None
         stream.receive_window -= length
+        if stream.discard_left is not None:
+            stream.discard_left -= length
+            if stream.discard_left < 0:
+                self.reset(stream)
+                return None
         return stream
 
     def _widen(self, stream: Stream, length: int) -> None:

@@ -15,12 +15,12 @@ class Stream:
     __slots__ = (
         "buffers",
         "cost",
+        "discard_left",
         "flags",
         "granted_at",
         "id",
         "is_acked",
         "is_closing",
-        "is_discarding",
         "is_inbound",
         "is_read_closed",
         "is_ready",
@@ -48,7 +48,7 @@ class Stream:
         self.receive_window = WINDOW_BYTES_INITIAL
         self.granted_at = now
         self.is_read_closed = False
-        self.is_discarding = False
+        self.discard_left: int | None = None
         # sending
         self.queue: deque[Buffer] = deque()
         self.queued = 0
