@@ -1,1 +1,36 @@
-true
+#!/bin/sh
+# Install what the tests need besides Python packages: sh scripts/test-deps.sh VENV
+# System packages where the user is root on Debian, the protobuf generator, js-libp2p and py-libp2p.
+set -eu
+cd "$(dirname "$0")/.."
+bin=$(cd "$1/bin" && pwd)
+
+# command or header to look for, and the Debian package that has it
+needs='cc:gcc openssl:openssl fish:fish zsh:zsh tmux:tmux gmp.h:libgmp-dev'
+# gcc and libgmp-dev: py-libp2p compiles a C extension. fish and zsh: their completions are tried in the shells themselves.
+
+missing=
+for need in $needs; do
+  name=${need%%:*}
+  case $name in
+    *.h) found=$(find /usr/include /usr/local/include /opt/homebrew/include -name "$name" 2>/dev/null | head -n 1) ;;
+    *) found=$(command -v "$name" || true) ;;
+  esac
+  [ -n "$found" ] || missing="$missing ${need#*:}"
+done
+headers=$("$bin/python" -c 'import sysconfig; print(sysconfig.get_path("include") + "/Python.h")')
+[ -e "$headers" ] || missing="$missing python3-dev"
+
+if [ -n "$missing" ]; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    export DEBIAN_FRONTEND=noninteractive
+    # shellcheck disable=SC2086 # one argument a package
+    apt-get install -qq -y --no-install-recommends $missing >/dev/null ||
+      { apt-get update -qq && apt-get install -qq -y --no-install-recommends $missing >/dev/null; }
+  else
+    echo "tests: some will be skipped or fail; as root: apt-get install$missing" >&2
+  fi
+fi
+
+sh scripts/protos.sh "$bin" --install
+sh scripts/foreign-peers.sh tests/foreign/.peers "$bin/python"
