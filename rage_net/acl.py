@@ -48,6 +48,8 @@ class Rules:
     """What the configuration says of access."""
 
     trusted_peers: frozenset[str] = frozenset()
+    public_to_strangers: bool = True
+    """False once a CA is set, unless `security.public_access` says so: then only its certificate holders read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ def authorize(resource: ChunkResource, principal: Principal, action: Action, rul
     if principal.kind == "operator":
         return Decision(True, "the operator of this node", tuple(tried))
     tried.append("public")
-    if action == "read" and "public" in resource.visibilities:
+    if action == "read" and "public" in resource.visibilities and rules.public_to_strangers:
         return Decision(True, "a public document holds it", tuple(tried))
     tried.append("security.trusted_peers")
     if action == "read" and principal.kind == "peer" and principal.name in rules.trusted_peers:

@@ -100,6 +100,7 @@ class Control:
         metrics: Metrics,
         gid: int | None = None,
         credentials: Callable[[socket.socket], local_socket.Credentials] = local_socket.peer_credentials,
+        connections_max: int = CONNECTIONS_MAX,
         stall_s: float = STALL_S,
         drain_s: float = DRAIN_S,
     ) -> None:
@@ -119,7 +120,7 @@ class Control:
         self._identity = (0, 0)
         self._listener = Listener(
             self._handle,
-            connections_max=CONNECTIONS_MAX,
+            connections_max=connections_max,
             head_bytes_max=HEAD_BYTES_MAX,
             read_bytes=READ_BYTES,
             count=lambda event: metrics.shed.add(1, f"control-{event}"),

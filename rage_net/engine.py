@@ -57,6 +57,14 @@ STOP_WITHIN_S = 10.0
 PINGS_MAX = 1000
 
 
+def rules_of(config: Config) -> Rules:
+    """What the configuration says of access. With a CA set, `trusted_peers` counts no more (design D7)."""
+    security = config.network.security
+    if security.ca_cert is None:
+        return Rules(frozenset(security.trusted_peers), public_to_strangers=True)
+    return Rules(frozenset(), public_to_strangers=security.public_access)
+
+
 @dataclass(frozen=True, slots=True)
 class Online:
     """The network half of an engine."""
@@ -79,7 +87,7 @@ class Engine:
         self.retrieval = Retrieval(store, env, metrics)
         self.env = env
         self.metrics = metrics
-        self.rules = Rules(frozenset(config.network.security.trusted_peers))
+        self.rules = rules_of(config)
         self.organization = config.network.organization_id
         self.started_at = env.monotonic()
         self.stop_requested = asyncio.Event()
@@ -319,6 +327,7 @@ class Engine:
             connections_per_ip=bounds.connections_per_address,
             handshakes=bounds.handshakes,
             streams=bounds.streams_per_connection,
+            streams_total=bounds.streams,
             unread_bytes=bounds.unread_bytes,
             dial_timeout_s=bounds.dial_timeout,
             handshake_timeout_s=bounds.handshake_timeout,

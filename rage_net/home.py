@@ -386,20 +386,31 @@ def free_bytes(home: Home) -> int:
     return status.f_bavail * status.f_frsize
 
 
-def claim_socket_path(home: Home, environ: Mapping[str, str]) -> Path:
+def claim_socket_path(home: Home, environ: Mapping[str, str], gid: int | None = None) -> Path:
     """Where a node that holds the lock binds its socket, at most 100 bytes; what an earlier node left there is removed.
 
     A home with a longer path gets a socket in a private runtime directory (`$XDG_RUNTIME_DIR/rage`, else
-    `/tmp/rage-<uid>`), and `node.sock` becomes a text file that holds its path.
+    `/tmp/rage-<uid>`), and `node.sock` becomes a text file that holds its path. Members of the group `gid` may pass
+    through the directories that lead to the socket, and see nothing else in them.
     """
     with file_errors(home.socket):
         home.socket.unlink(missing_ok=True)
+        _let_pass(home.root, gid)
         if len(os.fsencode(home.socket)) <= SOCKET_PATH_BYTES_MAX:
             return home.socket
         path = _runtime_socket(home, environ)
         path.unlink(missing_ok=True)
-        write_replacing(home.socket, os.fsencode(path) + b"\n")
+        write_replacing(home.socket, os.fsencode(path) + b"\n", mode=SECRET if gid is None else 0o640)
+        if gid is not None:
+            os.chown(home.socket, -1, gid)
+            _let_pass(path.parent, gid)
         return path
+
+
+def _let_pass(directory: Path, gid: int | None) -> None:
+    if gid is not None:
+        os.chown(directory, -1, gid)
+    directory.chmod(_MODE_HOME if gid is None else 0o710)
 
 
 def release_socket_path(home: Home) -> None:

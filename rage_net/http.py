@@ -101,6 +101,7 @@ class Http:
         hosts: Collection[str] = (),
         tls_cert: Path | None = None,
         tls_key: Path | None = None,
+        connections_max: int = CONNECTIONS_MAX,
         max_age_s: int = MAX_AGE_S,
     ) -> None:
         self._chunks = chunks
@@ -109,6 +110,7 @@ class Http:
         self._hosts = {"localhost", *(host.lower().rstrip(".") for host in hosts)}
         self._tls = (tls_cert, tls_key) if tls_cert is not None else None
         self._cache_control = f"public, max-age={max_age_s}, immutable"
+        self._connections_max = connections_max
         self._bodies_bytes = 0
         self._bodies = asyncio.Condition()
         self._doors: list[tuple[str, frozenset[str], Listener]] = []
@@ -125,7 +127,7 @@ class Http:
         served = frozenset(routes)
         listener = Listener(
             functools.partial(self._handle, served),
-            connections_max=CONNECTIONS_MAX,
+            connections_max=self._connections_max,
             count=lambda event: self._metrics.shed.add(1, f"http-{event}"),
         )
         self._doors.append((address, served, listener))

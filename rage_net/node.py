@@ -127,14 +127,16 @@ class Node:
     @asynccontextmanager
     async def _control(self) -> AsyncIterator[None]:
         engine, group = self.engine, self.engine.config.network.control.group
-        path = await engine.env.blocking(homes.claim_socket_path, engine.home, self._environ)
+        gid = None if group is None else _group_id(group)
+        path = await engine.env.blocking(homes.claim_socket_path, engine.home, self._environ, gid)
         try:
             async with Control(
                 engine,
                 verbs.registry(),
                 path,
-                gid=None if group is None else _group_id(group),
+                gid=gid,
                 random=engine.env.random,
+                connections_max=engine.config.network.limits.control_connections,
                 metrics=engine.metrics,
             ):
                 yield
@@ -171,6 +173,7 @@ class Node:
             hosts=keys.hosts,
             tls_cert=keys.tls_cert,
             tls_key=keys.tls_key,
+            connections_max=self.engine.config.network.limits.http_connections,
         )
 
     def _why_not_ready(self) -> list[str]:

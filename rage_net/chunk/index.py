@@ -87,7 +87,7 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE UNIQUE INDEX document_name ON document (organisation, name) WHERE name <> '';
     CREATE INDEX document_order ON document (name, doc_id);
     CREATE INDEX document_root ON document (root);
-    CREATE INDEX document_expires ON document (expires_at) WHERE expires_at IS NOT NULL;
+    CREATE INDEX document_expires ON document (expires_at, doc_id) WHERE expires_at IS NOT NULL;
 
     CREATE TABLE tag (
         doc_id      TEXT NOT NULL,
@@ -173,6 +173,8 @@ class Index:
 
     def _connect(self) -> sqlite3.Connection:
         name = ":memory:" if self._path is None else str(self._path)
+        if self._path is not None:  # SQLite would leave the mode to the umask; its log takes the mode of the file
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         db = sqlite3.connect(name, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         db.execute("PRAGMA trusted_schema = OFF")
         return db

@@ -214,8 +214,6 @@ class Limits(Section):
     """Time for a peer to begin its answer."""
     idle_timeout: Annotated[Seconds, Between(1, 86_400)] = Seconds(300)
     """Time after which a connection without streams is closed."""
-    requests_in_flight: Annotated[int, Between(1, 4096)] = 64
-    """Chunk requests on the way to one peer."""
     http_connections: Annotated[int, Between(1, 65_536)] = 256
     """Open connections of the HTTP door."""
     control_connections: Annotated[int, Between(1, 4096)] = 64

@@ -24,6 +24,12 @@ def test_one_public_document_opens_a_chunk_that_others_share(principal: Principa
     assert authorize(ChunkResource(CID, frozenset({"private", "public"})), principal, "read", Rules(), 0.0).allowed
 
 
+def test_once_a_ca_is_set_strangers_read_what_is_public_only_where_that_was_allowed() -> None:
+    resource = ChunkResource(CID, frozenset({"public"}))
+    assert not authorize(resource, PEER, "read", Rules(public_to_strangers=False), 0.0).allowed
+    assert authorize(resource, PEER, "read", Rules(public_to_strangers=True), 0.0).allowed
+
+
 def test_a_trusted_peer_reads_anything_and_does_nothing_else() -> None:
     resource = ChunkResource(CID, frozenset({"private"}))
     assert authorize(resource, PEER, "read", TRUSTED, 0.0).allowed

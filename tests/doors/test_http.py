@@ -413,9 +413,8 @@ async def test_more_chunks_than_memory_allows_wait_and_then_are_told_to_come_aga
             assert response.status == 200
 
 
-async def test_connections_beyond_the_limit_are_closed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_module, "CONNECTIONS_MAX", 2)
-    async with open_door() as door:
+async def test_connections_beyond_the_limit_are_closed_at_once() -> None:
+    async with open_door(connections_max=2) as door:
         held = [await asyncio.open_connection(*door.address) for _ in range(2)]
         for _, writer in held:
             writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
