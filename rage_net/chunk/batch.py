@@ -155,9 +155,10 @@ class Batch:
 
     def _stage(self, cid: Cid, encoding: str, stored: Data, size: int) -> Stat:
         length = len(stored)
-        self._store.check_room(length)
+        is_small = length <= SMALL_BYTES_MAX
+        self._store.check_room(length, 0 if is_small else 1)
         checksum = cid.digest[:CHECKSUM_BYTES] if encoding == "raw" else blake3(stored).digest(length=CHECKSUM_BYTES)
-        small, token = (bytes(stored), "") if length <= SMALL_BYTES_MAX else (b"", self._store.bodies.stage(stored))
+        small, token = (bytes(stored), "") if is_small else (b"", self._store.bodies.stage(stored))
         staged = Staged(Stat(cid, size, length, encoding, self._cache), checksum, small, token)
         self._store.promise(length)
         with self._lock:

@@ -31,8 +31,8 @@ QUARANTINE_FILES_MAX = 128
 class Bodies(Protocol):
     """What a chunk store needs from where bytes lie. Thread-safe, but publish and delete come one at a time."""
 
-    def check_room(self, size: int, quota: Quota) -> None:
-        """Raise StorageFullError when `size` more bytes would leave less free than `quota` wants."""
+    def check_room(self, size: int, files: int, quota: Quota) -> None:
+        """Raise StorageFullError when so many more bytes and files would leave less free than `quota` wants."""
 
     def stage(self, stored: Data) -> str:
         """Write bytes aside and give the token of the staged copy."""
@@ -85,13 +85,13 @@ class FileBodies:
                 _sync_directory(os.path.dirname(os.path.abspath(self._root)))
         self.sweep(STRAYS_AT_OPEN_MAX)
 
-    def check_room(self, size: int, quota: Quota) -> None:
-        """Raise StorageFullError when `size` more bytes, or one more file, would eat into what must stay free."""
+    def check_room(self, size: int, files: int, quota: Quota) -> None:
+        """Raise StorageFullError when so many more bytes and files would eat into what must stay free."""
         stat = os.statvfs(self._root)
         free = stat.f_bavail * stat.f_frsize
         if free - size < quota.free_bytes_min:
             raise full("no room for more chunks", f"{free} bytes are free, {quota.free_bytes_min} must stay so")
-        if stat.f_files and stat.f_favail <= quota.free_inodes_min:
+        if files and stat.f_files and stat.f_favail - files < quota.free_inodes_min:
             raise full("no room for more chunks", f"{stat.f_favail} inodes are free on the file system of {self._root}")
 
     def stage(self, stored: Data) -> str:

@@ -51,7 +51,7 @@ def collect(
     grace time now. `cancelled` is asked between batches. What went, counts and bytes at rest, is in the result.
     """
     started, now = store.env.monotonic(), store.env.now()
-    cutoff, cache = _read_plan(plan) if plan else (math.floor((now - grace_s) * 1000) / 1000, cache)
+    cutoff, cache = _read_plan(plan) if plan else (math.ceil((now - grace_s) * 1000) / 1000, cache)
     if dry_run or plan:
         expired = documents.expired()
         chunks, size, plan_id = _plan(store, cutoff, cache, [document.doc_id for document in expired])

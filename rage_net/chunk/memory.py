@@ -23,7 +23,7 @@ class MemoryBodies:
         self._published: dict[Cid, bytes] = {}
         self.quarantined: dict[Cid, bytes] = {}
 
-    def check_room(self, size: int, quota: Quota) -> None:
+    def check_room(self, size: int, files: int, quota: Quota) -> None:
         """There is always room below the quota of bytes, which the store checks."""
 
     def stage(self, stored: Data) -> str:

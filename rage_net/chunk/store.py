@@ -209,18 +209,18 @@ class ChunkStore:
                     self.bodies.delete(stat.cid)
         return [stat for stat, _ in gone]
 
-    def check_room(self, size: int) -> None:
-        """Raise StorageFullError unless `size` more bytes fit; cached chunks, oldest first, make way for them."""
+    def check_room(self, size: int, files: int = 1) -> None:
+        """Raise StorageFullError unless so many bytes and files fit; cached chunks make way, the oldest first."""
         while True:
             try:
-                self._check_room(size)
+                self._check_room(size, files)
             except StorageFullError:
                 if not self.evict(DELETE_BATCH):
                     raise
             else:
                 return
 
-    def _check_room(self, size: int) -> None:
+    def _check_room(self, size: int, files: int) -> None:
         limit = self._quota.bytes_max
         if limit is not None:
             used = self.totals().stored + self._promised
@@ -228,7 +228,7 @@ class ChunkStore:
                 raise full(
                     "the quota of the store is used up", f"{used} of {limit} bytes are taken, {size} more wanted"
                 )
-        self.bodies.check_room(size, self._quota)
+        self.bodies.check_room(size, files, self._quota)
 
     def evict(self, limit: int) -> Sequence[Stat]:
         """Delete up to `limit` cached chunks, oldest first; empty when there is none left to evict."""
