@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,7 +23,14 @@ from rage_net.chunk.shelf import vouch
 from rage_net.chunk.store import ChunkStore, mismatch
 from rage_net.cid import Cid
 from rage_net.env import Env
-from rage_net.errors import IntegrityError, NotFoundError, PeerProtocolError, RageError, StorageFullError
+from rage_net.errors import (
+    IntegrityError,
+    NotFoundError,
+    PeerProtocolError,
+    RageError,
+    StorageFullError,
+    UnavailableError,
+)
 from rage_net.verbs import Sink
 
 if TYPE_CHECKING:
@@ -41,6 +48,8 @@ SIZE_UNKNOWN = 1 << 20
 DISTRUST_S = 3600.0
 """A peer that sent wrong bytes is not asked again for so long."""
 DISTRUSTED_MAX = 4096
+SAID_MAX = 8
+"""Sources named in an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +85,7 @@ class Outcomes:
 
     size: int = 0
     sources: dict[str, int] = field(default_factory=lambda: {"local": 0, "cdn": 0, "p2p": 0})
-    said: dict[str, str] = field(default_factory=dict)
+    said: dict[str, RageError] = field(default_factory=dict)
 
 
 class Retrieval:
@@ -92,8 +101,8 @@ class Retrieval:
         """Deliver the bytes of a root, in order.
 
         `network` is called once something is missing here: a download that is all local starts none.
-        Raises: NotFoundError naming each way that was tried and what it said; IntegrityError when a manifest lies or
-        rotten local bytes cannot be had elsewhere.
+        Raises: NotFoundError, or UnavailableError when nobody could be asked, naming each way that was tried and what
+        it said; IntegrityError when a manifest lies, or nobody has bytes that match.
         """
         outcomes = Outcomes()
         try:
@@ -262,7 +271,7 @@ class _Remote:
             self._exchange = network.exchange
             await asyncio.gather(*(self._reach(way, alone=len(network.ways) == 1) for way in network.ways))
             if not network.ways:
-                self._outcomes.said["peers"] = "none is connected or configured"
+                self._outcomes.said["peers"] = NotFoundError("none is connected or configured")
         self._is_searching = False
         self._wake.set()
 
@@ -270,13 +279,13 @@ class _Remote:
         try:
             connection = await way.reach()
         except RageError as error:
-            self._outcomes.said[way.name] = error.message
+            self._outcomes.said[way.name] = error
             return
         peer = connection.peer_id
         if peer in self._connections:
             return
         if self._service.is_distrusted(peer):
-            self._outcomes.said[way.name] = "sent wrong bytes lately; not asked"
+            self._outcomes.said[way.name] = IntegrityError("sent wrong bytes lately; not asked")
             return
         self._connections[peer] = connection
         if not alone:  # with one source there is nothing to choose: it may as well be asked for the chunk at once
@@ -292,14 +301,14 @@ class _Remote:
             answers = await self._exchange.have(connection, cids)
         except RageError as error:
             self._schedule.add_source(peer)
-            self._outcomes.said[str(peer)] = error.message
+            self._outcomes.said[str(peer)] = error
             if _outcome_of(error) in ("dead", "slow"):
                 self._schedule.drop(peer, error.message)
         else:
             self._schedule.add_source(peer)
             self._schedule.learn(peer, dict(zip(cids, answers, strict=True)))
             if not any(answers):
-                self._outcomes.said[str(peer)] = "not found"
+                self._outcomes.said[str(peer)] = NotFoundError("not found")
         self._wake.set()
 
     # --- asking ---
@@ -367,7 +376,7 @@ class _Remote:
         peer: PeerId = ask.source  # type: ignore[assignment]
         outcome = _outcome_of(error)
         self._schedule.failed(ask, outcome, self._service.env.monotonic(), error.message)
-        self._outcomes.said[str(peer)] = "not found" if outcome == "missing" else error.message
+        self._outcomes.said[str(peer)] = NotFoundError("not found") if outcome == "missing" else error
         if outcome == "wrong":
             self._service.distrust(peer)
             self._service.metrics.failures.add(1, "wrong_bytes")
@@ -377,16 +386,30 @@ class _Remote:
         future = self._wanted.pop(cid)
         self._schedule.forget(cid)
         if not future.done():
-            said = "; ".join(f"{name}: {words}" for name, words in list(self._outcomes.said.items())[:8])
-            future.set_exception(
-                NotFoundError(
-                    f"{cid} is not to be had",
-                    id="chunk-not-found",
-                    why=f"not in the local store; {said}" if said else "not in the local store, and no peer was asked",
-                    mend=("rage peer list", f"rage chunk get {self._want.root} --peer MULTIADDR"),
-                )
-            )
+            future.set_exception(_not_to_be_had(cid, self._want.root, self._outcomes.said))
             future.exception()  # whoever waits for it will see it; if nobody does, that is no bug
+
+
+def _not_to_be_had(cid: Cid, root: Cid, said: Mapping[str, RageError]) -> RageError:
+    """Why a chunk could not be had, in the class that tells the caller what to do next.
+
+    One source that looked and has it not makes it not found; else wrong bytes an integrity error; else sources that
+    could not be asked mean: try again.
+    """
+    kind: type[RageError] = NotFoundError
+    code = "chunk-not-found"
+    if not any(isinstance(error, NotFoundError) for error in said.values()):
+        if any(isinstance(error, IntegrityError) for error in said.values()):
+            kind, code = IntegrityError, "wrong-bytes"
+        elif said:
+            kind, code = UnavailableError, "sources-unreachable"
+    words = "; ".join(f"{name}: {error.message}" for name, error in list(said.items())[:SAID_MAX])
+    return kind(
+        f"{cid} is not to be had",
+        id=code,
+        why=f"not in the local store; {words}" if words else "not in the local store, and no peer was asked",
+        mend=("rage peer list", f"rage chunk get {root} --peer MULTIADDR"),
+    )
 
 
 def _outcome_of(error: RageError) -> Outcome:
