@@ -136,8 +136,9 @@ def _release_leftovers(store: ChunkStore, documents: Documents, now: float) -> i
             "SELECT id FROM holder WHERE kind IN ('lease', 'gone') AND (kind = 'gone' OR session <> ?)",
             (store.session,),
         ).fetchall()
-    for (holder,) in left:
+    for holder in [*(row[0] for row in left), *store.lost_leases]:
         finish_release(store, holder, now)
+        store.lost_leases.discard(holder)
     count = 0
     while expired := documents.expired():
         count += sum(documents.remove(document) for document in expired)

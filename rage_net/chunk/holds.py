@@ -8,6 +8,7 @@ Source: design D7 ("naming a CID grants nothing"); peers.md 7 and 10.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from itertools import islice
 from sqlite3 import Connection
@@ -15,6 +16,9 @@ from sqlite3 import Connection
 from rage_net.chunk.batch import hold
 from rage_net.chunk.store import ChunkStore
 from rage_net.cid import Cid
+from rage_net.errors import StorageFullError
+
+log = logging.getLogger(__name__)
 
 HOLD_BATCH = 512
 """Chunks held in one transaction."""
@@ -44,7 +48,17 @@ class Lease:
         with self._store.index.read() as db:
             unused = db.execute("SELECT 1 FROM holder WHERE id = ? AND kind = 'lease'", (self.id,)).fetchone()
         if unused:
-            release(self._store, self.id, self._store.env.now())
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """A put that failed for want of room must not take the ballast: deleting needs it."""
+        try:
+            with self._store.index.write(durable=False) as db:
+                db.execute("UPDATE holder SET kind = 'gone' WHERE id = ?", (self.id,))
+        except StorageFullError:
+            self._store.lost_leases.add(self.id)
+        else:
+            finish_release(self._store, self.id, self._store.env.now(), spend_ballast=False)
 
     def hold(self, cids: Iterable[Cid], *, counts: bool = False) -> None:
         """Hold chunks that are here, or that will come. Cached ones are made durable first.
@@ -77,8 +91,8 @@ def release(store: ChunkStore, holder: int, now: float) -> None:
     finish_release(store, holder, now)
 
 
-def finish_release(store: ChunkStore, holder: int, now: float) -> None:
-    """The rest of `release`, for a holder that is `gone` already."""
+def finish_release(store: ChunkStore, holder: int, now: float, *, spend_ballast: bool = True) -> None:
+    """The rest of `release`, for a holder that is `gone` already. Without any room the rest is left to gc."""
 
     def change(db: Connection) -> bool:
         keys = db.execute("SELECT cid FROM hold WHERE holder = ? LIMIT ?", (holder, RELEASE_BATCH)).fetchall()
@@ -93,8 +107,11 @@ def finish_release(store: ChunkStore, holder: int, now: float) -> None:
             return False
         return True
 
-    while store.index.shrink(change):
-        pass
+    try:
+        while store.index.shrink(change, spend_ballast=spend_ballast):
+            pass
+    except StorageFullError as error:
+        log.warning("holder %d is not released yet, gc will do it: %s", holder, error)
 
 
 def count_holds(store: ChunkStore, cid: Cid) -> int:

@@ -220,13 +220,13 @@ class Index:
                     db.execute("ROLLBACK")
                 raise
 
-    def shrink(self, change: Callable[[sqlite3.Connection], T]) -> T:
+    def shrink(self, change: Callable[[sqlite3.Connection], T], *, spend_ballast: bool = True) -> T:
         """One transaction that frees room: on a full disk it is tried again in the room of the ballast."""
         try:
             with self.write() as db:
                 return change(db)
         except StorageFullError:
-            if self._ballast is None or not self._ballast.drop():
+            if not spend_ballast or self._ballast is None or not self._ballast.drop():
                 raise
         with self.write() as db:
             return change(db)

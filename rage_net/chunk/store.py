@@ -31,11 +31,11 @@ from rage_net.chunk.memory import MemoryBodies
 from rage_net.chunk.room import Ballast, Quota, full
 from rage_net.chunk.stat import CHECKSUM_BYTES, Stat, find
 from rage_net.cid import Cid
-from rage_net.env import Env
 from rage_net.errors import ConflictError, IntegrityError, NotFoundError, RageError, StorageFullError
 
 if TYPE_CHECKING:
     from rage_net.chunk.holds import Lease
+    from rage_net.env import Env  # which loads asyncio: nothing here needs it
 
 LIST_MAX = 10_000
 """Rows in one page of `list`."""
@@ -79,6 +79,8 @@ class ChunkStore:
         self._claims: Counter[Cid] = Counter()
         self._claims_lock = threading.Lock()
         self._promised = 0
+        self.lost_leases: set[int] = set()
+        """Leases of this process that a full disk kept from letting go: gc does it."""
 
     def put(self, cid: Cid, data: Data, *, cache: bool = False) -> Stat:
         """Store plain bytes; durable when it returns, unless `cache`. What is here already is not written again.
@@ -304,7 +306,11 @@ class ChunkStore:
                 return error
             return stat, stored
 
-        found = self.index.shrink(change)
+        try:
+            with self.index.write() as db:
+                found = change(db)
+        except StorageFullError as error:  # reading works on a full disk, and leaves the ballast to gc
+            raise mismatch(cid) from error
         if isinstance(found, RageError):
             log.error("chunk %s: %s", cid, found)
             raise found

@@ -3,7 +3,8 @@
     python crash_rounds.py HOME SEED KILLS
 
 Each round forks. The child puts and moves documents and collects garbage, and is killed: by SIGKILL at a failpoint, or
-by a timer's SIGALRM, which runs no more of it either. What it saw acknowledged it wrote to a file before. The parent then opens the home and checks: everything acknowledged is there, nothing is corrupt, totals agree.
+by a timer's SIGALRM, which runs no more of it either. What it saw acknowledged it wrote to a file before. The parent
+then opens the home and checks: everything acknowledged is there, nothing is corrupt, totals agree.
 """
 
 from __future__ import annotations

@@ -90,12 +90,14 @@ class TestSmallDisk:
             with pytest.raises(StorageFullError):
                 put(store, [rng.randbytes(10_000) for _ in range(100)])
             assert verify(store).bad == ()
+            assert (disk / "store" / "ballast").exists(), "puts that fail must leave the ballast to gc"
             fill(disk)
             for document in documents[:10]:
                 assert Documents(store).remove(document)  # type: ignore[arg-type]
             result = collect(store, Documents(store), grace_s=0)
             assert result.chunks >= 20
             assert result.bytes >= 10 * 309_000
+            assert (disk / "store" / "ballast").exists()
             block = rng.randbytes(300_000)
             put(store, [block])  # room is back: no restart
             for held in [*kept[20:], block]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 from collections.abc import Callable
@@ -404,6 +405,40 @@ def test_opening_removes_some_strays_of_a_dead_process_and_leaves_the_rest_to_gc
         (tmp_path / "store" / "tmp" / f"dead-{n}").write_bytes(b"half")
     open_store(tmp_path, world).close()  # type: ignore[arg-type]
     assert len(list((tmp_path / "store" / "tmp").iterdir())) == 10
+
+
+def test_opening_looks_at_no_chunk(
+    file_store: ChunkStore, world: object, tmp_path: Path, rng: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = rng.randbytes(50_000)
+    file_store.put(Cid.of(data), data)
+    file_store.close()
+    looked: list[str] = []
+    for name in ("listdir", "scandir", "stat", "open"):
+        real = getattr(os, name)
+        monkeypatch.setattr(
+            os, name, lambda path, *rest, real=real, **more: looked.append(str(path)) or real(path, *rest, **more)
+        )
+    open_store(tmp_path, world).close()  # type: ignore[arg-type]
+    monkeypatch.undo()
+    assert looked
+    assert not [path for path in looked if f"/{Cid.of(data).digest[0]:02x}" in path]
+
+
+def test_a_flipped_bit_on_a_disk_without_room_is_an_integrity_error_all_the_same(
+    file_store: ChunkStore, tmp_path: Path, rng: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = rng.randbytes(50_000)
+    file_store.put(Cid.of(data), data)
+    flip(chunk_file(tmp_path, Cid.of(data)))
+
+    def no_room(**_: object) -> object:
+        raise StorageFullError("full")
+
+    monkeypatch.setattr(file_store.index, "write", no_room)
+    with pytest.raises(IntegrityError):
+        file_store.get(Cid.of(data))
+    assert (tmp_path / "store" / "ballast").exists()
 
 
 def test_a_durable_put_syncs_before_it_renames_and_commits_last(
