@@ -229,6 +229,11 @@ async def test_messages_are_cut_out_of_the_stream_and_refused_above_their_limit(
         assert await stream.read_exactly(2) == b"ta"
         with pytest.raises(RemoteProtocolError, match="1 bytes early"):
             await stream.read_exactly(3)
+        stream = await connection.open_stream([ECHO])
+        for piece in (b"\xe8", b"\x07", b"y" * 999, b"y\x01", b"z"):
+            await stream.write(piece)
+            await asyncio.sleep(0.1)
+        assert await stream.read_message(1000) == b"y" * 1000 and await stream.read_message(1000) == b"z"
         stream = await connection.open_stream([ECHO], initial=b"\xe9\x07")
         with pytest.raises(RemoteProtocolError, match="limit"):
             await stream.read_message(1000)

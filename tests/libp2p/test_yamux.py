@@ -125,21 +125,27 @@ def test_what_is_written_is_read_on_many_streams_over_every_split(seed: int) -> 
     assert pair.b._account.unread == pair.b._account.promised == 0
 
 
-def test_names_bytes_and_the_end_of_a_small_stream_leave_in_one_frame() -> None:
+def test_names_bytes_and_the_end_of_a_small_stream_leave_together() -> None:
     a = session(is_dialer=True)
     stream = a.open(0)
     a.send(stream, [b"names", b"request"])
     a.close_write(stream)
-    assert headers(wire(a)) == [(Type.DATA, Flag.SYN | Flag.FIN, 1, 12)]
+    assert headers(wire(a, 1)) == [(Type.DATA, Flag.SYN, 1, 12), (Type.WINDOW_UPDATE, Flag.FIN, 1, 0)]
 
 
-def test_the_answer_accepts_the_stream_and_ends_it_in_one_frame() -> None:
+def test_a_stream_that_ends_before_it_begins_is_one_header() -> None:
+    a = session(is_dialer=True)
+    a.close_write(a.open(0))
+    assert headers(wire(a)) == [(Type.WINDOW_UPDATE, Flag.SYN | Flag.FIN, 1, 0)]
+
+
+def test_the_answer_accepts_the_stream_and_its_end_leaves_with_it() -> None:
     pair = Pair()
     ours, theirs = pair.stream()
     pair.b.send(theirs, [b"answer"])
     pair.b.close_write(theirs)
     raw = wire(pair.b)
-    assert headers(raw) == [(Type.DATA, Flag.ACK | Flag.FIN, 1, 6)]
+    assert headers(raw) == [(Type.DATA, Flag.ACK, 1, 6), (Type.WINDOW_UPDATE, Flag.FIN, 1, 0)]
     pair.a.receive([raw], 0)
     assert ours.is_acked and ours.is_read_closed and read(pair.a, ours) == b"answer" and ours.is_at_end
 

@@ -53,6 +53,9 @@ class Connection:
         self.bytes_in = 0
         self.bytes_out = 0
         self.identify: Identify | None = None
+        self.takes_early_end = False
+        """Whether the end of a stream may come along with the first proposal. Our own kind takes that; js-libp2p never
+        tells its handler, so a stranger is spared it."""
         self.close_reason = ""
         self.is_lost = False
         self.retire_at: float | None = None

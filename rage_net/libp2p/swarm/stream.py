@@ -91,11 +91,21 @@ class Stream:
         Raises: StreamResetError; RemoteProtocolError when it is too long or the half ends, between messages too.
         """
         head = b""
-        while (size := varint.decode(head, maximum=limit)) is None:
-            if len(head) == LENGTH_BYTES_MAX:
+        while True:
+            buffers = await self._read(1)
+            if not buffers:
+                raise RemoteProtocolError("a stream ended where a message should begin")
+            first = buffers[0]
+            length = varint.decode(head + bytes(first[:LENGTH_BYTES_MAX]), maximum=limit)
+            if length is not None:
+                size, end = length
+                used = end - len(head)
+                self._rest = [memoryview(first)[used:], *buffers[1:]] if used < len(first) else buffers[1:]
+                return await self.read_exactly(size)
+            head += bytes(first)
+            if len(head) >= LENGTH_BYTES_MAX:
                 raise RemoteProtocolError("a message's length does not end")
-            head += await self.read_exactly(1)
-        return await self.read_exactly(size[0])
+            self._rest = buffers[1:]
 
     async def _read(self, limit: int | None) -> list[bytes | memoryview]:
         if self._rest:
@@ -203,7 +213,7 @@ class Stream:
         While the answer to a lone proposal is out, the end leaves with the read that takes it, unless the peer is known
         to bear an earlier one: js-libp2p never tells its handler of an end that came along with the protocol's name.
         """
-        if self._negotiation is not None and not self.connection.session.joins_end:
+        if self._negotiation is not None and not self.connection.takes_early_end:
             self._is_end_due = True
         else:
             self._end_write()

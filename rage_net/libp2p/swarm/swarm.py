@@ -424,7 +424,6 @@ class Swarm:
                 other.begin_close(LESSER)
         if old is None:
             self._emit(Connected(peer_id))
-        new.session.joins_end = False
         new.start()
         if lesser is not None:
             lesser.retire(self._clock() + self.limits.retire_s)
@@ -508,8 +507,7 @@ class Swarm:
 
     def _identified(self, connection: Connection, message: Identify) -> None:
         connection.identify = message
-        # Our own kind is known to take names, payload and end in one frame; js-libp2p is known not to.
-        connection.session.joins_end = _kind(message.agent_version) == _kind(self.agent_version)
+        connection.takes_early_end = _kind(message.agent_version) == _kind(self.agent_version)
         self._emit(Identified(connection.peer_id, message))
 
     def _describe(self, connection: Connection) -> bytes:

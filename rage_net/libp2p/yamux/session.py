@@ -73,8 +73,6 @@ class Session:
         self.is_going_away = False
         self.is_gone_away = False
         self.ping_sent_at: float | None = None
-        self.joins_end = True
-        """Whether a FIN may ride on the last payload: js-libp2p takes it first, and drops the payload."""
         self._account = account
         self._now = now
         self._streams_max = streams_max
@@ -222,31 +220,31 @@ class Session:
         return bool(self._control or self._ready)
 
     def _next_frame(self, stream: Stream, out: list[Buffer]) -> int:
-        """One DATA frame, or a bare header for the flags that wait."""
+        """One DATA frame; then, behind the last byte, the end.
+
+        The end has a header of its own, which costs nothing (the two share a Noise frame): js-libp2p drops a payload
+        that comes with FIN.
+        """
         if stream.is_write_closed:
             return 0
         size = min(stream.queued, stream.send_window, FRAME_BYTES_MAX)
         flags = stream.flags
         is_last = stream.is_closing and size == stream.queued
-        is_end_apart = is_last and size > 0 and not self.joins_end
-        if is_last and not is_end_apart:
-            flags |= FIN
-        if not size and not flags:
-            return 0  # no room: a window update makes it ready again
         self._sent_flags(stream)
-        out.append(pack(0, DATA, flags, stream.id, size))
+        if size or (flags and not is_last):
+            out.append(pack(0, DATA, flags, stream.id, size))
+            flags = 0
         if size:
             self._take_from_queue(stream, size, out)
-        if is_end_apart:
-            out.append(pack(0, WINDOW_UPDATE, FIN, stream.id, 0))
+            if not stream.queued:
+                self._drained.append(stream)
         if is_last:
+            out.append(pack(0, WINDOW_UPDATE, flags | FIN, stream.id, 0))
             stream.is_write_closed = True
             self._forget_if_done(stream)
         elif stream.queued and stream.send_window:
             self._make_ready(stream)
-        if size and not stream.queued:
-            self._drained.append(stream)
-        return HEADER_BYTES * (1 + is_end_apart) + size
+        return HEADER_BYTES + size
 
     def _take_from_queue(self, stream: Stream, size: int, out: list[Buffer]) -> None:
         stream.send_window -= size
