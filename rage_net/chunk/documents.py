@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from sqlite3 import Connection
 
-from rage_net.chunk.holds import Lease, measure_release, release
+from rage_net.chunk.holds import Lease, finish_release, measure_release, release
 from rage_net.chunk.store import ChunkStore
 from rage_net.cid import Cid, CidError
 from rage_net.errors import ConflictError, NotFoundError, UsageError
@@ -108,7 +108,7 @@ class Documents:
             )
             db.executemany("INSERT INTO tag (doc_id, tag) VALUES (?, ?)", [(doc_id, tag) for tag in tags])
         for holder in left:
-            release(self._store, holder, now)
+            finish_release(self._store, holder, now)
         return self.get(doc_id, expired=True)
 
     def get(self, doc_id: str, *, expired: bool = False) -> Document:
@@ -181,7 +181,7 @@ class Documents:
 
         if not self._store.index.shrink(change):
             return False
-        release(self._store, document.holder, self._store.env.now())
+        finish_release(self._store, document.holder, self._store.env.now())
         return True
 
     def measure_release(self, document: Document) -> tuple[int, int]:

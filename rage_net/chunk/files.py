@@ -11,6 +11,7 @@ Source: design D4; issue 2 "kill -9 at 200 random points".
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -238,8 +239,8 @@ def _sync_data(path: str) -> None:
     try:
         if hasattr(os, "fdatasync"):
             os.fdatasync(fd)
-        else:  # macOS
-            os.fsync(fd)
+        else:  # macOS, where fsync leaves the bytes in the drive's cache
+            fcntl.fcntl(fd, getattr(fcntl, "F_FULLFSYNC", 51))
     finally:
         os.close(fd)
 

@@ -69,7 +69,7 @@ def collect(
     expired_count = _release_leftovers(store, documents, now)
     chunks = size = 0
     for page in _released(store, cutoff, cache):
-        gone = store.discard([stat.cid for stat in page], before=None if cache else cutoff)
+        gone = store.discard([stat.cid for stat in page], before=None if page[0].cached else cutoff)
         chunks += len(gone)
         size += sum(stat.stored for stat in gone)
         progress(Progress(chunks, None, "chunks"))

@@ -164,6 +164,7 @@ class Index:
             try:
                 db.execute("PRAGMA journal_mode = WAL")
                 db.execute("PRAGMA synchronous = FULL")
+                db.execute("PRAGMA fullfsync = ON")  # of use on macOS alone
                 db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_MAX}")
                 _migrate(db, self._path, migrations)
             except BaseException:
