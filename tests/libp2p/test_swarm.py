@@ -532,15 +532,16 @@ async def test_a_closing_swarm_sends_what_waits_and_its_streams_learn_of_it(worl
         got: list[bytes] = []
 
         async def keep(stream: Stream) -> None:
-            got.append(await stream.read_exactly(100_000))
+            got.append(await stream.read_exactly(3 * MIB))
             await stream.read()
 
         b.handle("/keep/1.0.0", keep)
         async with world.swarm("a") as a:
             stream = await (await join(a, b)).open_stream(["/keep/1.0.0"])
-            await stream.write(bytes(100_000))
+            await stream.write(bytes(3 * MIB - 200_000))
+            await stream.write(bytes(200_000))
         await asyncio.sleep(1)
-        assert got == [bytes(100_000)]
+        assert got == [bytes(3 * MIB)]
         assert b.connections() == [] and b.counts["handler_errors"] == 0
         with pytest.raises(StreamClosedError):
             await stream.read()

@@ -1,10 +1,11 @@
 """The swarm: secure, multiplexed connections to peers, and streams on them.
 
-    swarm       listeners, dials, which connection is kept, handlers, identify and ping: tasks and timers
+    swarm       listeners, dials, which connection is kept, handlers: tasks and timers
     connection  one connection: Noise and yamux over a link
     stream      one stream: read, write, close
     upgrade     from a raw link to a secure, multiplexed one
-    dial        a staggered race
+    dial        a peer's addresses in a staggered race
+    services    identify and ping
     limits      every number that bounds the above
 
 Not here: bytes on the wire (`noise`, `yamux`, `multistream`), sockets (`transport`).

@@ -19,6 +19,8 @@ from rage_net.libp2p.swarm.stream import Stream
 from rage_net.libp2p.swarm.upgrade import Upgraded
 from rage_net.libp2p.transport import Link
 
+FLUSH_BATCHES_MAX = 4
+"""Batches of one flush: 1 MiB, half a millisecond, then others have their turn on the loop."""
 BATCH_BYTES = yamux.FRAME_BYTES_MAX
 """Encrypted and handed to the link at a time."""
 GREETING_DELAY_S = 0.002
@@ -82,6 +84,7 @@ class Connection:
         self._waiting_openers: list[asyncio.Future[None]] = []
         self._stall: tuple[float, int] | None = None  # when a full link was last looked at, bytes sent by then
         self._lost = asyncio.Event()
+        self._waiting_flush: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Connection {'from' if self.inbound else 'to'} {self.peer_id} at {self.remote_address}>"
@@ -123,9 +126,14 @@ class Connection:
 
     async def close(self, reason: str = "closed by us") -> None:
         """Say go-away, send what waits (for at most `Limits.close_s`), and close."""
-        self.begin_close(reason)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.limits.close_s):
+                if self.is_usable:
+                    self.session.go_away(yamux.Reason.NORMAL)
+                    self.schedule_flush()
+                    self._waiting_flush = self._loop.create_future()
+                    await self._waiting_flush
+                self.begin_close(reason)
                 await self._lost.wait()
         self.abort(reason)
 
@@ -140,14 +148,12 @@ class Connection:
             self._plaintexts = []
         self._link.start(self)
 
-    def begin_close(self, reason: str, code: yamux.Reason = yamux.Reason.NORMAL) -> None:
+    def begin_close(self, reason: str) -> None:
         """Say go-away and close once what waits is sent."""
         if self.is_lost or self.close_reason:
             return
         self.close_reason = reason
-        self.session.go_away(code)
-        self.flush()
-        self._link.close()
+        self._close_link(yamux.Reason.NORMAL)
 
     def abort(self, reason: str) -> None:
         """Close at once. Unread bytes are dropped before this returns."""
@@ -216,23 +222,26 @@ class Connection:
             self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Send what may be sent, as long as the link takes it."""
+        """Send what may be sent and the link takes, up to FLUSH_BATCHES_MAX; the rest in the next turn."""
         self._is_flush_due = False
         session, link = self.session, self._link
         try:
-            while not link.is_full and not self.is_lost:
-                buffers = session.data_to_send(BATCH_BYTES)
-                if not buffers:
+            for _ in range(FLUSH_BATCHES_MAX):
+                if link.is_full or self.is_lost or not (buffers := session.data_to_send(BATCH_BYTES)):
                     break
                 frames = self._noise.encrypt(buffers)
                 self.bytes_out += sum(map(len, frames))
                 link.write(frames)
                 del frames, buffers  # the next batch then reuses their memory while it is in the cache
+            else:
+                self.schedule_flush()
         except Libp2pError as error:
             self.abort(str(error))
         for raw in session.take_drained():
             if raw.on_change is not None:
                 raw.on_change()
+        if self._waiting_flush is not None and not session.has_data_to_send and not self._waiting_flush.done():
+            self._waiting_flush.set_result(None)
 
     # -- Receiver
 
@@ -291,9 +300,13 @@ class Connection:
             return
         self._counts["evictions" if isinstance(error, LimitError) else "protocol_errors"] += 1
         self.close_reason = str(error)
-        self.session.go_away(yamux.Reason.PROTOCOL_ERROR)
-        self.flush()
+        self._close_link(yamux.Reason.PROTOCOL_ERROR)
         self._end_streams()
+
+    def _close_link(self, code: yamux.Reason) -> None:
+        """Say why, and close the link; a peer that does not read it in time is cut off."""
+        self.session.go_away(code)
+        self.flush()
         self._link.close()
         self._loop.call_later(self.limits.close_s, self._link.abort)
 
@@ -310,6 +323,8 @@ class Connection:
                 raw.on_change()
         self._lingering.clear()
         self._wake_openers()
+        if self._waiting_flush is not None and not self._waiting_flush.done():
+            self._waiting_flush.set_result(None)
 
     def _wake_openers(self) -> None:
         waiting, self._waiting_openers = self._waiting_openers, []

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,14 +19,15 @@ from typing import TypeAlias
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from rage_net.libp2p import identify, multistream, ping, varint, yamux
-from rage_net.libp2p.errors import DialError, Libp2pError, PeerIdMismatchError, StreamClosedError
+from rage_net.libp2p import identify, multistream, ping, yamux
+from rage_net.libp2p.errors import DialError, Libp2pError, StreamClosedError
 from rage_net.libp2p.identify import Identify
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId, encode_public_key
 from rage_net.libp2p.swarm.connection import LESSER, Connection
-from rage_net.libp2p.swarm.dial import race
+from rage_net.libp2p.swarm.dial import Dialer
 from rage_net.libp2p.swarm.limits import Limits
+from rage_net.libp2p.swarm.services import IdentifyService, echo, measure_rtt
 from rage_net.libp2p.swarm.stream import Stream
 from rage_net.libp2p.swarm.upgrade import Upgraded, upgrade
 from rage_net.libp2p.transport import Link, Listener, TcpTransport, Transport
@@ -41,8 +41,6 @@ SIMULTANEOUS_S = 10.0
 has lost that."""
 PUSH_DELAY_S = 0.2
 """Changes of our protocols and addresses are gathered this long before peers are told."""
-PROTOCOL_VERSION = "ipfs/0.1.0"
-"""What libp2p hosts say in identify."""
 
 Handler: TypeAlias = Callable[[Stream], Awaitable[None]]
 
@@ -106,10 +104,12 @@ class Swarm:
         self._transports = tuple(transports) if transports is not None else (TcpTransport(),)
         self._clock = clock
         self._random = random or SystemRandom()
+        self._dialer = Dialer(self._transports, limits, self._upgrade)
+        self._identify = IdentifyService(self, encode_public_key(key.public_key()))
         self._handlers: dict[str, Handler] = {
-            identify.PROTOCOL: self._answer_identify,
-            identify.PUSH_PROTOCOL: self._take_identify_push,
-            ping.PROTOCOL: _echo,
+            identify.PROTOCOL: self._identify.answer,
+            identify.PUSH_PROTOCOL: self._identify.take_push,
+            ping.PROTOCOL: echo,
         }
         self._callbacks: list[Callable[[Event], None]] = []
         self._listeners: list[Listener] = []
@@ -224,17 +224,25 @@ class Swarm:
         if connection is None:
             raise StreamClosedError(f"{peer_id} is not connected")
         async with asyncio.timeout(timeout_s):
-            async with await connection.open_stream([ping.PROTOCOL]) as stream:
-                pinger = ping.Pinger()
-                await stream.write(pinger.send(self._random.randbytes(ping.PING_BYTES), self._clock()))
-                while True:
-                    buffers = await stream.read()
-                    if not buffers:
-                        raise StreamClosedError(f"{peer_id} ended the ping")
-                    for buffer in buffers:
-                        rtt_s = pinger.receive(buffer, self._clock())
-                        if rtt_s is not None:
-                            return rtt_s
+            return await measure_rtt(connection, self._random.randbytes(ping.PING_BYTES), self._clock)
+
+    def identified(self, connection: Connection, message: Identify) -> None:
+        """A peer said what it is: remember, and tell."""
+        connection.identify = message
+        connection.takes_early_end = (message.agent_version or "").partition("/")[0] == self.agent_version.partition(
+            "/"
+        )[0]
+        self._emit(Identified(connection.peer_id, message))
+
+    def _push_identify_soon(self) -> None:
+        if self._kept and not self._is_push_due:
+            self._is_push_due = True
+            asyncio.get_running_loop().call_later(PUSH_DELAY_S, self._push_identify)
+
+    def _push_identify(self) -> None:
+        self._is_push_due = False
+        for connection in self.connections():
+            self._spawn(self._identify.push, connection)
 
     # -- dialling
 
@@ -294,67 +302,11 @@ class Swarm:
             raise DialError("cannot dial this very node")
         if len(self._all) >= self.limits.connections:
             raise DialError(f"cannot dial {name}: {self.limits.connections} connections are open")
-        tried = list(dict.fromkeys(addresses))[: self.limits.dial_addresses]
-        failures: list[Exception | None] = []
-        try:
-            async with asyncio.timeout(self.limits.dial_timeout_s if timeout_s is None else timeout_s):
-                result = await self._race([self._attempt(address, peer_id) for address in tried], failures)
-        except TimeoutError:
-            result = None
-        if result is None:
-            reasons = tuple(
-                (str(address), _reason(error))
-                for address, error in zip(tried, [*failures, *[None] * len(tried)], strict=False)
-            )
-            someone_else = [error for error in failures if isinstance(error, PeerIdMismatchError)]
-            kind = PeerIdMismatchError if someone_else else DialError
-            told = "; ".join(f"{address}: {reason}" for address, reason in reasons) or "no address is known"
-            raise kind(f"cannot reach {name}: {told}", reasons)
-        adopted = self._adopt(*result, is_inbound=False)
+        link, upgraded = await self._dialer.reach(peer_id, addresses, timeout_s or self.limits.dial_timeout_s)
+        adopted = self._adopt(link, upgraded, is_inbound=False)
         if adopted is None or adopted.is_lost:
             raise DialError(f"cannot dial {name}: the connection was refused or lost at once")
         return adopted
-
-    async def _race(
-        self, attempts: Sequence[Callable[[], Awaitable[tuple[Link, Upgraded]]]], failures: list[Exception | None]
-    ) -> tuple[Link, Upgraded] | None:
-        return await race(
-            attempts,
-            stagger_s=self.limits.dial_stagger_s,
-            parallel=self.limits.dial_parallel,
-            discard=lambda late: late[0].abort(),
-            failures=failures,
-        )
-
-    def _attempt(self, address: Multiaddr, peer_id: PeerId | None) -> Callable[[], Awaitable[tuple[Link, Upgraded]]]:
-        """One address: resolve it, connect, and prove who is there."""
-
-        async def attempt() -> tuple[Link, Upgraded]:
-            named = address.peer_id
-            if peer_id is not None and named is not None and named != peer_id:
-                raise DialError("the address names another peer")
-            for transport in self._transports:
-                if transport.can_dial(address):
-                    break
-            else:
-                raise DialError("no transport for this address")
-            resolved = (await transport.resolve(address))[: self.limits.dial_parallel]
-            failures: list[Exception | None] = []
-            result = await self._race([self._connect(transport, to, peer_id or named) for to in resolved], failures)
-            if result is None:
-                raise next((error for error in failures if error is not None), DialError("the name has no address"))
-            return result
-
-        return attempt
-
-    def _connect(
-        self, transport: Transport, address: Multiaddr, remote: PeerId | None
-    ) -> Callable[[], Awaitable[tuple[Link, Upgraded]]]:
-        async def connect() -> tuple[Link, Upgraded]:
-            link = await transport.dial(address)
-            return link, await self._upgrade(link, is_dialer=True, remote=remote)
-
-        return connect
 
     async def _upgrade(self, link: Link, *, is_dialer: bool, remote: PeerId | None) -> Upgraded:
         timeout_s = self.limits.handshake_timeout_s
@@ -428,7 +380,7 @@ class Swarm:
         if lesser is not None:
             lesser.retire(self._clock() + self.limits.retire_s)
         if kept is new:
-            self._spawn(self._ask_identify, new)
+            self._spawn(self._identify.ask, new)
         if (dial := self._dials.get(peer_id)) is not None and not dial.done():
             dial.set_result(kept)
         return kept
@@ -491,83 +443,3 @@ class Swarm:
                 elif said:
                     await stream.write(said)
         return True
-
-    # -- identify
-
-    async def _ask_identify(self, connection: Connection) -> None:
-        try:
-            async with asyncio.timeout(self.limits.negotiate_timeout_s):
-                async with await connection.open_stream([identify.PROTOCOL]) as stream:
-                    raw = await stream.read_message(identify.MESSAGE_BYTES_MAX)
-                    self._identified(connection, identify.decode(raw))
-        except (Libp2pError, TimeoutError) as error:  # a peer need not speak it
-            if not connection.close_reason:
-                self.counts["identify_failures"] += 1
-            log.debug("%r does not identify itself: %s", connection, error)
-
-    def _identified(self, connection: Connection, message: Identify) -> None:
-        connection.identify = message
-        connection.takes_early_end = _kind(message.agent_version) == _kind(self.agent_version)
-        self._emit(Identified(connection.peer_id, message))
-
-    def _describe(self, connection: Connection) -> bytes:
-        raw = identify.encode(
-            Identify(
-                public_key=encode_public_key(self._key.public_key()),
-                listen_addresses=tuple(self.listen_addresses()),
-                protocols=tuple(self.protocols()),
-                observed_address=connection.remote_address,
-                protocol_version=PROTOCOL_VERSION,
-                agent_version=self.agent_version,
-            )
-        )
-        return varint.encode(len(raw)) + raw
-
-    async def _answer_identify(self, stream: Stream) -> None:
-        await stream.write(self._describe(stream.connection))
-
-    async def _take_identify_push(self, stream: Stream) -> None:
-        connection = stream.connection
-        async with asyncio.timeout(self.limits.negotiate_timeout_s):
-            push = identify.decode(await stream.read_message(identify.MESSAGE_BYTES_MAX))
-        self._identified(connection, identify.apply_push(connection.identify or Identify(), push))
-
-    def _push_identify_soon(self) -> None:
-        if self._kept and not self._is_push_due:
-            self._is_push_due = True
-            asyncio.get_running_loop().call_later(PUSH_DELAY_S, self._push_identify)
-
-    def _push_identify(self) -> None:
-        self._is_push_due = False
-        for connection in self.connections():
-            if connection.identify is not None and identify.PUSH_PROTOCOL in connection.identify.protocols:
-                self._spawn(self._send_identify_push, connection)
-
-    async def _send_identify_push(self, connection: Connection) -> None:
-        try:
-            async with asyncio.timeout(self.limits.negotiate_timeout_s):
-                async with await connection.open_stream([identify.PUSH_PROTOCOL]) as stream:
-                    await stream.write(self._describe(connection))
-        except (Libp2pError, TimeoutError) as error:
-            log.debug("%r takes no push: %s", connection, error)
-
-
-async def _echo(stream: Stream) -> None:
-    """The ping service: gives back what comes, until the stream ends."""
-    echo = ping.Echo()
-    while buffers := await stream.read():
-        for buffer in buffers:
-            await stream.write(echo.receive(buffer))
-    echo.end()
-
-
-def _kind(agent_version: str | None) -> str:
-    return (agent_version or "").partition("/")[0]
-
-
-def _reason(error: Exception | None) -> str:
-    if error is None or isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, OSError):
-        return os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error.strerror or str(error)
-    return str(error)

@@ -1,0 +1,99 @@
+"""What every peer answers to: identify, its push, and ping. The bytes are `identify`'s and `ping`'s."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from rage_net.libp2p import identify, ping, varint
+from rage_net.libp2p.errors import Libp2pError, StreamClosedError
+from rage_net.libp2p.identify import Identify
+from rage_net.libp2p.swarm.connection import Connection
+from rage_net.libp2p.swarm.stream import Stream
+
+if TYPE_CHECKING:
+    from rage_net.libp2p.swarm.swarm import Swarm
+
+log = logging.getLogger(__name__)
+
+PROTOCOL_VERSION = "ipfs/0.1.0"
+"""What libp2p hosts say in identify."""
+
+
+class IdentifyService:
+    """Tells peers what we are, and asks them what they are."""
+
+    def __init__(self, swarm: Swarm, public_key: bytes) -> None:
+        self._swarm = swarm
+        self._public_key = public_key
+
+    async def ask(self, connection: Connection) -> None:
+        """Ask once. A peer need not answer: that is counted, and no error."""
+        try:
+            async with asyncio.timeout(connection.limits.negotiate_timeout_s):
+                async with await connection.open_stream([identify.PROTOCOL]) as stream:
+                    raw = await stream.read_message(identify.MESSAGE_BYTES_MAX)
+                    self._swarm.identified(connection, identify.decode(raw))
+        except (Libp2pError, TimeoutError) as error:
+            if not connection.close_reason:
+                connection.count("identify_failures")
+            log.debug("%r does not identify itself: %s", connection, error)
+
+    async def answer(self, stream: Stream) -> None:
+        """The handler of identify."""
+        await stream.write(self._describe(stream.connection))
+
+    async def push(self, connection: Connection) -> None:
+        """Tell a peer that takes pushes what has become of us."""
+        if connection.identify is None or identify.PUSH_PROTOCOL not in connection.identify.protocols:
+            return
+        try:
+            async with asyncio.timeout(connection.limits.negotiate_timeout_s):
+                async with await connection.open_stream([identify.PUSH_PROTOCOL]) as stream:
+                    await stream.write(self._describe(connection))
+        except (Libp2pError, TimeoutError) as error:
+            log.debug("%r takes no push: %s", connection, error)
+
+    async def take_push(self, stream: Stream) -> None:
+        """The handler of a peer's push."""
+        connection = stream.connection
+        async with asyncio.timeout(connection.limits.negotiate_timeout_s):
+            push = identify.decode(await stream.read_message(identify.MESSAGE_BYTES_MAX))
+        self._swarm.identified(connection, identify.apply_push(connection.identify or Identify(), push))
+
+    def _describe(self, connection: Connection) -> bytes:
+        raw = identify.encode(
+            Identify(
+                public_key=self._public_key,
+                listen_addresses=tuple(self._swarm.listen_addresses()),
+                protocols=tuple(self._swarm.protocols()),
+                observed_address=connection.remote_address,
+                protocol_version=PROTOCOL_VERSION,
+                agent_version=self._swarm.agent_version,
+            )
+        )
+        return varint.encode(len(raw)) + raw
+
+
+async def echo(stream: Stream) -> None:
+    """The handler of ping: gives back what comes, until the stream ends."""
+    machine = ping.Echo()
+    while buffers := await stream.read():
+        for buffer in buffers:
+            await stream.write(machine.receive(buffer))
+    machine.end()
+
+
+async def measure_rtt(connection: Connection, payload: bytes, clock: Callable[[], float]) -> float:
+    """One ping, in seconds. Raises StreamClosedError, StreamResetError, NegotiationError, RemoteProtocolError."""
+    async with await connection.open_stream([ping.PROTOCOL]) as stream:
+        machine = ping.Pinger()
+        await stream.write(machine.send(payload, clock()))
+        while buffers := await stream.read():
+            for buffer in buffers:
+                rtt_s = machine.receive(buffer, clock())
+                if rtt_s is not None:
+                    return rtt_s
+    raise StreamClosedError(f"{connection.peer_id} ended the ping")
