@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from blake3 import blake3
 
 from rage_net.chunk.encoding import BLOCK_BYTES_MAX, Data, encode
+from rage_net.chunk.files import Spread
 from rage_net.chunk.stat import CHECKSUM_BYTES, Stat, find
 from rage_net.cid import RAW, Cid
 from rage_net.errors import IntegrityError, UnavailableError
@@ -86,22 +87,23 @@ class Batch:
             encoding, stored = "raw", plain
         return self._known_stat(cid) or self._stage(cid, encoding, stored, len(plain))
 
-    def commit(self) -> int:
+    def commit(self, spread: Spread = map) -> int:
         """Make everything durable (unless it is cache) and visible; how many chunks are new.
 
+        `spread` is `map`, or the `map` of an idle pool: many syncs then wait for the disk together.
         Raises: StorageFullError or UnavailableError, and then nothing of the batch is in the store.
         """
         store = self._store
         tokens = {cid: staged.token for cid, staged in self._staged.items() if staged.token}
         if not self._cache:
-            for token in tokens.values():
-                store.bodies.sync(token)
+            for _ in spread(store.bodies.sync, tokens.values()):
+                pass
         published: dict[Cid, str] = {}
         try:
             with store.index.write(durable=not self._cache) as db:
                 new = {cid: staged for cid, staged in self._staged.items() if not self._is_here(db, cid)}
                 published = {cid: token for cid, token in tokens.items() if cid in new}
-                store.bodies.publish(published, durable=not self._cache)
+                store.bodies.publish(published, durable=not self._cache, spread=spread)
                 for cid in self._known:
                     if find(db, cid) is None:
                         raise UnavailableError(f"{cid} was lost while it was put again", mend=("put it again",))
@@ -158,7 +160,7 @@ class Batch:
         is_small = length <= SMALL_BYTES_MAX
         self._store.check_room(length, 0 if is_small else 1)
         checksum = cid.digest[:CHECKSUM_BYTES] if encoding == "raw" else blake3(stored).digest(length=CHECKSUM_BYTES)
-        small, token = (bytes(stored), "") if is_small else (b"", self._store.bodies.stage(stored))
+        small, token = (bytes(stored), "") if is_small else (b"", self._store.bodies.stage(cid, stored))
         staged = Staged(Stat(cid, size, length, encoding, self._cache), checksum, small, token)
         self._store.promise(length)
         with self._lock:

@@ -16,7 +16,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from rage_net.chunk.encoding import Data
 from rage_net.chunk.room import Quota, disk, full
@@ -29,14 +29,17 @@ QUARANTINE_FILES_MAX = 128
 """Rotten files kept for a look; a dying disk must not fill itself with them."""
 
 
+Spread: TypeAlias = Callable[[Callable[[str], None], Iterable[str]], Iterable[None]]
+
+
 class Bodies(Protocol):
     """What a chunk store needs from where bytes lie. Thread-safe, but publish and delete come one at a time."""
 
     def check_room(self, size: int, files: int, quota: Quota) -> None:
         """Raise StorageFullError when so many more bytes and files would leave less free than `quota` wants."""
 
-    def stage(self, stored: Data) -> str:
-        """Write bytes aside and give the token of the staged copy."""
+    def stage(self, cid: Cid, stored: Data) -> str:
+        """Write bytes aside, to be published as `cid`, and give the token of the staged copy."""
 
     def sync(self, staged: str) -> None:
         """Make a staged copy durable."""
@@ -44,8 +47,11 @@ class Bodies(Protocol):
     def discard(self, staged: str) -> None:
         """Drop a staged copy; one that is gone is no error."""
 
-    def publish(self, staged: Mapping[Cid, str], *, durable: bool) -> None:
-        """Move staged copies to their CIDs, over what was there; with `durable` the move itself is."""
+    def publish(self, staged: Mapping[Cid, str], *, durable: bool, spread: Spread) -> None:
+        """Move staged copies to their CIDs, over what was there; with `durable` the move itself is.
+
+        `spread` is `map`, or a pool's: syncs of many directories then wait for the disk together.
+        """
 
     def persist(self, cids: Iterable[Cid]) -> None:
         """Make published bytes durable. Raises FileNotFoundError."""
@@ -79,6 +85,8 @@ class FileBodies:
         self._session = session
         self._numbers = itertools.count()
         self._failpoint = failpoint
+        self._shards: set[int] = set()
+        self._unsynced_shards = True
         if not os.path.isdir(self._tmp):
             with disk("create the store", self._root):
                 os.makedirs(self._tmp, mode=0o700, exist_ok=True)
@@ -95,10 +103,11 @@ class FileBodies:
         if files and stat.f_files and stat.f_favail - files < quota.free_inodes_min:
             raise full("no room for more chunks", f"{stat.f_favail} inodes are free on the file system of {self._root}")
 
-    def stage(self, stored: Data) -> str:
-        """Write a temporary file and start its way to the disk."""
+    def stage(self, cid: Cid, stored: Data) -> str:
+        """Write a temporary file and start its way to the disk; make its shard where that is missing."""
         path = os.path.join(self._tmp, f"{self._session}-{next(self._numbers)}")
         with disk("write a chunk", self._root):
+            self._make_shard(cid.digest[0])
             fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
             try:
                 self._failpoint("created")
@@ -126,31 +135,26 @@ class FileBodies:
         with contextlib.suppress(OSError):
             os.unlink(staged)
 
-    def publish(self, staged: Mapping[Cid, str], *, durable: bool) -> None:
+    def publish(self, staged: Mapping[Cid, str], *, durable: bool, spread: Spread) -> None:
         """Rename into the shards and sync their directories."""
         touched = set()
         with disk("write a chunk", self._root):
             for cid, path in staged.items():
                 shard = self._shard(cid.digest[0])
-                try:
-                    os.rename(path, os.path.join(shard, str(cid)))
-                except FileNotFoundError:
-                    os.mkdir(shard, 0o700)
-                    os.rename(path, os.path.join(shard, str(cid)))
-                    touched.add(self._root)
+                os.rename(path, f"{shard}/{cid}")
                 touched.add(shard)
                 self._failpoint("renamed")
             if durable:
-                self._sync_directories(touched)
+                self._sync_directories(touched, spread)
 
     def persist(self, cids: Iterable[Cid]) -> None:
         """Fdatasync of each file, then of its directory."""
-        touched = {self._root}
+        touched = set()
         with disk("sync a chunk", self._root):
             for cid in cids:
                 _sync_data(self._path(cid))
                 touched.add(self._shard(cid.digest[0]))
-            self._sync_directories(touched)
+            self._sync_directories(touched, map)
 
     def read(self, cid: Cid) -> bytes:
         """The whole file."""
@@ -228,9 +232,23 @@ class FileBodies:
     def _path(self, cid: Cid) -> str:
         return f"{self._root}/{cid.digest[0]:02x}/{cid}"
 
-    def _sync_directories(self, paths: Iterable[str]) -> None:
-        for path in paths:
-            _sync_directory(path)
+    def _make_shard(self, number: int) -> None:
+        if number not in self._shards:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self._shard(number), 0o700)
+                self._unsynced_shards = True
+            self._shards.add(number)
+
+    def _sync_directories(self, paths: Iterable[str], spread: Spread) -> None:
+        if self._unsynced_shards:  # cleared before the sync: a shard made meanwhile sets it again
+            self._unsynced_shards = False
+            try:
+                _sync_directory(self._root)
+            except OSError:
+                self._unsynced_shards = True
+                raise
+        for _ in spread(_sync_directory, paths):
+            pass
         self._failpoint("directories synced")
 
 

@@ -159,7 +159,7 @@ class _Intake:
             self._batch.add(block.cid, block.data)
         if self._commit is not None:
             self.new_chunks += self._commit.result()
-        self.new_chunks += self._batch.commit()
+        self.new_chunks += self._batch.commit(self._pool.map)
         return root
 
     def _done(self, stat: Stat) -> None:

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 
 from rage_net.chunk.encoding import Data
-from rage_net.chunk.files import SHARDS
+from rage_net.chunk.files import SHARDS, Spread
 from rage_net.chunk.room import Quota
 from rage_net.cid import Cid
 
@@ -26,7 +26,7 @@ class MemoryBodies:
     def check_room(self, size: int, files: int, quota: Quota) -> None:
         """There is always room below the quota of bytes, which the store checks."""
 
-    def stage(self, stored: Data) -> str:
+    def stage(self, cid: Cid, stored: Data) -> str:
         """Copy aside."""
         token = str(next(self._numbers))
         self._staged[token] = bytes(stored)
@@ -39,7 +39,7 @@ class MemoryBodies:
         """Forget a staged copy."""
         self._staged.pop(staged, None)
 
-    def publish(self, staged: Mapping[Cid, str], *, durable: bool) -> None:
+    def publish(self, staged: Mapping[Cid, str], *, durable: bool, spread: Spread) -> None:
         """Move to the published ones."""
         for cid, token in staged.items():
             self._published[cid] = self._staged.pop(token)
