@@ -32,5 +32,11 @@ if [ -n "$missing" ]; then
   fi
 fi
 
-sh scripts/protos.sh "$bin" --install
-sh scripts/foreign-peers.sh tests/foreign/.peers "$bin/python"
+# A test without its foreign program fails in CI and is skipped elsewhere, so only in CI is it an error to go without.
+failed=0
+sh scripts/protos.sh "$bin" --install || failed=$?
+sh scripts/foreign-peers.sh tests/foreign/.peers "$bin/python" || failed=$?
+if [ "$failed" != 0 ]; then
+  echo "tests: the protobuf generator, js-libp2p or py-libp2p could not be installed; their tests will be skipped" >&2
+  [ "${CI:-}" != true ] || exit "$failed"
+fi

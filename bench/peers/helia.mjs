@@ -13,7 +13,7 @@ import { multiaddr } from '@multiformats/multiaddr'
 import { createHeliaLight } from 'helia'
 import { CID } from 'multiformats/cid'
 
-const [what, ...rest] = process.argv.slice(2)
+const [what, ...rest] = process.argv.slice(1) // this module comes as text: no file name
 const helia = withBitswap(withLibp2pLight(createHeliaLight(), {
   addresses: { listen: what === 'serve' ? ['/ip4/127.0.0.1/tcp/0'] : [] },
   transports: [tcp()],

@@ -1,4 +1,4 @@
-// js-libp2p sends bytes to itself: `serve` prints its address; `measure ADDRESS` answers each line "BYTES" with MB/s.
+// js-libp2p sends bytes to itself: `serve` prints its address; `measure ADDRESS` gives MB/s for each line "BYTES".
 import { createInterface } from 'node:readline'
 import { noise } from '@chainsafe/libp2p-noise'
 import { yamux } from '@chainsafe/libp2p-yamux'

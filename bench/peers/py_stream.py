@@ -1,4 +1,4 @@
-"""py-libp2p sends bytes to itself: `serve` prints its address; `measure ADDRESS` answers each line "BYTES" with MB/s."""
+"""py-libp2p sends bytes to itself: `serve` prints its address; `measure ADDRESS` gives MB/s for each line "BYTES"."""
 
 import sys
 import time

@@ -46,8 +46,8 @@ def pattern_sha256(size: int) -> str:
 
 def missing(program: str, where: Path = INSTALLED) -> str | None:
     """Why `program` cannot be started, with what mends it; None when it can."""
-    wanted = where / ("js/node_modules/libp2p" if program == "js-libp2p" else "py/bin/python")
-    return None if wanted.exists() else f"{program} is not installed: run `make deps` (or scripts/foreign-peers.sh)"
+    is_installed = (where / ("js.wanted" if program == "js-libp2p" else "py.wanted")).exists()  # written last
+    return None if is_installed else f"{program} is not installed: run `make deps` (or scripts/foreign-peers.sh)"
 
 
 def command(program: str, source: Path, *arguments: str, where: Path = INSTALLED) -> tuple[list[str], Path]:
