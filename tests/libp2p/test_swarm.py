@@ -527,6 +527,23 @@ async def test_an_idle_connection_is_closed_and_a_used_one_is_not(world: World) 
         await stream.close()
 
 
+async def test_a_connection_whose_peer_went_away_is_closed_once_its_streams_have_ended(world: World) -> None:
+    async with world.swarm("a") as a, world.swarm("b") as b:
+        stream = await (await join(a, b)).open_stream([ECHO])
+        await asyncio.sleep(1)
+        theirs = b.connections()[0]
+        theirs.session.go_away(0)  # type: ignore[arg-type]
+        theirs.schedule_flush()
+        await asyncio.sleep(5)
+        assert a.connection(b.peer_id) is None and len(a.connections()) == 1
+        await stream.write(b"still here")
+        await stream.close_write()
+        assert await read_all(stream) == b"still here"
+        await asyncio.sleep(2)
+        assert a.connections() == [] and b.connections() == []
+        assert Disconnected(b.peer_id, "the peer went away") in world.events["a"]
+
+
 async def test_a_closing_swarm_sends_what_waits_and_its_streams_learn_of_it(world: World) -> None:
     async with world.swarm("b") as b:
         got: list[bytes] = []

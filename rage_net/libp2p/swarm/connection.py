@@ -185,6 +185,8 @@ class Connection:
             self.session.go_away(yamux.Reason.NORMAL)
             if not self.session.streams or now >= self.retire_at + self.limits.linger_s:
                 self.begin_close(LESSER)
+        elif self.session.is_gone_away and not self.session.streams:
+            self.begin_close("the peer went away")
         elif now - self.busy_at >= self.limits.idle_s:
             self._counts["idle_closed"] += 1
             self.begin_close("idle")

@@ -121,7 +121,7 @@ class Swarm:
         self._is_push_due = False
         self._is_closing = False
         self._tasks: asyncio.TaskGroup | None = None
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], None] = {}  # in the order they began
 
     # -- life
 
@@ -138,7 +138,7 @@ class Swarm:
         try:
             await self.close()
         finally:
-            for task in self._running:
+            for task in list(self._running):
                 task.cancel()
             tasks, self._tasks = self._tasks, None
             await tasks.__aexit__(None, None, None)  # no task raises; the caller's error goes its own way
@@ -155,8 +155,8 @@ class Swarm:
         """Run `work(*args)` in a guard, unless the swarm is not running."""
         if self._tasks is not None:
             task = self._tasks.create_task(self._guard(work, *args))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            self._running[task] = None
+            task.add_done_callback(lambda task: self._running.pop(task, None))
 
     async def _guard(self, work: Callable[..., Awaitable[None]], *args: object) -> None:
         """One failing task never ends the swarm."""

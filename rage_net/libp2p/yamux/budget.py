@@ -23,12 +23,12 @@ class Budget:
         self.unread = 0
         self.promised = 0
         self.evictions = 0
-        self._accounts: set[Account] = set()
+        self._accounts: dict[Account, None] = {}  # a set would break ties by address, and a seed would not repeat
 
     def account(self, evict: Callable[[], None]) -> Account:
         """An account for one connection; `evict` must end it and close the account at once."""
         account = Account(self, evict)
-        self._accounts.add(account)
+        self._accounts[account] = None
         return account
 
     def _make_room(self, size: int) -> None:
@@ -89,4 +89,4 @@ class Account:
             self.is_open = False
             self._budget.unread -= self.unread
             self._budget.promised -= self.promised
-            self._budget._accounts.discard(self)
+            self._budget._accounts.pop(self, None)
