@@ -9,6 +9,7 @@ Source: multiformats/multistream-select, libp2p/specs connections.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,7 @@ class Selected:
     rest: bytes
 
 
+@functools.lru_cache(maxsize=256)  # the names a node speaks, once for each stream
 def encode_message(name: str) -> bytes:
     """One message on the wire. Raises ValueError for a name that is empty, too long or holds a line feed."""
     body = name.encode("utf-8") + b"\n"

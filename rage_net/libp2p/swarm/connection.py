@@ -113,11 +113,13 @@ class Connection:
         """
         if not protocols:
             raise LocalProtocolError("a stream needs at least one protocol")
-        async with asyncio.timeout(self.limits.negotiate_timeout_s if timeout_s is None else timeout_s):
-            raw = await self._open()
-            stream = Stream(self, raw)
-            if len(protocols) > 1:
-                await self._propose(stream, protocols)
+        if len(protocols) == 1 and self.is_usable and self._has_room:
+            stream = Stream(self, self.session.open(self._clock()))
+        else:
+            async with asyncio.timeout(self.limits.negotiate_timeout_s if timeout_s is None else timeout_s):
+                stream = Stream(self, await self._open())
+                if len(protocols) > 1:
+                    await self._propose(stream, protocols)
         if len(protocols) == 1:
             stream.propose(protocols[0])
         if initial:
@@ -181,6 +183,8 @@ class Connection:
             self.session.reset(raw)
         if self.session.streams:
             self.busy_at = now
+        if self._waiting_openers and self._has_room:
+            self._wake_openers()
         if self.retire_at is not None and now >= self.retire_at:
             self.session.go_away(yamux.Reason.NORMAL)
             if not self.session.streams or now >= self.retire_at + self.limits.linger_s:
@@ -291,7 +295,7 @@ class Connection:
                     self._on_stream(self, raw)
                 case yamux.Pong() | yamux.GoneAway():
                     pass  # the session remembers
-        if self._waiting_openers and not self.session.has_backlog:
+        if self._waiting_openers and self._has_room:
             self._wake_openers()
         if self.session.has_data_to_send:
             self.schedule_flush()
@@ -351,18 +355,20 @@ class Connection:
                 self._count_and_abort("link_stalls", "the peer does not read")
             self._stall = (now, sent)
 
+    @property
+    def _has_room(self) -> bool:
+        """Whether a stream may be opened now."""
+        return len(self.session.streams) - self.session.inbound < self.limits.streams and not self.session.has_backlog
+
     async def _open(self) -> yamux.Stream:
-        while True:
-            if not self.is_usable:
-                raise StreamClosedError(
-                    f"the connection to {self.peer_id} is closed: {self.close_reason or 'going away'}"
-                )
-            is_free = len(self.session.streams) - self.session.inbound < self.limits.streams
-            if is_free and not self.session.has_backlog:
+        while self.is_usable:
+            if self._has_room:
                 return self.session.open(self._clock())
             waiting = self._loop.create_future()
             self._waiting_openers.append(waiting)
             await waiting
+        why = self.close_reason or "going away"
+        raise StreamClosedError(f"the connection to {self.peer_id} is closed: {why}")
 
     async def _propose(self, stream: Stream, protocols: Sequence[str]) -> None:
         negotiation = multistream.Initiator(protocols)

@@ -414,7 +414,7 @@ class Swarm:
         stream = Stream(connection, raw)
         is_done = False
         try:
-            if await self._negotiate(stream):
+            if await self._agree(stream):
                 await self._handlers[stream.protocol](stream)
             await stream.close()
             is_done = True
@@ -429,17 +429,23 @@ class Swarm:
             if not is_done:
                 await stream.reset()
 
-    async def _negotiate(self, stream: Stream) -> bool:
+    async def _agree(self, stream: Stream) -> bool:
         """Agree on a protocol of ours. False when the peer ended the stream first."""
         negotiation = multistream.Responder(self._handlers)
-        async with asyncio.timeout(self.limits.negotiate_timeout_s):
-            while not stream.protocol:
-                buffers = await stream.read()
-                if not buffers:
-                    return False
-                said = stream.settle(negotiation, buffers)
-                if stream.protocol:
-                    stream.hold_greeting(said)
-                elif said:
-                    await stream.write(said)
-        return True
+        if stream.raw.buffers:  # a lone proposal comes with the stream itself, and needs no timer
+            await self._negotiate(stream, negotiation)
+        if not stream.protocol:
+            async with asyncio.timeout(self.limits.negotiate_timeout_s):
+                while not stream.protocol and await self._negotiate(stream, negotiation):
+                    pass
+        return bool(stream.protocol)
+
+    async def _negotiate(self, stream: Stream, negotiation: multistream.Responder) -> bool:
+        """One step. False when the peer ended the stream."""
+        buffers = await stream.read()
+        said = stream.settle(negotiation, buffers)
+        if stream.protocol:
+            stream.hold_greeting(said)
+        elif said:
+            await stream.write(said)
+        return bool(buffers)
