@@ -364,3 +364,42 @@ async def test_a_stream_opened_by_a_peer_that_leaves_midway_ends_its_handler(sce
         await asyncio.sleep(1)
         assert victim._serving == 0 and victim.connections() == []
         await still_serves(scene, victim)
+
+
+async def test_answers_that_are_never_taken_are_dropped_though_their_handlers_are_done(scene: Scene) -> None:
+    async def answer(stream: Stream) -> None:
+        await stream.read()
+        await stream.write(bytes(400_000))
+
+    async with scene.swarm("victim", linger_s=60, queue_bytes_connection=2 * MIB) as victim:
+        victim.handle("/answer/1.0.0", answer)
+        await victim_of(scene, victim)
+        attacker = await scene.attack(victim)
+        proposal = PROPOSAL[:20] + multistream.encode_message("/answer/1.0.0")
+        for stream_id in range(1, 101, 2):
+            attacker.send(data(stream_id, proposal + b"go", Flag.SYN | Flag.FIN))
+        await asyncio.sleep(1)
+        session = victim.connections()[0].session
+        assert session.inbound == 50 and victim._serving > 0  # some answer, the others wait
+        for _ in range(130):
+            attacker.send(frame(Type.PING, Flag.SYN, 0, 1))
+            await asyncio.sleep(1)
+        assert session.inbound == 0 and session.queued == 0 and victim._serving == 0
+        await still_serves(scene, victim)
+
+
+async def test_a_slow_reader_gets_all_of_an_answer_whose_handler_is_done(scene: Scene) -> None:
+    async def answer(stream: Stream) -> None:
+        await stream.write(bytes(500_000))
+
+    async with scene.swarm("victim", linger_s=10) as victim:
+        victim.handle("/answer/1.0.0", answer)
+        await victim_of(scene, victim)
+        attacker = await scene.attack(victim)
+        proposal = PROPOSAL[:20] + multistream.encode_message("/answer/1.0.0")
+        attacker.send(data(1, proposal, Flag.SYN))
+        for _ in range(70):
+            attacker.send(frame(Type.WINDOW_UPDATE, 0, 1, 4096))
+            await asyncio.sleep(1)
+        assert frame(Type.WINDOW_UPDATE, Flag.FIN, 1, 0) in attacker.plain
+        assert len(attacker.plain) > 500_000 and victim.counts["stream_errors"] == 0

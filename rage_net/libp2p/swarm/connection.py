@@ -80,7 +80,7 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._is_flush_due = False
         self._held: list[Stream] = []
-        self._lingering: dict[yamux.Stream, float] = {}
+        self._lingering: dict[yamux.Stream, tuple[float, int]] = {}  # until when, and bytes then waiting
         self._waiting_openers: list[asyncio.Future[None]] = []
         self._stall: tuple[float, int] | None = None  # when a full link was last looked at, bytes sent by then
         self._lost = asyncio.Event()
@@ -178,9 +178,7 @@ class Connection:
             self._count_and_abort("silent_peers", str(error))
             return
         self.schedule_flush()
-        for raw in [raw for raw, deadline in self._lingering.items() if now >= deadline or raw.is_forgotten]:
-            self._lingering.pop(raw)
-            self.session.reset(raw)
+        self._end_lingering(now)
         if self.session.streams:
             self.busy_at = now
         if self._waiting_openers and self._has_room:
@@ -206,10 +204,8 @@ class Connection:
         return buffers
 
     def linger(self, raw: yamux.Stream) -> None:
-        """Nobody reads this stream any more; its end is waited for."""
+        """Nobody uses this stream any more; its end is waited for, as long as the peer takes what waits."""
         self.session.discard_read(raw)
-        if not raw.is_forgotten:
-            self._lingering[raw] = self._clock() + self.limits.linger_s
 
     def hold(self, stream: Stream) -> None:
         """Send this stream's greeting soon, should its handler have nothing to say."""
@@ -342,6 +338,20 @@ class Connection:
         held, self._held = self._held, []
         for stream in held:
             stream.send_greeting()
+
+    def _end_lingering(self, now: float) -> None:
+        limits, lingering = self.limits, self._lingering
+        self._lingering = {}
+        for raw in self.streams:
+            if raw.discard_left is None:
+                continue
+            deadline, before = lingering.get(raw, (now + limits.linger_s, raw.queued))
+            if now >= deadline:
+                if before - raw.queued < limits.slowest_bytes_s * limits.linger_s:
+                    self.session.reset(raw)
+                    continue
+                deadline, before = now + limits.linger_s, raw.queued
+            self._lingering[raw] = (deadline, before)
 
     def _look_for_stall(self, now: float) -> None:
         if not self._link.is_full:

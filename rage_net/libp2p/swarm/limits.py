@@ -29,6 +29,8 @@ class Limits:
     """The widest window of one stream."""
     queue_bytes: int = 512 * 1024
     """A writer waits while its stream has more than this to send."""
+    queue_bytes_connection: int = 8 * 1024 * 1024
+    """Every writer of a connection waits while all its streams together have more than this to send."""
     dial_parallel: int = 8
     """Addresses of one peer tried at once."""
     dial_addresses: int = 32
@@ -48,7 +50,7 @@ class Limits:
     link_stall_s: float = 30.0
     """How long a full link puts up with that before it is dropped."""
     linger_s: float = 60.0
-    """A stream closed by us and not by the peer is reset after this."""
+    """A stream that we have closed is reset when in so long the peer neither ends it nor takes what waits."""
     idle_s: float = 300.0
     """A connection without streams is closed after this."""
     retire_s: float = 10.0

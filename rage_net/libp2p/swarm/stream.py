@@ -170,7 +170,7 @@ class Stream:
     # -- writing
 
     async def write(self, *buffers: bytes | bytearray | memoryview) -> None:
-        """Queue bytes, and wait while the stream has more to send than `Limits.queue_bytes`.
+        """Queue bytes, and wait while the stream, or the connection, has more to send than `Limits` allow.
 
         The buffers are not copied: leave them as they are until the stream is closed.
         Raises: StreamResetError, also when the peer takes less than `Limits.slowest_bytes_s` for `write_stall_s`;
@@ -181,11 +181,14 @@ class Stream:
             raise self._gone()
         if self._is_end_due:
             raise StreamClosedError(f"stream {raw.id} ({self.protocol}) is closed for writing")
+        if self._is_end_due:
+            raise StreamClosedError("this half of the stream is closed")
         if self._greeting:
             buffers, self._greeting = (self._greeting, *buffers), b""
         connection.session.send(raw, buffers)
         connection.schedule_flush()
-        if raw.queued > connection.limits.queue_bytes:
+        limits = connection.limits
+        if raw.queued > limits.queue_bytes or connection.session.queued > limits.queue_bytes_connection:
             await self._wait_drained()
 
     async def _wait_drained(self) -> None:
@@ -219,11 +222,10 @@ class Stream:
             self._end_write()
 
     async def close(self) -> None:
-        """End our half and read no more. Should the peer send more, it gets a reset."""
+        """End our half and read no more. What was written is still sent; should the peer send much, it gets a reset."""
         self._end_write()
         self._rest = []
-        if not self.raw.is_read_closed or self.raw.buffers:
-            self.connection.linger(self.raw)
+        self.connection.linger(self.raw)
 
     async def reset(self) -> None:
         """End both halves at once; what waits to be sent is dropped."""

@@ -68,6 +68,8 @@ class Session:
         self.streams: dict[int, Stream] = {}
         self.inbound = 0
         """Streams the peer opened and that are still known."""
+        self.queued = 0
+        """Bytes of all streams that wait to be sent."""
         self.refused = 0
         self.rtt_s: float | None = None
         self.is_going_away = False
@@ -167,6 +169,7 @@ class Session:
             if size := len(buffer):
                 stream.queue.append(buffer)
                 stream.queued += size
+                self.queued += size
         if not stream.is_ready and stream.queued:
             self._make_ready(stream)
 
@@ -249,6 +252,7 @@ class Session:
     def _take_from_queue(self, stream: Stream, size: int, out: list[Buffer]) -> None:
         stream.send_window -= size
         stream.queued -= size
+        self.queued -= size
         queue = stream.queue
         while size:
             buffer = queue[0]
@@ -482,6 +486,7 @@ class Session:
         stream.is_read_closed = stream.is_write_closed = True
         self._drop_unread(stream)
         stream.queue.clear()
+        self.queued -= stream.queued
         stream.queued = 0
         self._changed[stream] = None
         self._forget_if_done(stream)
