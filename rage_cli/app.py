@@ -77,8 +77,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     options.read_environment(os.environ)
+    tree = root()
     try:
-        result = root().main(list(arguments), prog_name="rage", standalone_mode=False)
+        # Not `tree.main()`, which would turn a broken pipe into exit 1 before we see it.
+        with tree.make_context("rage", list(arguments)) as context:
+            result = tree.invoke(context)
     except typer.Exit as leave:
         return leave.exit_code
     return result if isinstance(result, int) else EXIT_OK

@@ -70,7 +70,7 @@ def candidates(words: list[str]) -> list[str]:
             last, [(name, text) for name, (_, text) in GLOBALS.items()]
         )
     if node[3] is not None:
-        return _matching(last, [(name, member[0]) for name, member in node[3].items()])
+        return [] if positional else _matching(last, [(name, member[0]) for name, member in node[3].items()])
     arguments = node[2]
     if not arguments:
         return []
@@ -152,7 +152,7 @@ def _cid_text(raw: bytes) -> str:
 
 def _peers(start: str, home: str, *, addresses: bool) -> list[str]:
     """Known peers, newest first: a line each, `id seconds addresses`."""
-    path = os.path.join(home_directory(home, os.environ), "peers")  # noqa: PTH118
+    path = os.path.join(home_directory(home, os.environ), "peers.txt")  # noqa: PTH118
     with open(path, encoding="ascii") as file:  # noqa: PTH123
         lines = [line.split() for line in file.read(PEERS_BYTES_MAX).splitlines()]
     found = []

@@ -45,6 +45,8 @@ VERB_S = 20.0
 STOP_S = 5.0
 """For a node to end after SIGTERM, before it is killed."""
 
+EQUAL = "equal, byte for byte"
+
 DEATH_AT = 0.3
 """The share of the archive after which its first holder is killed."""
 
@@ -98,7 +100,7 @@ def perform(tell: Callable[[str], None]) -> Iterator[Step]:
         started = time.monotonic()
         tell("starting three nodes")
         _start(nodes)
-        yield Step("start nodes alpha, beta, gamma", None, time.monotonic() - started, "3 ready, connected by Noise")
+        yield Step("start alpha, beta, gamma", None, time.monotonic() - started, "3 nodes ready")
         report, archive = Path(place) / "report.txt", Path(place) / "archive.bin"
         write_text(report, TEXT_BYTES)
         write_archive(archive, ARCHIVE_BYTES)
@@ -116,14 +118,12 @@ def perform(tell: Callable[[str], None]) -> Iterator[Step]:
             _get(beta, root, Path(place) / "beta.out", (alpha,), path)
             with beta.connect() as node:
                 node.run(PinChunk(root))
-        yield Step(
-            "copy both to beta, and pin", TEXT_BYTES + ARCHIVE_BYTES, time.monotonic() - begun, "equal, byte for byte"
-        )
+        yield Step("copy both to beta, pin", TEXT_BYTES + ARCHIVE_BYTES, time.monotonic() - begun, EQUAL)
         tell("fetching report.txt on gamma")
         seconds = _get(gamma, roots[0], Path(place) / "report.out", (alpha, beta), report)
-        yield Step("get report.txt on gamma", TEXT_BYTES, seconds, "equal, byte for byte")
+        yield Step("get report.txt on gamma", TEXT_BYTES, seconds, EQUAL)
         tell("fetching archive.bin on gamma, and killing alpha midway")
-        yield _get_while_dying(gamma, roots[1], Path(place) / "archive.out", alpha, beta, archive)
+        yield from _get_while_dying(gamma, roots[1], Path(place) / "archive.out", alpha, beta, archive)
         tell("re-hashing gamma's store")
         with gamma.connect() as node:
             checked = node.run(VerifyChunks())
@@ -132,32 +132,28 @@ def perform(tell: Callable[[str], None]) -> Iterator[Step]:
         yield Step("verify gamma's store", checked.bytes, checked.seconds, f"{checked.checked} chunks, none bad")
 
 
-def _get_while_dying(gamma: DemoNode, root: str, out: Path, alpha: DemoNode, beta: DemoNode, original: Path) -> Step:
+def _get_while_dying(
+    gamma: DemoNode, root: str, out: Path, alpha: DemoNode, beta: DemoNode, original: Path
+) -> Iterator[Step]:
     """Fetch from alpha and beta, and kill alpha on the way."""
     given: dict[str, int] = {}
-    died_at = 0
+    died_at, died_s = 0, 0.0
+    begun = time.monotonic()
 
     def watch(progress: Progress) -> None:
-        nonlocal died_at
+        nonlocal died_at, died_s
         if not died_at and progress.done > DEATH_AT * ARCHIVE_BYTES:
-            died_at = progress.done
+            died_at, died_s = progress.done, time.monotonic() - begun
             given.update(_received(gamma))
             alpha.kill()
 
     before = _received(gamma)
     seconds = _get(gamma, root, out, (alpha, beta), original, watch)
     after = {**given, **_received(gamma)}
-    parts = [
-        f"{node.name} gave {max(0, after.get(node.peer_id, 0) - before.get(node.peer_id, 0)) / MIB:.0f} MiB"
-        for node in (alpha, beta)
-    ]
-    percent = 100 * died_at // ARCHIVE_BYTES
-    return Step(
-        f"get archive.bin on gamma, alpha killed at {percent} %",
-        ARCHIVE_BYTES,
-        seconds,
-        f"equal, byte for byte; {', '.join(parts)}",
-    )
+    gave = {node.name: max(0, after.get(node.peer_id, 0) - before.get(node.peer_id, 0)) for node in (alpha, beta)}
+    words = ", ".join(f"{name} gave {size / MIB:.0f} MiB" for name, size in gave.items())
+    yield Step(f"  kill alpha at {100 * died_at // ARCHIVE_BYTES} %", None, died_s, words)
+    yield Step("get archive.bin on gamma", ARCHIVE_BYTES, seconds, EQUAL)
 
 
 def _received(node: DemoNode) -> dict[str, int]:

@@ -15,6 +15,7 @@ Source: design 4.5.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -33,7 +34,13 @@ VERSION = 1
 PIPED_TABLE_COLUMNS = 240
 """`--format table` without a terminal: wide enough that nothing is cut."""
 
-Kind = Literal["text", "size", "count", "time", "seconds"]
+GAP = 2
+"""Blanks between columns."""
+TEXT_COLUMNS_MIN = 8
+"""A word cut shorter than this says nothing."""
+
+Kind = Literal["text", "prose", "size", "count", "time", "seconds"]
+"""`prose` folds where there is little room; other text is cut."""
 
 
 class Column(NamedTuple):
@@ -148,15 +155,14 @@ def _console() -> Console:
         highlight=False,
         markup=False,
         emoji=False,
-        no_color=options.color == "never",
-        force_terminal=True if options.color == "always" else is_terminal,
-        width=None if is_terminal else PIPED_TABLE_COLUMNS,
+        force_terminal=is_terminal if options.color == "auto" else options.color == "always",
+        width=shutil.get_terminal_size().columns if is_terminal else PIPED_TABLE_COLUMNS,
         soft_wrap=False,
     )
 
 
 def _print_table(records: Sequence[Any], columns: Sequence[Column]) -> None:
-    """One row a record. Cells are cut, never wrapped: a row is a line."""
+    """One row a record. Cells are cut, not wrapped: a row is a line, but for prose."""
     if not records:
         say("nothing to show")
         return
@@ -164,13 +170,41 @@ def _print_table(records: Sequence[Any], columns: Sequence[Column]) -> None:
 
     console = _console()
     shown = [column for column in columns if not column.wide or console.width >= 120]
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in shown:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
+    rows = [[_human(column.value(record), column.kind) for column in shown] for record in records]
+    widths = _widths(shown, rows, console.width)
+    for column, width in zip(shown, widths, strict=False):
         justify: Literal["left", "right"] = "right" if column.kind in ("size", "count", "seconds") else "left"
-        table.add_column(column.title.upper(), justify=justify, no_wrap=True, overflow="ellipsis")
-    for record in records:
-        table.add_row(*(_human(column.value(record), column.kind) for column in shown))
+        is_prose = column.kind == "prose"
+        overflow: Literal["fold", "ellipsis"] = "fold" if is_prose else "ellipsis"
+        table.add_column(column.title.upper(), justify=justify, no_wrap=not is_prose, overflow=overflow, width=width)
+    for row in rows:
+        table.add_row(*row[: len(widths)])
     console.print(table)
+
+
+def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int) -> list[int]:
+    """Widths of the columns from the left: where there is little room the widest words give way, never a number.
+
+    Fewer widths than columns: there is no room for the others.
+    """
+    from rich.cells import cell_len
+
+    cells = zip(*rows, strict=True)
+    widths = [
+        max(map(cell_len, (column.title, *column_cells))) for column, column_cells in zip(columns, cells, strict=True)
+    ]
+    words = [at for at, column in enumerate(columns) if column.kind in ("text", "prose")]
+    excess = sum(widths) + GAP * len(widths) - room
+    while excess > 0 and words:
+        widest = max(words, key=widths.__getitem__)
+        if widths[widest] <= TEXT_COLUMNS_MIN:
+            break
+        widths[widest] -= 1
+        excess -= 1
+    while excess > 0 and len(widths) > 1:
+        excess -= widths.pop() + GAP
+    return widths
 
 
 def _print_card(record: Any, columns: Sequence[Column]) -> None:

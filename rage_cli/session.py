@@ -92,6 +92,8 @@ def _run_here(
     gc.enable()
 
     terminated = False
+    if source is not None:  # what is read says more than what is stored, which comes in large steps
+        source, progress = _Counted(source, getattr(verb, "size", None), progress), lambda _: None
 
     async def work() -> R:
         from rage_net import config
@@ -108,8 +110,10 @@ def _run_here(
 
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end)
         settings = config.load(place.root, environ=os.environ, file=Path(options.config) if options.config else None)
-        async with asyncio.timeout(options.timeout_s):
-            async with Engine.open(place, config=settings, lock_timeout_s=_lock_wait_s()) as engine:
+        # The wait for the lock has the same time and an error of its own, which says who holds it.
+        deadline = None if options.timeout_s is None else asyncio.get_running_loop().time() + options.timeout_s
+        async with Engine.open(place, config=settings, lock_timeout_s=_lock_wait_s()) as engine:
+            async with asyncio.timeout_at(deadline):
                 return await engine.run(verb, source=source, sink=sink, progress=progress)
 
     try:
@@ -125,6 +129,20 @@ def _run_here(
             f"{verb.route.replace('/', ' ')} did not finish within {options.timeout_s:g} s",
             mend=["repeat with a longer --timeout"],
         ) from error
+
+
+class _Counted:
+    """A source that reports what is read from it."""
+
+    def __init__(self, source: Source, total: int | None, progress: Callable[[Progress], None]) -> None:
+        self._source, self._total, self._progress, self._done = source, total, progress, 0
+
+    def readinto(self, buffer: bytearray | memoryview, /) -> int:
+        """As the source has it."""
+        size = self._source.readinto(buffer) or 0
+        self._done += size
+        self._progress(Progress(self._done, self._total))
+        return size
 
 
 def _lock_wait_s() -> float:

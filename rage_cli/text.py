@@ -57,8 +57,8 @@ def format_clock(seconds: float) -> str:
 
 
 def format_time(epoch_s: float) -> str:
-    """A point in time in the local zone, to the second, with the zone's offset."""
-    return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(epoch_s))
+    """A point in time in the local zone, to the minute."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(epoch_s))
 
 
 def safe(text: str) -> str:

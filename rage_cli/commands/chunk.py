@@ -31,12 +31,12 @@ VisibilityOption = Annotated[
 ]
 
 DOCUMENT = (
-    Column("name", lambda it: it.name),
+    Column("name", lambda it: it.name or it.doc_id),
     Column("size", lambda it: it.size, "size"),
     Column("chunks", lambda it: it.chunks, "count"),
     Column("visibility", lambda it: it.visibility),
     Column("created", lambda it: it.created_at, "time"),
-    Column("doc id", lambda it: it.doc_id),
+    Column("doc id", lambda it: it.doc_id, wide=True),
     Column("root", lambda it: it.root, wide=True),
     Column("tags", lambda it: it.tags, wide=True),
 )

@@ -124,7 +124,13 @@ def check(
 
 
 @app.command()
-@page(examples=("rage config path", "$EDITOR $(rage config path -q | head -1)    # network.yaml comes first"))
+@page(
+    examples=(
+        "rage config path",
+        "$EDITOR $(rage config path -q | head -1)    # network.yaml comes first",
+        "rage config path --json    # in CI: which files there are",
+    )
+)
 def path() -> None:
     """Show where the configuration files are."""
     from rage_net import config

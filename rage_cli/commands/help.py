@@ -70,8 +70,8 @@ def help_(
 def _show_exit_codes() -> None:
     columns = (
         Column("code", lambda it: it.code, "count"),
-        Column("meaning", lambda it: it.meaning),
-        Column("next", lambda it: it.next),
+        Column("meaning", lambda it: it.meaning, "prose"),
+        Column("next", lambda it: it.next, "prose"),
     )
     rows = tuple(ExitCode(code, meaning, then) for code, (meaning, then) in EXITS.items())
     render(ExitCodes(rows), columns, items=rows, identifier=lambda it: str(it.code))
