@@ -111,10 +111,10 @@ def _documents(start: str, home: str) -> list[str]:
     """Names that begin so, then roots: the index is read without a lock, and never waited for."""
     import sqlite3
     import time
-    from urllib.parse import quote
 
     path = os.path.join(home_directory(home, os.environ), "index.db")  # noqa: PTH118
-    index = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, timeout=CUTOFF_S)
+    quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    index = sqlite3.connect(f"file:{quoted}?mode=ro", uri=True, timeout=CUTOFF_S)
     deadline = time.monotonic() + CUTOFF_S
     index.set_progress_handler(lambda: time.monotonic() > deadline, 1000)
     found = []

@@ -95,7 +95,10 @@ def confirm(question: str) -> None:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise UsageError(
-            "this needs --yes", why=f"{question} There is no terminal to ask on.", mend=["add --yes", "add --dry-run"]
+            "this needs --yes",
+            why=f"{question} There is no terminal to ask on.",
+            mend=["add --yes", "add --dry-run"],
+            id="needs-yes",
         )
     sys.stderr.write(f"{text.safe(question)} [y/N] ")
     sys.stderr.flush()

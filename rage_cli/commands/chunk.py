@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +18,7 @@ from rage_cli.session import home, run
 from rage_cli.text import format_duration, format_size, parse_duration
 from rage_net.errors import EXIT_FINDINGS, EXIT_OK, UsageError
 from rage_net.verbs import chunk as verbs
+from rage_net.verbs import dataclass
 
 app = noun("Put, get and look after documents and their chunks.")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +15,7 @@ from rage_cli.commands.status import STATUS
 from rage_cli.options import options
 from rage_cli.output import Column, render, say
 from rage_net import home as homes
+from rage_net.verbs import dataclass
 from rage_net.verbs.node import ShowStatus, StopNode
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pexpect
 import pytest
-from conftest_cli import RAGE, Rage, environment
+from conftest_cli import RAGE, Rage, environment, runner
 
 from rage_cli import complete
 from rage_cli.completions import files
@@ -100,6 +100,14 @@ def test_the_home_is_where_everything_else_finds_it(
     if "HOME" in environ:
         monkeypatch.setenv("HOME", environ["HOME"])
     assert complete.home_directory(flag, environ) == str(homes.locate(flag or None, environ).root)
+
+
+def test_a_home_with_odd_characters_completes_too(tmp_path: Path) -> None:
+    home = tmp_path / "50% #1?mode=rw"
+    rage = runner(home)
+    rage("init")
+    rage("chunk", "put", "-", "--name", "a.md", stdin=b"x")
+    assert words("--home", str(home), "chunk", "get", "") == ["a.md"]
 
 
 @pytest.mark.parametrize("break_it", ["no home", "no index", "garbage", "locked"])
