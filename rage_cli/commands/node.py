@@ -55,7 +55,11 @@ def start(
 
 
 def _show_ready(status: NodeStatus) -> None:
-    render(status, READY, items=(status,), identifier=lambda it: it.peer_id)
+    """One line, never cut: an address is there to be copied."""
+    if options.format == "auto" and sys.stdout.isatty():
+        sys.stdout.write(f"{status.peer_id}  {'  '.join(status.listen)}\n")
+    else:
+        render(status, READY, items=(status,), identifier=lambda it: it.peer_id)
     sys.stdout.flush()
 
 

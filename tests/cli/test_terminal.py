@@ -71,6 +71,14 @@ def test_a_number_is_never_cut(rage: Rage, terminal: Terminal, columns: int) -> 
     assert "2.0 KiB" in shown and all(len(line) <= columns for line in shown.splitlines())
 
 
+def test_a_nodes_addresses_are_shown_whole_and_ctrl_c_ends_it(terminal: Terminal) -> None:
+    child = terminal("node", "start", columns=60)
+    child.expect(r"(12D3KooW\w{44})  /ip4/127.0.0.1/tcp/\d+/p2p/(12D3KooW\w{44})\r\n")
+    assert child.match[1] == child.match[2]
+    child.sendintr()
+    assert finish(child)[1] == 0
+
+
 def test_no_color_is_honoured(rage: Rage, terminal: Terminal) -> None:
     rage("chunk", "put", "-", "--name", "a", stdin=b"x")
     assert "\x1b[1m" in finish(terminal("chunk", "list"))[0]
