@@ -14,6 +14,7 @@ import functools
 import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import CancelledError
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -52,6 +53,9 @@ Cancelled = Callable[[], bool]
 
 LOCK_WAIT_S = 30.0
 """How long a command waits for another that holds the home."""
+LET_GO_S = 2.0
+"""How long a verb that was given up waits for its thread to clean up: a commit takes a part of that, while a read from
+a terminal or a quiet pipe may never return. What a thread leaves undone then is what a crash would: gc finishes it."""
 STOP_WITHIN_S = 10.0
 """What a node promises from SIGTERM to its end."""
 PINGS_MAX = 1000
@@ -118,17 +122,18 @@ class Engine:
         Raises: NotFoundError without a home; ConflictError when another process holds it; ConfigError.
         """
         async with AsyncExitStack() as stack:
+            is_own_env = env is None
             if env is None:
                 env = SystemEnv()
                 stack.callback(env.close)
             if config is None:
                 config = configuration.load(home.root, environ=environment.read_environment())
-            lock = homes.lock(home, timeout_s=lock_timeout_s, kind=kind)
-            await env.waiting(lock.__enter__)
-            stack.callback(lock.__exit__, None, None, None)
+            await stack.enter_async_context(_locked(home, env, lock_timeout_s, kind))
             quota = Quota(bytes_max=config.network.store.quota, free_bytes_min=config.network.store.reserve)
             store = await env.blocking(functools.partial(open_store, home.root, env=env, quota=quota))
             stack.callback(store.close)
+            if is_own_env:  # before the store, which its threads use
+                stack.callback(env.close)
             engine = cls(home, config, store, env, metrics or Metrics(), serves=serves)
             async with engine._closing:
                 yield engine
@@ -368,15 +373,15 @@ class Engine:
     # --- blocking halves of the verbs ---
 
     async def _stoppable(self, work: Callable[[Cancelled], T]) -> T:
-        """Run long work in a thread of its own; when the caller gives up, tell it to stop and wait until it has."""
+        """Run long work in a thread of its own; when the caller gives up, tell it to stop and give it LET_GO_S."""
         cancelled = threading.Event()
         running = asyncio.ensure_future(self.env.waiting(work, cancelled.is_set))
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
             cancelled.set()
-            with suppress(Exception):
-                await running
+            await asyncio.wait([running], timeout=LET_GO_S)
+            running.cancel()
             raise
 
     def _put(
@@ -474,6 +479,31 @@ class Engine:
         from rage_net.libp2p.peer_id import PeerId
 
         return str(PeerId.from_public_key(homes.load_identity(self.config.network.security.peer_key).public_key()))
+
+
+@asynccontextmanager
+async def _locked(home: Home, env: Env, timeout_s: float, kind: str) -> AsyncIterator[None]:
+    """Hold the home's lock. Who gives up waiting for it is not made to wait."""
+    given_up = threading.Event()
+
+    def pause(seconds: float) -> None:
+        if given_up.wait(seconds):
+            raise CancelledError
+
+    lock = homes.lock(home, timeout_s=timeout_s, kind=kind, sleep=pause)
+    taking = asyncio.ensure_future(env.waiting(lock.__enter__))
+    try:
+        await asyncio.shield(taking)
+    except asyncio.CancelledError:
+        given_up.set()
+        with suppress(Exception, asyncio.CancelledError):
+            await taking
+            lock.__exit__(None, None, None)  # it was ours at the very moment
+        raise
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
 
 
 class _Counted:

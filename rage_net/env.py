@@ -47,7 +47,7 @@ class Env(Protocol):
         ...
 
     def close(self) -> None:
-        """Wait for the threads that still work, and end them."""
+        """Wait for the threads that do blocking work, and end them; not for those that wait for a person or a pipe."""
         ...
 
 
@@ -76,8 +76,8 @@ class SystemEnv:
         return await asyncio.get_running_loop().run_in_executor(self._waiters, fn, *args)
 
     def close(self) -> None:
-        """Wait for running work; work that has not begun is dropped."""
-        self._waiters.shutdown(wait=True, cancel_futures=True)
+        """Wait for running work, but not for what waits; work that has not begun is dropped. May be called again."""
+        self._waiters.shutdown(wait=False, cancel_futures=True)
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
