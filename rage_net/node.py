@@ -83,8 +83,9 @@ async def run(
     for problem in config.warnings:
         log.warning("%s", problem)
     tune_malloc()
-    async with Engine.open(home, config=config, lock_timeout_s=0, kind="node", serves=True) as engine:
-        await Node(engine, environ).run(ready)
+    with _hard_end(STOP_WITHIN_S) as begin_end:
+        async with Engine.open(home, config=config, lock_timeout_s=0, kind="node", serves=True) as engine:
+            await Node(engine, environ).run(ready, begin_end)
 
 
 class Node:
@@ -100,15 +101,18 @@ class Node:
         self._online: Online | None = None
         engine.node_status = self._complete
 
-    async def run(self, ready: Callable[[NodeStatus], None]) -> None:
-        """Serve until the engine's `stop_requested` is set, by a signal or by the verb node/stop."""
+    async def run(self, ready: Callable[[NodeStatus], None], draining: Callable[[], None]) -> None:
+        """Serve until the engine's `stop_requested` is set, by a signal or by the verb node/stop.
+
+        `ready` and `draining` are called once each, when the node serves and when it begins to end.
+        """
         async with AsyncExitStack() as stack:
             stack.enter_context(self._signals())
             await stack.enter_async_context(self._control())
             self._online = online = await self.engine.online()
+            online.swarm.on_event(self._note_peer)
             await self._listen(online)
             self._http = await stack.enter_async_context(self._http_door())
-            online.swarm.on_event(self._note_peer)
             await stack.enter_async_context(_running(self._jobs(online)))
             self.state = "ready"
             status = await self.engine.run(ShowStatus())
@@ -117,9 +121,9 @@ class Node:
             ready(status)
             await self.engine.stop_requested.wait()
             self.state = "draining"
+            draining()
             log.info("stopping")
             _notify(self._environ, "STOPPING=1")
-            stack.enter_context(_hard_end(STOP_WITHIN_S))
             await guard("peers_save", self._save_peers, self.engine.metrics)
 
     # --- doors ---
@@ -287,8 +291,11 @@ async def _running(jobs: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterator[N
 
 
 @contextmanager
-def _hard_end(within_s: float) -> Iterator[None]:
-    """End the process when leaving takes longer than promised: a supervisor waits, and the store is always sound."""
+def _hard_end(within_s: float) -> Iterator[Callable[[], None]]:
+    """Gives what begins the end: from then on the block is left in time, or the process ends without more ado.
+
+    A supervisor waits, and the store is always sound.
+    """
 
     def end() -> None:
         log.error("not drained within %.0f s; ending at once", within_s)
@@ -296,9 +303,8 @@ def _hard_end(within_s: float) -> Iterator[None]:
 
     timer = threading.Timer(within_s, end)
     timer.daemon = True
-    timer.start()
     try:
-        yield
+        yield timer.start
     finally:
         timer.cancel()
 
