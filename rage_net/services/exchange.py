@@ -56,6 +56,8 @@ SLOW_S = 1.0
 """For so long from then on threads look: the disk is asked, and the event loop must not wait for it."""
 WAITING_MAX = 512
 """Requests that wait for memory; more are told to come back."""
+WAITING_S_MAX = 5.0
+"""And those that waited so long, before their askers take us for dead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +78,17 @@ class Room:
         self._waiting = 0
 
     async def take(self, peer: PeerId, size: int) -> bool:
-        """Wait for room; False at once when too many wait already."""
+        """Wait for room; False at once when too many wait already, and after WAITING_S_MAX."""
         if self._waiting >= WAITING_MAX:
             return False
         self._waiting += 1
         try:
-            async with self._changed:
+            async with asyncio.timeout(WAITING_S_MAX), self._changed:
                 await self._changed.wait_for(lambda: self._fits(peer, size))
                 self._free -= size
                 self._by_peer[peer] = self._by_peer.get(peer, 0) + size
+        except TimeoutError:
+            return False
         finally:
             self._waiting -= 1
         return True
@@ -153,7 +157,8 @@ class Exchange:
             except (NotFoundError, IntegrityError):  # evicted, or found rotten, since we looked
                 await self._answer(stream, ChunkResponse(messages.NOT_FOUND))
                 return
-            await self._answer(stream, ChunkResponse(messages.OK, header), stored)
+            async with asyncio.timeout(CHUNK_S_MAX):  # four who read a byte at a time must not hold all the memory
+                await self._answer(stream, ChunkResponse(messages.OK, header), stored)
         finally:
             await self._room.give_back(peer, size)
 
@@ -188,11 +193,12 @@ class Exchange:
 
     # --- the client ---
 
-    async def fetch(self, connection: Connection, cid: Cid) -> Received:
+    async def fetch(self, connection: Connection, cid: Cid, size_max: int = messages.CHUNK_BYTES_MAX) -> Received:
         """One chunk from a peer, in the stored form, not verified.
 
         Raises: NotFoundError (it lacks the chunk or will not say), AccessDeniedError, UnavailableError (busy, gone, or
-        no byte for STALL_S_MAX), PeerProtocolError.
+        no byte for STALL_S_MAX), PeerProtocolError; IntegrityError `size-differs` when it announces more plain bytes
+        than `size_max`, before they are read.
         """
         loop = asyncio.get_running_loop()
         ends = loop.time() + CHUNK_S_MAX
@@ -202,6 +208,10 @@ class Exchange:
                 raise from_wire(response.status, response.message or f"the peer answered {response.status}")
             if response.header is None:
                 raise RemoteProtocolError("a chunk without its metadata")
+            if response.header.size > size_max:
+                raise IntegrityError(
+                    f"it has {response.header.size} bytes where {size_max} are wanted", id="size-differs"
+                )
             left = response.header.stored_size
             buffers: list[bytes | memoryview] = []
             while left:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rage_net.chunk.encoding import decode
+from rage_net.chunk.encoding import BLOCK_BYTES_MAX, decode
 from rage_net.chunk.manifest import Walk
 from rage_net.chunk.schedule import Ask, Outcome, Schedule
 from rage_net.chunk.shelf import vouch
@@ -41,10 +41,12 @@ if TYPE_CHECKING:
 
 WINDOW_BYTES = 24 << 20
 """Plain bytes on their way or waiting for the reader: six largest chunks keep two sources busy in flat memory."""
+WINDOW_CHUNKS = 512
+"""Chunks in the window, however small a manifest says they are."""
 SURVEY_CHUNKS = 256
 """Chunks asked about in one `have`; 10 KiB on the wire."""
-SIZE_UNKNOWN = 1 << 20
-"""What a block is taken for until it has come: the size most chunks have."""
+SIZE_GUESSED = 1 << 20
+"""What a block of unknown size is taken for until it has come: the size most chunks have."""
 DISTRUST_S = 3600.0
 """A peer that sent wrong bytes is not asked again for so long."""
 DISTRUSTED_MAX = 4096
@@ -156,7 +158,7 @@ class _Download:
             for at in range(0, len(pieces), SURVEY_CHUNKS):
                 batch = pieces[at : at + SURVEY_CHUNKS]
                 for piece, is_here in zip(batch, await self._here([piece.cid for piece in batch]), strict=True):
-                    while window and held + piece.size > WINDOW_BYTES:
+                    while window and (held + piece.size > WINDOW_BYTES or len(window) >= WINDOW_CHUNKS):
                         held -= await self._deliver(*window.popleft(), sink)
                     window.append((piece.cid, piece.size, self._start(piece.cid, piece.size, is_here)))
                     held += piece.size
@@ -179,12 +181,12 @@ class _Download:
 
     async def _block(self, cid: Cid) -> bytes:
         (is_here,) = await self._here([cid])
-        return await self._start(cid, SIZE_UNKNOWN, is_here)
+        return await self._start(cid, None, is_here)
 
-    def _start(self, cid: Cid, size: int, is_here: bool) -> asyncio.Future[bytes]:
+    def _start(self, cid: Cid, size: int | None, is_here: bool) -> asyncio.Future[bytes]:
         return self._tasks.create_task(self._read(cid, size)) if is_here else self._remote.want(cid, size)
 
-    async def _read(self, cid: Cid, size: int) -> bytes:
+    async def _read(self, cid: Cid, size: int | None) -> bytes:
         started = self._service.env.monotonic()
         try:
             data = await self._service.env.blocking(self._service.store.get, cid)
@@ -192,14 +194,14 @@ class _Download:
             if not self._want.peers:
                 raise
             return await self._remote.want(cid, size)
+        _check_size(cid, size, data)
         self._outcomes.sources["local"] += 1
         self._service.metrics.retrieval.observe(self._service.env.monotonic() - started, "local")
         return data
 
     async def _deliver(self, cid: Cid, size: int, future: asyncio.Future[bytes], sink: Sink) -> int:
         data = await future
-        if len(data) != size:
-            raise IntegrityError(f"the manifest says {size} bytes of {cid}, which has {len(data)}")
+        _check_size(cid, size, data)
         await self._service.env.waiting(sink.write, data)
         return size
 
@@ -223,6 +225,7 @@ class _Remote:
         self._cache = want.cache
         self._schedule = Schedule()
         self._wanted: dict[Cid, asyncio.Future[bytes]] = {}
+        self._sizes_max: dict[Cid, int] = {}  # of those wanted whose size a manifest says
         self._surveyed: list[Cid] = []
         self._connections: dict[PeerId, Connection] = {}
         self._asks: dict[Ask, asyncio.Task[None]] = {}
@@ -231,12 +234,17 @@ class _Remote:
         self._has_begun = False
         self._wake = asyncio.Event()
 
-    def want(self, cid: Cid, size: int) -> asyncio.Future[bytes]:
-        """The plain bytes of a chunk, verified; the same future for a chunk that is wanted already."""
+    def want(self, cid: Cid, size: int | None) -> asyncio.Future[bytes]:
+        """The plain bytes of a chunk, verified; the same future for a chunk that is wanted already.
+
+        More bytes than `size` are not accepted from anybody, so that the window holds what it counts.
+        """
         future = self._wanted.get(cid)
         if future is None:
             future = self._wanted[cid] = asyncio.get_running_loop().create_future()
-            self._schedule.want(cid, size)
+            if size is not None:
+                self._sizes_max[cid] = size
+            self._schedule.want(cid, SIZE_GUESSED if size is None else size)
             self._begin()
             self._wake.set()
         return future
@@ -339,7 +347,8 @@ class _Remote:
         peer: PeerId = ask.source  # type: ignore[assignment]
         started = self._service.env.monotonic()
         try:
-            received = await self._exchange.fetch(self._connections[peer], ask.cid)
+            size_max = self._sizes_max.get(ask.cid, BLOCK_BYTES_MAX)
+            received = await self._exchange.fetch(self._connections[peer], ask.cid, size_max)
             data = await self._service.env.blocking(self._admit, ask.cid, received)
         except RageError as error:
             await self._note_failure(ask, error)
@@ -350,6 +359,7 @@ class _Remote:
                     task.cancel()
             self._service.metrics.retrieval.observe(now - started, "p2p")
             future = self._wanted.pop(ask.cid, None)
+            self._sizes_max.pop(ask.cid, None)
             if future is not None and not future.done():
                 self._outcomes.sources["p2p"] += 1
                 future.set_result(data)
@@ -376,7 +386,8 @@ class _Remote:
         peer: PeerId = ask.source  # type: ignore[assignment]
         outcome = _outcome_of(error)
         self._schedule.failed(ask, outcome, self._service.env.monotonic(), error.message)
-        self._outcomes.said[str(peer)] = NotFoundError("not found") if outcome == "missing" else error
+        is_absent = outcome == "missing" and not isinstance(error, IntegrityError)
+        self._outcomes.said[str(peer)] = NotFoundError("not found") if is_absent else error
         if outcome == "wrong":
             self._service.distrust(peer)
             self._service.metrics.failures.add(1, "wrong_bytes")
@@ -384,6 +395,7 @@ class _Remote:
 
     def _give_up(self, cid: Cid) -> None:
         future = self._wanted.pop(cid)
+        self._sizes_max.pop(cid, None)
         self._schedule.forget(cid)
         if not future.done():
             future.set_exception(_not_to_be_had(cid, self._want.root, self._outcomes.said))
@@ -412,7 +424,14 @@ def _not_to_be_had(cid: Cid, root: Cid, said: Mapping[str, RageError]) -> RageEr
     )
 
 
+def _check_size(cid: Cid, size: int | None, data: bytes) -> None:
+    if size is not None and len(data) != size:
+        raise IntegrityError(f"the manifest says {size} bytes of {cid}, which has {len(data)}")
+
+
 def _outcome_of(error: RageError) -> Outcome:
+    if error.id == "size-differs":  # the manifest may be what lies, so the peer is not to blame
+        return "missing"
     if isinstance(error, IntegrityError):
         return "wrong"
     if isinstance(error, PeerProtocolError) or error.id == "peer-gone":

@@ -12,7 +12,7 @@ from rage_net.chunk.manifest import Link, Manifest
 from rage_net.cid import DAG_CBOR, Cid
 from rage_net.errors import IntegrityError, NotFoundError, UnavailableError
 from rage_net.libp2p import varint
-from rage_net.libp2p.swarm import Stream
+from rage_net.libp2p.swarm import Connection, Stream
 from rage_net.messages import ChunkHeader, ChunkResponse, GetRequest
 from rage_net.services import exchange, retrieval
 
@@ -359,12 +359,58 @@ async def serve_block(world: World, *blocks: bytes) -> tuple[Peer, Cid]:
     return holder, root
 
 
+def store_blocks(peer: Peer, blocks: list[bytes]) -> None:
+    with peer.store.batch() as batch:
+        for block in blocks:
+            batch.add(Cid.of(block), block)
+        batch.commit()
+
+
 async def test_a_manifest_that_lies_about_sizes_is_an_integrity_error(world: World) -> None:
     one, two = b"a" * 100, b"b" * 100
     holder, root = await serve_block(world, one, two, manifest((Cid.of(one), 100), (Cid.of(two), 4_000_000)))
     reader = await world.peer()
     with pytest.raises(IntegrityError, match="manifest says"):
         await reader.fetch(root, [holder])
+
+
+@pytest.mark.parametrize("is_here", [False, True])
+async def test_a_manifest_that_belittles_its_chunks_cannot_make_the_window_hold_more(
+    world: World, monkeypatch: pytest.MonkeyPatch, is_here: bool
+) -> None:
+    chunks = [bytes([number]) * 100_000 for number in range(8)]
+    holder, root = await serve_block(world, *chunks, manifest(*((Cid.of(chunk), 1) for chunk in chunks)))
+    reader = await world.peer()
+    if is_here:
+        store_blocks(reader, chunks)
+    read = 0
+    fetch = exchange.Exchange.fetch
+
+    async def counted(self: exchange.Exchange, connection: Connection, cid: Cid, size_max: int) -> exchange.Received:
+        nonlocal read
+        received = await fetch(self, connection, cid, size_max)
+        read += received.header.size
+        return received
+
+    monkeypatch.setattr(exchange.Exchange, "fetch", counted)
+    with pytest.raises(IntegrityError) as error:
+        await reader.fetch(root, [holder])
+    assert error.value.id in ("integrity", "wrong-bytes")
+    assert read < 10_000, "a chunk was read that is larger than the manifest says"
+    assert not reader.retrieval.is_distrusted(holder.swarm.peer_id), "the holder did not write the manifest"
+
+
+async def test_requests_that_wait_too_long_for_memory_are_told_to_come_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "WAITING_S_MAX", 0.05)
+    room = exchange.Room()
+    peers = [(await world.peer()).swarm.peer_id for _ in range(5)]
+    for peer in peers[:4]:
+        assert await room.take(peer, exchange.PEER_BYTES_MAX)
+    assert not await room.take(peers[4], 1)
+    await room.give_back(peers[0], exchange.PEER_BYTES_MAX)
+    assert await room.take(peers[4], 1)
 
 
 async def test_a_manifest_of_manifests_of_manifests_is_refused(world: World) -> None:
@@ -399,7 +445,7 @@ async def test_memory_in_flight_is_bounded_by_the_window(world: World, monkeypat
     most = 0
 
     class Watching(retrieval._Remote):
-        def want(self, cid: Cid, size: int) -> asyncio.Future[bytes]:
+        def want(self, cid: Cid, size: int | None) -> asyncio.Future[bytes]:
             nonlocal most
             future = super().want(cid, size)
             most = max(most, sum(wanted.size for wanted in self._schedule._wanted.values()))
@@ -407,7 +453,7 @@ async def test_memory_in_flight_is_bounded_by_the_window(world: World, monkeypat
 
     monkeypatch.setattr(retrieval, "_Remote", Watching)
     assert (await reader.fetch(root, [holder]))[0] == data
-    assert 0 < most <= 200_000 + retrieval.SIZE_UNKNOWN
+    assert 0 < most <= 200_000 + retrieval.SIZE_GUESSED
 
 
 async def test_a_download_that_is_given_up_leaves_no_task_behind(world: World) -> None:
