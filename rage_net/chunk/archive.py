@@ -118,12 +118,15 @@ def _measure(store: ChunkStore, brought: Lease, root: Cid) -> tuple[int, int]:
                 raise NotFoundError(str(cid))
         if not root.is_manifest():
             return store.stat(root).size, 1
-        pieces = list(manifest.pieces(root, store.get))
+        size = chunks = 0
+        for piece in manifest.pieces(root, store.get):
+            size += piece.size
+            chunks += 1
     except NotFoundError as error:
         raise IntegrityError(
             f"the archive does not hold all of its root {root}", why=error.message, id="archive-incomplete"
         ) from error
-    return sum(piece.size for piece in pieces), len(pieces)
+    return size, chunks
 
 
 def _section_bytes(block: int) -> int:

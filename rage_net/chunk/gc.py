@@ -48,7 +48,8 @@ def collect(
 
     `dry_run` changes nothing and names what would go with a plan id. `plan`, such an id, deletes exactly that, or
     raises ConflictError because the store has moved since. Chunks of documents that expire in this run begin their
-    grace time now. `cancelled` is asked between batches. What went, counts and bytes at rest, is in the result.
+    grace time now. `cancelled` is asked between batches, and between what else takes time. What went, counts and bytes
+    at rest, is in the result.
     """
     started, now = store.env.monotonic(), store.env.now()
     cutoff, cache = _read_plan(plan) if plan else (math.ceil((now - grace_s) * 1000) / 1000, cache)
@@ -66,7 +67,7 @@ def collect(
             return CollectGarbageResult(
                 chunks, size, len(expired), waiting, plan_id, True, store.env.monotonic() - started
             )
-    expired_count = _release_leftovers(store, documents, now)
+    expired_count = _release_leftovers(store, documents, now, cancelled)
     chunks = size = 0
     for page in _released(store, cutoff, cache):
         gone = store.discard([stat.cid for stat in page], before=None if page[0].cached else cutoff)
@@ -75,7 +76,7 @@ def collect(
         progress(Progress(chunks, None, "chunks"))
         if cancelled():
             break
-    _sweep(store)
+    _sweep(store, cancelled)
     store.index.restore_ballast()
     return CollectGarbageResult(
         chunks, size, expired_count, _count_released(store), plan, False, store.env.monotonic() - started
@@ -129,7 +130,7 @@ def _read_plan(plan: str) -> tuple[float, bool]:
         raise ConflictError(f"{plan!r} is no plan of gc", mend=("rage chunk gc --dry-run",)) from None
 
 
-def _release_leftovers(store: ChunkStore, documents: Documents, now: float) -> int:
+def _release_leftovers(store: ChunkStore, documents: Documents, now: float, cancelled: Callable[[], bool]) -> int:
     """Let go for holders that no longer can: half-released ones, leases of dead processes, expired documents."""
     with store.index.read() as db:
         left = db.execute(
@@ -137,21 +138,28 @@ def _release_leftovers(store: ChunkStore, documents: Documents, now: float) -> i
             (store.session,),
         ).fetchall()
     for holder in [*(row[0] for row in left), *store.lost_leases]:
+        if cancelled():
+            return 0
         finish_release(store, holder, now)
         store.lost_leases.discard(holder)
     count = 0
     while expired := documents.expired():
-        count += sum(documents.remove(document) for document in expired)
+        for document in expired:
+            if cancelled():
+                return count
+            count += documents.remove(document)
     return count
 
 
-def _sweep(store: ChunkStore) -> None:
+def _sweep(store: ChunkStore, cancelled: Callable[[], bool]) -> None:
     """Remove temporary files of dead processes, and files that no row names."""
     store.bodies.sweep(STRAYS_MAX)
     first, count = int(store.env.now()) % SHARDS, SHARDS
     if store.totals().chunks > SWEEP_CHUNKS_MAX:
         count = SWEEP_SHARDS
     for number in range(first, first + count):
+        if cancelled():
+            return
         sweep_shard(store, number % SHARDS)
 
 

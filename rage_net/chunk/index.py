@@ -195,10 +195,10 @@ class Index:
             try:
                 yield db
             finally:
-                if self._closed or len(self._readers) >= READERS_KEPT:
-                    db.close()
-                else:
-                    self._readers.append(db)
+                self._readers.append(db)
+                if self._closed or len(self._readers) > READERS_KEPT:  # asked last: `close` may have run meanwhile
+                    with contextlib.suppress(IndexError):
+                        self._readers.pop().close()
 
     @contextlib.contextmanager
     def write(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:

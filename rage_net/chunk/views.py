@@ -124,15 +124,19 @@ def pin_root(store: ChunkStore, documents: Documents, ref: str) -> verbs.PinResu
     """Hold a root for good. Raises NotFoundError unless all of it is here."""
     root = find_root(documents, ref)
     with documents.lease() as lease:
-        cids = list(manifest.blocks(root, store.get))
-        for cid in cids:
-            if not store.has(cid):
-                raise NotFoundError(
-                    f"{cid} of {root} is not here", mend=[f"rage chunk get {root} -o /dev/null"], id="chunk-not-found"
-                )
-        lease.hold(cids)
+        _require_all(store, root)
+        lease.hold(manifest.blocks(root, store.get))
+        _require_all(store, root)  # gc may have run between: now it cannot
         changed = documents.pin(lease, root)
     return verbs.PinResult(str(root), True, changed)
+
+
+def _require_all(store: ChunkStore, root: Cid) -> None:
+    for cid in manifest.blocks(root, store.get):
+        if not store.has(cid):
+            raise NotFoundError(
+                f"{cid} of {root} is not here", mend=[f"rage chunk get {root} -o /dev/null"], id="chunk-not-found"
+            )
 
 
 def unpin_root(documents: Documents, ref: str) -> verbs.PinResult:
