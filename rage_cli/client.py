@@ -38,7 +38,7 @@ R = TypeVar("R")
 
 HEAD_BYTES_MAX = 64 * 1024
 LINE_BYTES_MAX = 64 * 1024 * 1024
-"""Of one line of the answer: a put of 500 GiB lists as many chunks as fit."""
+"""Of one line of the answer: a page of 1,000 documents with all the tags they may have; a put lists 8 MiB at most."""
 BLOCK_BYTES = 1024 * 1024
 """Octets moved at a time: large enough that system calls do not count, small enough for the cache."""
 CONNECT_TIMEOUT_S = 2.0

@@ -110,7 +110,7 @@ def perform(tell: Callable[[str], None]) -> Iterator[Step]:
             found, seconds = _put(alpha, path)
             roots.append(found.root)
             yield Step(
-                f"put {path.name} on alpha", found.size, seconds, f"{len(found.chunks)} chunks, {_brief(found.root)}"
+                f"put {path.name} on alpha", found.size, seconds, f"{found.total_chunks} chunks, {_brief(found.root)}"
             )
         tell("copying both to beta")
         begun = time.monotonic()

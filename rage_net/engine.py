@@ -27,6 +27,7 @@ from rage_net.acl import ANYONE, ChunkResource, Rules, authorize
 from rage_net.chunk import manifest, views
 from rage_net.chunk.documents import Documents
 from rage_net.chunk.shelf import look
+from rage_net.chunk.stat import Stat
 from rage_net.chunk.store import ChunkStore, Quota, open_store
 from rage_net.cid import Cid
 from rage_net.config import Config
@@ -394,6 +395,11 @@ class Engine:
             raise UsageError("a retention is above 0 seconds", mend=["--retention 30d"])
         cut = self.config.network.store.split
         stored: list[chunks.StoredChunk] = []
+
+        def note(stat: Stat) -> None:
+            if len(stored) < chunks.CHUNKS_LISTED_MAX:
+                stored.append(chunks.StoredChunk(str(stat.cid), stat.size, stat.stored))
+
         with self.documents.lease(self.organization) as lease:
             found = ingest(
                 source,
@@ -401,7 +407,7 @@ class Engine:
                 lease,
                 sizes=Sizes(cut.min_size, cut.target_size, cut.max_size),
                 expected_size=verb.size,
-                on_chunk=lambda stat: stored.append(chunks.StoredChunk(str(stat.cid), stat.size, stat.stored)),
+                on_chunk=note,
                 progress=report,
                 cancelled=cancelled,
             )
@@ -423,6 +429,7 @@ class Engine:
             chunks=tuple(stored),
             new_chunks=found.new_chunks,
             name=document.name,
+            total_chunks=found.chunks,
         )
 
     def _verify(self, verb: chunks.VerifyChunks, report: Report, cancelled: Cancelled) -> chunks.VerifyChunksResult:

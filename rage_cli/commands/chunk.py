@@ -53,7 +53,7 @@ PUT = (
     Column("root", lambda it: it.root),
     Column("name", lambda it: it.name),
     Column("size", lambda it: it.size, "size"),
-    Column("chunks", lambda it: len(it.chunks), "count"),
+    Column("chunks", lambda it: it.total_chunks, "count"),
     Column("new chunks", lambda it: it.new_chunks, "count"),
     Column("doc id", lambda it: it.doc_id),
 )

@@ -35,9 +35,16 @@ class Document:
     expires_at: float | None
 
 
+CHUNKS_LISTED_MAX = 65_536
+"""Chunks that one result names: some 64 GiB, and 20 MiB while the put runs. A manifest lists them all."""
+
+
 @dataclass(frozen=True, slots=True)
 class PutChunkResult:
-    """What was stored. `new_chunks` counts those that the store did not have."""
+    """What was stored. `new_chunks` counts those that the store did not have.
+
+    `chunks` are the document's first CHUNKS_LISTED_MAX, `total_chunks` counts all.
+    """
 
     root: str
     doc_id: str
@@ -45,6 +52,7 @@ class PutChunkResult:
     chunks: tuple[StoredChunk, ...]
     new_chunks: int
     name: str
+    total_chunks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
