@@ -43,6 +43,7 @@ from rage_net.verbs import peer as peers
 
 if TYPE_CHECKING:
     from rage_net.libp2p.swarm import Swarm
+    from rage_net.libp2p.transport import Transport
     from rage_net.peerstore import Peerstore
     from rage_net.services.exchange import Exchange
     from rage_net.services.membership import Membership
@@ -83,7 +84,15 @@ class Engine:
     """One home, opened: its store and documents, and its network once that is needed."""
 
     def __init__(
-        self, home: Home, config: Config, store: ChunkStore, env: Env, metrics: Metrics, *, serves: bool
+        self,
+        home: Home,
+        config: Config,
+        store: ChunkStore,
+        env: Env,
+        metrics: Metrics,
+        *,
+        serves: bool,
+        transports: Sequence[Transport] | None,
     ) -> None:
         self.home = home
         self.config = config
@@ -100,6 +109,7 @@ class Engine:
         self.node_status: Callable[[nodes.NodeStatus], nodes.NodeStatus] = lambda status: status
         """Given by the node: adds what only it knows."""
         self._serves = serves
+        self._transports = transports
         self._online: Online | None = None
         self._going_online = asyncio.Lock()
         self._closing = AsyncExitStack()
@@ -116,10 +126,12 @@ class Engine:
         lock_timeout_s: float = LOCK_WAIT_S,
         kind: str = "command",
         serves: bool = False,
+        transports: Sequence[Transport] | None = None,
     ) -> AsyncIterator[Engine]:
         """Take the home's lock, open its store, and let go of everything at the end.
 
         Args: kind: what holds the lock, for people. serves: chunks are offered to whoever connects (a node).
+        transports: of the swarm; TCP by default, memory in a simulated world.
         Raises: NotFoundError without a home; ConflictError when another process holds it; ConfigError.
         """
         async with AsyncExitStack() as stack:
@@ -135,7 +147,7 @@ class Engine:
             stack.callback(store.close)
             if is_own_env:  # before the store, which its threads use
                 stack.callback(env.close)
-            engine = cls(home, config, store, env, metrics or Metrics(), serves=serves)
+            engine = cls(home, config, store, env, metrics or Metrics(), serves=serves, transports=transports)
             async with engine._closing:
                 yield engine
 
@@ -341,7 +353,12 @@ class Engine:
             idle_s=bounds.idle_timeout,
         )
         swarm = Swarm(
-            key, limits=limits, agent_version=f"rage/{__version__}", clock=self.env.monotonic, random=self.env.random
+            key,
+            transports=self._transports,
+            limits=limits,
+            agent_version=f"rage/{__version__}",
+            clock=self.env.monotonic,
+            random=self.env.random,
         )
         await self._closing.enter_async_context(swarm)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from virtual_loop import VirtualLoop
+from tests.sim.virtual_loop import VirtualLoop
 
 from rage_net.libp2p.errors import (
     DialError,
