@@ -10,6 +10,7 @@ Source: contracts/rage.proto; design D4, D7, D9, 4.3.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -56,6 +57,9 @@ SLOW_S = 1.0
 """For so long from then on threads look: the disk is asked, and the event loop must not wait for it."""
 WAITING_MAX = 512
 """Requests that wait for memory; more are told to come back."""
+CROWDED_S = 1.0
+CROWDED_BYTES = 64 << 10
+"""An answer that sheds fewer bytes in CROWDED_S is given up while others wait: its peer does not read."""
 WAITING_S_MAX = 5.0
 """And those that waited so long, before their askers take us for dead."""
 
@@ -69,42 +73,102 @@ class Received:
 
 
 class Room:
-    """Memory for answers under way: in all at most SERVED_BYTES_MAX, and PEER_BYTES_MAX for one peer."""
+    """Memory for answers under way: SERVED_BYTES_MAX in all, PEER_BYTES_MAX for one peer.
+
+    A peer that has some never gets more than what is then left for others, and waits with no more requests than there
+    are places left; who waits is served peer by peer in turn. While somebody waits, an answer that its peer does not
+    take is given up.
+    """
 
     def __init__(self) -> None:
         self._free = SERVED_BYTES_MAX
         self._by_peer: dict[PeerId, int] = {}
-        self._changed = asyncio.Condition()
-        self._waiting = 0
+        self._waiting: dict[PeerId, deque[tuple[int, asyncio.Future[None]]]] = {}  # whose turn is next comes first
+        self._places = WAITING_MAX
+        self._sending: dict[asyncio.Timeout, tuple[Stream, float, int | None]] = {}  # looked at when, bytes queued then
 
     async def take(self, peer: PeerId, size: int) -> bool:
         """Wait for room; False at once when too many wait already, and after WAITING_S_MAX."""
-        if self._waiting >= WAITING_MAX:
+        if len(self._waiting.get(peer, ())) >= self._places:
             return False
-        self._waiting += 1
+        loop = asyncio.get_running_loop()
+        waiter = size, loop.create_future()
+        self._waiting.setdefault(peer, deque()).append(waiter)
+        self._places -= 1
+        self._grant()
         try:
-            async with asyncio.timeout(WAITING_S_MAX), self._changed:
-                await self._changed.wait_for(lambda: self._fits(peer, size))
-                self._free -= size
-                self._by_peer[peer] = self._by_peer.get(peer, 0) + size
+            async with asyncio.timeout(WAITING_S_MAX):
+                while not waiter[1].done():
+                    self._give_up_stalled(loop.time())
+                    await asyncio.wait([waiter[1]], timeout=CROWDED_S)
         except TimeoutError:
-            return False
+            pass
+        except BaseException:
+            if waiter[1].done():
+                await self.give_back(peer, size)
+            raise
         finally:
-            self._waiting -= 1
-        return True
+            if not waiter[1].done():
+                self._leave(peer, waiter)
+        return waiter[1].done()
 
     async def give_back(self, peer: PeerId, size: int) -> None:
         """The answer is gone, or never will be."""
-        async with self._changed:
-            self._free += size
-            self._by_peer[peer] -= size
-            if not self._by_peer[peer]:
-                del self._by_peer[peer]
-            self._changed.notify_all()
+        self._free += size
+        self._by_peer[peer] -= size
+        if not self._by_peer[peer]:
+            del self._by_peer[peer]
+        self._grant()
 
-    def _fits(self, peer: PeerId, size: int) -> bool:
+    @asynccontextmanager
+    async def sending(self, stream: Stream) -> AsyncIterator[None]:
+        """The time an answer may take. Raises TimeoutError when it is over."""
+        async with asyncio.timeout(CHUNK_S_MAX) as deadline:
+            self._sending[deadline] = stream, 0.0, None
+            try:
+                yield
+            finally:
+                del self._sending[deadline]
+
+    def _grant(self) -> None:
+        """Give room to those who wait, in turn; the first for whom there is too little makes the others wait too."""
+        at_their_share = 0
+        while at_their_share < len(self._waiting):
+            peer, queue = next(iter(self._waiting.items()))
+            if queue and queue[0][0] > self._free:
+                return
+            del self._waiting[peer]
+            if not queue:
+                continue
+            self._waiting[peer] = queue
+            size, future = queue[0]
+            if not self._is_within_share(peer, size):
+                at_their_share += 1
+                continue
+            at_their_share = 0
+            self._leave(peer, queue[0])
+            self._free -= size
+            self._by_peer[peer] = self._by_peer.get(peer, 0) + size
+            future.set_result(None)
+
+    def _leave(self, peer: PeerId, waiter: tuple[int, asyncio.Future[None]]) -> None:
+        self._places += 1
+        queue = self._waiting[peer]
+        queue.remove(waiter)
+        if not queue:
+            del self._waiting[peer]
+
+    def _is_within_share(self, peer: PeerId, size: int) -> bool:
         mine = self._by_peer.get(peer, 0)
-        return size <= self._free and (not mine or mine + size <= PEER_BYTES_MAX)
+        return not mine or mine + size <= min(PEER_BYTES_MAX, self._free - size)
+
+    def _give_up_stalled(self, now: float) -> None:
+        for deadline, (stream, looked_at, before) in self._sending.items():
+            if now - looked_at >= CROWDED_S:
+                queued = stream.raw.queued
+                if before is not None and before - queued < CROWDED_BYTES and not deadline.expired():
+                    deadline.reschedule(now)
+                self._sending[deadline] = stream, now, queued
 
 
 class Exchange:
@@ -157,7 +221,7 @@ class Exchange:
             except (NotFoundError, IntegrityError):  # evicted, or found rotten, since we looked
                 await self._answer(stream, ChunkResponse(messages.NOT_FOUND))
                 return
-            async with asyncio.timeout(CHUNK_S_MAX):  # four who read a byte at a time must not hold all the memory
+            async with self._room.sending(stream):
                 await self._answer(stream, ChunkResponse(messages.OK, header), stored)
         finally:
             await self._room.give_back(peer, size)

@@ -407,10 +407,64 @@ async def test_requests_that_wait_too_long_for_memory_are_told_to_come_back(
     room = exchange.Room()
     peers = [(await world.peer()).swarm.peer_id for _ in range(5)]
     for peer in peers[:4]:
-        assert await room.take(peer, exchange.PEER_BYTES_MAX)
+        assert await room.take(peer, exchange.SERVED_BYTES_MAX // 4)
     assert not await room.take(peers[4], 1)
-    await room.give_back(peers[0], exchange.PEER_BYTES_MAX)
+    await room.give_back(peers[0], exchange.SERVED_BYTES_MAX // 4)
     assert await room.take(peers[4], 1)
+
+
+async def test_a_peer_that_waits_with_all_its_requests_leaves_places_for_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "WAITING_S_MAX", 0.2)
+    room = exchange.Room()
+    greedy, honest = [(await world.peer()).swarm.peer_id for _ in range(2)]
+    crowd = [asyncio.create_task(room.take(greedy, 4 << 20)) for _ in range(2 * exchange.WAITING_MAX)]
+    await asyncio.sleep(0)
+    assert await room.take(honest, 4 << 20), "one peer kept another out"
+    assert sum(await asyncio.gather(*crowd)) <= 2, "one peer had more than others could have"
+
+
+async def test_room_is_given_peer_by_peer_in_turn(world: World) -> None:
+    room = exchange.Room()
+    busy, *others = [(await world.peer()).swarm.peer_id for _ in range(4)]
+    for peer in others:
+        assert await room.take(peer, 5 << 20)
+    order: list[object] = []
+
+    async def ask(peer: object) -> None:
+        assert await room.take(peer, 5 << 20)  # type: ignore[arg-type]
+        order.append(peer)
+
+    asks = [asyncio.create_task(ask(peer)) for peer in (busy, busy, others[0])]
+    await asyncio.sleep(0)
+    for peer in others:
+        await room.give_back(peer, 5 << 20)
+        await asyncio.sleep(0.001)
+    assert order[:2] == [busy, others[0]]
+    for task in asks:
+        task.cancel()
+
+
+async def test_an_answer_that_nobody_takes_makes_way_when_others_wait(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "SERVED_BYTES_MAX", 1 << 20)
+    monkeypatch.setattr(exchange, "CROWDED_S", 0.05)
+    holder, hog, honest = await world.peer(), await world.peer(), await world.peer()
+    chunk = world.rng.randbytes(900_000)
+    with holder.documents.lease() as lease:
+        with holder.store.batch(lease=lease) as batch:
+            batch.add(Cid.of(chunk), chunk)
+            batch.commit()
+        holder.documents.put(lease, Cid.of(chunk), size=len(chunk), chunks=1, visibility="public")
+    connection = await hog.connect(holder)
+    request = messages.encode_request(GetRequest(Cid.of(chunk)))
+    silent_one = await connection.open_stream((messages.CHUNK_PROTOCOL,), initial=varint.encode(len(request)) + request)
+    while silent_one.raw.unread < 200_000:  # it fills the window of a reader that never reads
+        await asyncio.sleep(0.001)
+    data, _ = await honest.fetch(Cid.of(chunk), [holder])
+    assert data == chunk
 
 
 async def test_a_manifest_of_manifests_of_manifests_is_refused(world: World) -> None:
