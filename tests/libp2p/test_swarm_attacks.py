@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from tests.sim.virtual_loop import VirtualLoop
 
 from rage_net.libp2p import multistream
 from rage_net.libp2p.errors import Libp2pError
@@ -20,6 +19,7 @@ from rage_net.libp2p.swarm import Limits, Stream, Swarm
 from rage_net.libp2p.swarm.upgrade import upgrade
 from rage_net.libp2p.transport import Link, MemoryNetwork, MemoryTransport
 from rage_net.libp2p.yamux import Flag, Type
+from tests.sim.virtual_loop import VirtualLoop
 
 pytestmark = pytest.mark.anyio
 
