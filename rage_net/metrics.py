@@ -115,6 +115,14 @@ class Counter(_Family):
                 cell = self._enter(labels)
             cell[0] += amount
 
+    def follow(self, total: float, *labels: str) -> None:
+        """Make it `total`, of a count that is kept elsewhere and only grows."""
+        with self._lock:
+            cell = self._cells.get(labels)
+            if cell is None:
+                cell = self._enter(labels)
+            cell[0] = total
+
 
 class Gauge(_Family):
     """A number that goes up and down."""
@@ -190,6 +198,7 @@ class Metrics:
         self.store_free_bytes = gauge("rage_store_free_bytes", "Bytes free for the store: disk or quota")
         self.failures = counter("rage_guard_failures_total", "Failures that a guard kept from spreading", "kind")
         self.shed = counter("rage_shed_total", "Requests, connections and streams refused for overload", "what")
+        self.swarm_events = counter("rage_swarm_events_total", "What the swarm refused, dropped or failed at", "event")
         self.denied = counter("rage_denied_total", "Requests refused for lack of rights", "door")
         self.http_requests = counter("rage_http_requests_total", "Answers of the HTTP door", "route", "code")
         self.http_bytes = counter("rage_http_bytes_sent_total", "Bytes of chunks sent by the HTTP door")

@@ -24,10 +24,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from rage_net import __version__, verbs
 from rage_net import config as configuration
 from rage_net import home as homes
 from rage_net import log as logs
-from rage_net import verbs
 from rage_net.control import Control
 from rage_net.engine import STOP_WITHIN_S, Engine, Online
 from rage_net.env import read_environment
@@ -100,6 +100,8 @@ class Node:
         self._http: Http | None = None
         self._online: Online | None = None
         engine.node_status = self._complete
+        engine.metrics.build.set(1, __version__)
+        engine.metrics.before_render(self._count_events)
 
     async def run(self, ready: Callable[[NodeStatus], None], draining: Callable[[], None]) -> None:
         """Serve until the engine's `stop_requested` is set, by a signal or by the verb node/stop.
@@ -228,6 +230,10 @@ class Node:
         else:
             self._problems.pop("store", None)
             self.state = "ready" if self.state == "read-only" else self.state
+
+    def _count_events(self) -> None:
+        for event, total in self._online.swarm.counts.items() if self._online is not None else ():
+            self.engine.metrics.swarm_events.follow(total, event)
 
     def _note_peer(self, event: Event) -> None:
         engine, online = self.engine, self._online

@@ -205,6 +205,7 @@ def test_metrics_carry_the_specifications_names(homes: Homes, rng: random.Random
     assert b.run("chunk", "get", root).returncode == 0
     text = fetch(b.ok("node", "status")["http"][0] + "/metrics")[2].decode()
     assert 'rage_chunk_retrieval_duration_seconds_count{source_type="p2p"}' in text
+    assert "rage_build_info{version=" in text and "rage_swarm_events_total" in text
     assert "rage_network_bytes_received_total{" in text and "rage_network_peers_total{" in text
 
 
