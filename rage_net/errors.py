@@ -132,8 +132,11 @@ class PartialError(RageError):
             self.exit_code = codes.pop()
 
     def to_plain(self) -> dict[str, Any]:
-        """As for every error, with `partial`: one {target, code, message} for each failure."""
-        partial = [{"target": name, "code": error.id, "message": error.message} for name, error in self.failures]
+        """As for every error, with `partial`: one {target, code, exit, message} for each failure."""
+        partial = [
+            {"target": name, "code": error.id, "exit": error.exit_code, "message": error.message}
+            for name, error in self.failures
+        ]
         return {**super().to_plain(), "partial": partial}
 
 
@@ -174,12 +177,14 @@ def from_wire(code: int, message: str) -> RageError:
 def from_plain(plain: dict[str, Any]) -> RageError:
     """Rebuild an error from `to_plain`: the client's side of the control API."""
     kind = _BY_ID.get(str(plain.get("code")), _BY_EXIT.get(int(plain.get("exit", 1)), RageError))
-    error = kind(
-        str(plain.get("message", "")),
-        why=str(plain.get("why", "")),
-        mend=[str(line) for line in plain.get("mend", ())],
-        id=str(plain.get("code", kind.id)),
-    )
+    message, why = str(plain.get("message", "")), str(plain.get("why", ""))
+    mend = [str(line) for line in plain.get("mend", ())]
+    id = str(plain.get("code", kind.id))
+    if "partial" in plain:
+        failures = [(str(one.get("target", "")), from_plain(one)) for one in plain["partial"]]
+        error: RageError = PartialError(message, failures, why=why, mend=mend, id=id)
+    else:
+        error = kind(message, why=why, mend=mend, id=id)
     error.exit_code = int(plain.get("exit", kind.exit_code))
     error.retryable = bool(plain.get("retryable", kind.retryable))
     return error

@@ -140,7 +140,7 @@ def bug(exc: BaseException | None, during: str = "a request") -> RageError:
     return RageError(
         f"{during} failed inside the node" + (f": {type(exc).__name__}" if exc is not None else ""),
         why="this is a bug in rage; the node's log has the details",
-        mend=["rage node logs"],
+        mend=["look into the node's log: logs/node.log of its home, or `journalctl -u rage`"],
         id="bug",
     )
 

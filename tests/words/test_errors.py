@@ -51,3 +51,11 @@ def test_partial_takes_the_code_that_all_failures_share() -> None:
     assert PartialError("some failed", alike).exit_code == 5
     assert PartialError("some failed", mixed).exit_code == 3
     assert [row["target"] for row in PartialError("some", mixed).to_plain()["partial"]] == ["a", "b", "c"]
+
+
+def test_a_partial_error_survives_the_control_api_with_its_failures() -> None:
+    error = PartialError("2 of 3 failed", [("a", errors.NotFoundError("x")), ("b", errors.UnavailableError("y"))])
+    back = errors.from_plain(error.to_plain())
+    assert back.to_plain() == error.to_plain()
+    assert isinstance(back, PartialError)
+    assert [type(failure) for _, failure in back.failures] == [errors.NotFoundError, errors.UnavailableError]
