@@ -235,8 +235,9 @@ def tune_malloc() -> bool:
         mallopt = libc.mallopt
     except (OSError, AttributeError):
         return False
-    trim_threshold, top_pad, mmap_threshold = -1, -2, -3
+    trim_threshold, top_pad, mmap_threshold, arena_max = -1, -2, -3, -8
     mallopt(trim_threshold, 64 << 20)
     mallopt(top_pad, 8 << 20)
     mallopt(mmap_threshold, 32 << 20)
+    mallopt(arena_max, 1)  # with one a thread, each keeps what another could use: 10 MiB in a node that passes chunks on
     return True
