@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from rage_net.metrics import Metrics
     from rage_net.services.exchange import Exchange, Received
 
-WINDOW_BYTES = 24 << 20
-"""Plain bytes on their way or waiting for the reader: six largest chunks keep two sources busy in flat memory."""
+WINDOW_BYTES = 16 << 20
+"""Plain bytes on their way or waiting for the reader: what keeps two sources busy, in flat memory."""
 WINDOW_CHUNKS = 512
 """Chunks in the window, however small a manifest says they are."""
 SURVEY_CHUNKS = 256
