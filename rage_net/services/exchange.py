@@ -10,7 +10,7 @@ Source: contracts/rage.proto; design D4, D7, D9, 4.3.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -46,10 +46,13 @@ STALL_S_MAX = 10.0
 CHUNK_S_MAX = 120.0
 """One chunk, whatever happens: 4 MiB at 35 KB/s. Slower peers are outrun by others long before."""
 HAVE_S_MAX = 5.0
+HAVES_MAX = 4
+"""`have` requests of one peer under way or waiting; more are told to come back. One takes 30 ms of a thread, and they
+are answered one at a time, so that a flood of them leaves the other threads to chunks."""
 SERVED_BYTES_MAX = 16 << 20
 """Stored bytes in memory for all answers under way: beyond it, requests wait."""
-PEER_BYTES_MAX = 4 << 20
-"""The share of one peer, one largest chunk: a peer that does not read cannot starve the others."""
+PEER_BYTES_MAX = 8 << 20
+"""The share of one peer, as much as it asks for at a time: a peer that does not read cannot starve the others."""
 LOOK_S_MAX = 0.001
 """A look at the index takes 25 us while its pages are in memory; the way to a thread and back takes 70 in a busy node,
 and 300 in an idle one, where four sleepers must be woken. So the event loop looks itself, until looks take longer."""
@@ -180,6 +183,8 @@ class Exchange:
         self._rules = rules
         self._metrics = metrics
         self._room = Room()
+        self._haves: Counter[PeerId] = Counter()
+        self._having = asyncio.Lock()
         self._look_s = 0.0  # of late, on average
         self._slow_until = 0.0
 
@@ -198,8 +203,7 @@ class Exchange:
             raise
         principal = Principal("peer", str(peer))
         if isinstance(request, HaveRequest):
-            here = await self._env.blocking(self._readable, request.cids, principal)
-            await self._answer(stream, ChunkResponse(messages.OK, have=messages.encode_have(here)))
+            await self._serve_have(stream, request, principal)
             return
         seen = await self._look_soon(request.cid, principal)
         if seen is None:
@@ -208,6 +212,22 @@ class Exchange:
             await self._answer(stream, ChunkResponse(messages.OK, _header(seen)), seen.small)
         else:
             await self._serve_large(stream, _header(seen), request.cid)
+
+    async def _serve_have(self, stream: Stream, request: HaveRequest, principal: Principal) -> None:
+        peer = stream.remote_peer
+        if self._haves[peer] >= HAVES_MAX:
+            self._metrics.shed.add(1, "chunk_have")
+            await self._answer(stream, ChunkResponse(messages.BUSY))
+            return
+        self._haves[peer] += 1
+        try:
+            async with self._having:
+                here = await self._env.blocking(self._readable, request.cids, principal)
+        finally:
+            self._haves[peer] -= 1
+            if not self._haves[peer]:
+                del self._haves[peer]
+        await self._answer(stream, ChunkResponse(messages.OK, have=messages.encode_have(here)))
 
     async def _serve_large(self, stream: Stream, header: ChunkHeader, cid: Cid) -> None:
         peer, size = stream.remote_peer, header.stored_size
@@ -246,11 +266,12 @@ class Exchange:
 
     def _look(self, cid: Cid, principal: Principal) -> Seen | None:
         """The chunk, if it is here and `principal` may read it. To a stranger, denied and absent are one answer."""
-        seen = look(self._store, cid)
-        if seen is None:
-            return None
-        decision = authorize(ChunkResource(cid, seen.visibilities), principal, "read", self._rules, self._env.now())
-        return seen if decision.allowed else None
+
+        def may_see(visibilities: frozenset[str]) -> bool:
+            resource = ChunkResource(cid, visibilities)
+            return authorize(resource, principal, "read", self._rules, self._env.now()).allowed
+
+        return look(self._store, cid, may_see)
 
     def _readable(self, cids: Iterable[Cid], principal: Principal) -> list[bool]:
         return [self._look(cid, principal) is not None for cid in cids]
