@@ -241,11 +241,11 @@ class Engine:
         return await self.env.blocking(read)
 
     def _public_size(self, cid: Cid) -> int | None:
-        seen = look(self.store, cid)
-        if seen is None:
-            return None
-        resource = ChunkResource(cid, seen.visibilities)
-        return seen.stat.size if authorize(resource, ANYONE, "read", self.rules, self.env.now()).allowed else None
+        def may_see(visibilities: frozenset[str]) -> bool:
+            return authorize(ChunkResource(cid, visibilities), ANYONE, "read", self.rules, self.env.now()).allowed
+
+        seen = look(self.store, cid, may_see)
+        return None if seen is None else seen.stat.size
 
     # --- peers ---
 
@@ -334,9 +334,11 @@ class Engine:
         from rage_net import messages
         from rage_net.libp2p.multiaddr import Multiaddr
         from rage_net.libp2p.swarm import Limits, Swarm
+        from rage_net.libp2p.transport import tune_malloc
         from rage_net.services.exchange import Exchange
         from rage_net.services.membership import Membership
 
+        tune_malloc()  # else each batch of a download faults its pages in again
         network = self.config.network
         key = await self.env.blocking(homes.load_identity, network.security.peer_key)
         bounds = network.limits
