@@ -33,7 +33,7 @@ def run(setting: Setting) -> Iterator[Result]:
         time.sleep(SETTLE_S)
         idle = {one: _mib(one.pid, "VmRSS") for one in (holder, relay)}
         for _ in range(times):
-            command = [RAGE, "--home", asking, "chunk", "get", root, "--peer", holder.address, "-o", "/dev/null"]
+            command = [RAGE, "--home", str(asking), "chunk", "get", root, "--peer", holder.address, "-o", "/dev/null"]
             seconds([*command, "--no-cache"])
         growth = {one: _mib(one.pid, "VmHWM") - idle[one] for one in (holder, relay)}
     through = f"{size * times >> 30} GiB" if size * times >> 30 else f"{size * times >> 20} MiB"
