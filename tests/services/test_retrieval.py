@@ -467,6 +467,33 @@ async def test_an_answer_that_nobody_takes_makes_way_when_others_wait(
     assert data == chunk
 
 
+async def test_questions_of_one_peer_are_answered_a_few_at_a_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder, curious = await world.peer(), await world.peer()
+    root = holder.put(b"here").root
+    connection = await curious.connect(holder)
+    at_once = most = 0
+    blocking = holder.env.blocking
+
+    async def counted(fn: Callable[..., object], *args: object) -> object:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        try:
+            return await blocking(fn, *args)
+        finally:
+            at_once -= 1
+
+    monkeypatch.setattr(holder.env, "blocking", counted)
+    asks = (curious.exchange.have(connection, [root]) for _ in range(20))
+    answers = await asyncio.gather(*asks, return_exceptions=True)
+    assert most == 1, "questions took the threads that chunks are read with"
+    assert answers.count((True,)) == exchange.HAVES_MAX
+    assert sum(isinstance(answer, UnavailableError) for answer in answers) == 20 - exchange.HAVES_MAX
+    assert await curious.exchange.have(connection, [root]) == (True,)
+
+
 async def test_a_manifest_of_manifests_of_manifests_is_refused(world: World) -> None:
     chunk = b"c" * 10
     low = manifest((Cid.of(chunk), 10), (Cid.of(chunk), 10))
