@@ -239,5 +239,5 @@ def tune_malloc() -> bool:
     mallopt(trim_threshold, 64 << 20)
     mallopt(top_pad, 8 << 20)
     mallopt(mmap_threshold, 32 << 20)
-    mallopt(arena_max, 1)  # with one a thread, each keeps what another could use: 10 MiB in a node that passes chunks on
+    mallopt(arena_max, 1)  # else each thread keeps what another could use: 10 MiB in a node that passes chunks on
     return True
