@@ -142,8 +142,10 @@ class Engine:
             if config is None:
                 config = configuration.load(home.root, environ=environment.read_environment())
             await stack.enter_async_context(_locked(home, env, lock_timeout_s, kind))
-            quota = Quota(bytes_max=config.network.store.quota, free_bytes_min=config.network.store.reserve)
-            store = await env.blocking(functools.partial(open_store, home.root, env=env, quota=quota))
+            keys = config.network.store
+            quota = Quota(bytes_max=keys.quota, free_bytes_min=keys.reserve)
+            opening = functools.partial(open_store, home.root, env=env, quota=quota, directory=keys.path)
+            store = await env.blocking(opening)
             stack.callback(store.close)
             if is_own_env:  # before the store, which its threads use
                 stack.callback(env.close)

@@ -336,14 +336,17 @@ def open_store(
     env: Env,
     *,
     quota: Quota | None = None,
+    directory: Path | None = None,
     failpoint: Callable[[str], None] = lambda step: None,
 ) -> ChunkStore:
-    """The store of a home: `index.db` and `store/` in it. Under a second whatever its size: nothing is scanned.
+    """The store of a home: `index.db` in it. Under a second whatever its size: nothing is scanned.
 
+    Args: directory: of chunk files; `store/` of the home by default, where the ballast always lies, as it is the index
+        that needs its room.
     Raises: ConflictError (a newer store), StorageFullError, UnavailableError, IntegrityError (index.db is damaged).
     """
     session = f"{env.random.getrandbits(64):016x}"
-    bodies = FileBodies(home / "store", session, failpoint=failpoint)
+    bodies = FileBodies(directory or home / "store", session, failpoint=failpoint)
     ballast = Ballast(home / "store" / "ballast")
     index = Index(home / "index.db", ballast=ballast)
     ballast.restore()

@@ -307,6 +307,8 @@ def check(network: Network) -> Iterator[tuple[str, str, str, bool]]:
             yield f"network.{name}.{there}", f"{there} is set and {missing} is not", f"set {missing} too", True
     if network.store.uri is not None and not network.store.uri.startswith("s3://"):
         yield "network.store.uri", "s3://bucket/prefix is wanted", "", True
+    elif network.store.uri is not None:
+        yield "network.store.uri", "object stores are not built yet: chunks lie in `path`", "unset uri", False
     traffic = [lane.traffic for lane in network.bandwidth.prioritization]
     for name in sorted({name for name in traffic if traffic.count(name) > 1}):
         yield "network.bandwidth.prioritization", f"{name} has two lanes", "keep one", True
