@@ -6,6 +6,7 @@ fetched from said so: that peer sent the bytes, so it could hand them to anyone 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -15,14 +16,14 @@ from rage_net.chunk.store import ChunkStore
 from rage_net.cid import Cid
 
 _CHUNK = (
-    "SELECT size, chunk.stored, encoding, cached, checksum, body.stored,"
-    " EXISTS (SELECT 1 FROM vouched WHERE vouched.chunk = chunk.id)"
-    " FROM chunk LEFT JOIN body ON body.chunk = chunk.id WHERE cid = ?"
+    "SELECT id, size, stored, encoding, cached, checksum,"
+    " EXISTS (SELECT 1 FROM vouched WHERE vouched.chunk = chunk.id) FROM chunk WHERE cid = ?"
 )
 _VISIBILITIES = (
     "SELECT DISTINCT visibility FROM hold JOIN document USING (holder)"
     " WHERE cid = ? AND hold.organisation IS NOT NULL AND (expires_at IS NULL OR expires_at > ?)"
 )
+_BODY = "SELECT stored FROM body WHERE chunk = ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +35,25 @@ class Seen:
     small: bytes | None
 
 
-def look(store: ChunkStore, cid: Cid) -> Seen | None:
-    """The chunk, or None when it is not here."""
+def look(store: ChunkStore, cid: Cid, may_see: Callable[[frozenset[str]], bool]) -> Seen | None:
+    """The chunk, or None when it is not here or `may_see`, given the visibilities, says no.
+
+    Both cost the same steps, so that the time of an answer does not tell one from the other.
+    """
     key = bytes(cid)
     with store.index.read() as db:
         row = db.execute(_CHUNK, (key,)).fetchone()
-        if row is None:
+        found = frozenset(visibility for (visibility,) in db.execute(_VISIBILITIES, (key, store.env.now())))
+        if row is not None and row[-1]:
+            found |= {"public"}
+        if not may_see(found) or row is None:
             return None
-        visibilities = {visibility for (visibility,) in db.execute(_VISIBILITIES, (key, store.env.now()))}
-    size, stored, encoding, cached, checksum, small, is_vouched = row
-    if is_vouched:
-        visibilities.add("public")
+        chunk, size, stored, encoding, cached, checksum, _ = row
+        body = db.execute(_BODY, (chunk,)).fetchone()
+    small = None if body is None else body[0]
     if small is not None and blake3(small).digest(length=CHECKSUM_BYTES) != checksum:
         small = None  # the store's own reading will find the rot, and deal with it
-    return Seen(Stat(cid, size, stored, encoding, bool(cached)), frozenset(visibilities), small)
+    return Seen(Stat(cid, size, stored, encoding, bool(cached)), found, small)
 
 
 def vouch(store: ChunkStore, cid: Cid) -> None:

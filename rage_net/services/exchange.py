@@ -51,8 +51,8 @@ HAVES_MAX = 4
 are answered one at a time, so that a flood of them leaves the other threads to chunks."""
 SERVED_BYTES_MAX = 16 << 20
 """Stored bytes in memory for all answers under way: beyond it, requests wait."""
-PEER_BYTES_MAX = 4 << 20
-"""The share of one peer, one largest chunk: a peer that does not read cannot starve the others."""
+PEER_BYTES_MAX = 8 << 20
+"""The share of one peer, as much as it asks for at a time: a peer that does not read cannot starve the others."""
 LOOK_S_MAX = 0.001
 """A look at the index takes 25 us while its pages are in memory; the way to a thread and back takes 70 in a busy node,
 and 300 in an idle one, where four sleepers must be woken. So the event loop looks itself, until looks take longer."""
@@ -266,11 +266,12 @@ class Exchange:
 
     def _look(self, cid: Cid, principal: Principal) -> Seen | None:
         """The chunk, if it is here and `principal` may read it. To a stranger, denied and absent are one answer."""
-        seen = look(self._store, cid)
-        if seen is None:
-            return None
-        decision = authorize(ChunkResource(cid, seen.visibilities), principal, "read", self._rules, self._env.now())
-        return seen if decision.allowed else None
+
+        def may_see(visibilities: frozenset[str]) -> bool:
+            resource = ChunkResource(cid, visibilities)
+            return authorize(resource, principal, "read", self._rules, self._env.now()).allowed
+
+        return look(self._store, cid, may_see)
 
     def _readable(self, cids: Iterable[Cid], principal: Principal) -> list[bool]:
         return [self._look(cid, principal) is not None for cid in cids]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 
 import pytest
@@ -130,6 +131,23 @@ async def test_what_is_not_public_is_not_found_by_a_stranger_and_told_like_absen
     assert str(holder.swarm.peer_id) in denied.value.why and denied.value.why == absent.value.why
     connection = await reader.connect(holder)
     assert await reader.exchange.have(connection, [secret, Cid.of(b"nobody has this")]) == (False, False)
+
+
+async def test_a_refusal_asks_the_index_for_no_more_than_absence_does(world: World) -> None:
+    holder, stranger = await world.peer(), await world.peer()
+    private = holder.put(b"private", visibility="org").root
+    connection = await stranger.connect(holder)
+    asked: list[str] = []
+    with holder.store.index.read() as db:  # the one idle reader, which the next reading takes
+        db.set_trace_callback(asked.append)
+
+    async def steps(cid: Cid) -> list[str]:
+        asked.clear()
+        with pytest.raises(NotFoundError):
+            await stranger.exchange.fetch(connection, cid)
+        return [re.sub(r"[xX]'\w+'|\d+\.\d+", "?", sql) for sql in asked]  # but for the values
+
+    assert await steps(private) == await steps(Cid.of(b"absent")) != []
 
 
 async def test_a_trusted_peer_gets_everything(world: World) -> None:
