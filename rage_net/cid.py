@@ -22,6 +22,8 @@ _PREFIXES = {RAW: bytes((1, RAW, 0x1E, 32)), DAG_CBOR: bytes((1, DAG_CBOR, 0x1E,
 
 DIGEST_BYTES = 32
 CID_BYTES = 36
+BLOCK_BYTES_MAX = 4 << 20
+"""The largest chunk and the largest manifest, plain (design D3). Nothing larger is stored, unpacked or sent."""
 TEXT_CHARS = 59
 TEXT_CHARS_MAX = 128
 """Longer texts are refused before they are decoded."""

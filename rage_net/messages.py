@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rage_net.cid import Cid, CidError
+from rage_net.cid import BLOCK_BYTES_MAX, Cid, CidError
 from rage_net.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
@@ -21,9 +21,7 @@ REQUEST_BYTES_MAX = 64 << 10
 """A `have` for 1024 CIDs takes 39 KiB."""
 RESPONSE_BYTES_MAX = 4 << 10
 HAVE_MAX = 1024
-CHUNK_BYTES_MAX = 4 << 20
-"""The largest chunk or manifest; design D3."""
-STORED_BYTES_MAX = CHUNK_BYTES_MAX + (64 << 10)
+STORED_BYTES_MAX = BLOCK_BYTES_MAX + (64 << 10)
 """The stored form of the largest chunk: zstd may add a little to what it cannot shrink."""
 
 OK = 200
@@ -122,7 +120,7 @@ def decode_response(data: bytes) -> ChunkResponse:
     header = None
     if message.HasField("metadata"):
         meta = message.metadata
-        if meta.size > CHUNK_BYTES_MAX or meta.stored_size > STORED_BYTES_MAX:
+        if meta.size > BLOCK_BYTES_MAX or meta.stored_size > STORED_BYTES_MAX:
             raise RemoteProtocolError(f"announces a chunk of {meta.size} bytes, {meta.stored_size} stored")
         if not 0 <= meta.encoding < len(_ENCODINGS):
             raise RemoteProtocolError(f"unknown encoding {meta.encoding}")

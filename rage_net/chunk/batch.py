@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
-from rage_net.chunk.encoding import BLOCK_BYTES_MAX, Data, encode
+from rage_net.chunk.encoding import Data, encode
 from rage_net.chunk.files import Spread
 from rage_net.chunk.stat import CHECKSUM_BYTES, Stat, find
-from rage_net.cid import RAW, Cid
+from rage_net.cid import BLOCK_BYTES_MAX, RAW, Cid
 from rage_net.errors import IntegrityError, UnavailableError
 
 if TYPE_CHECKING:

@@ -14,15 +14,14 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 import libipld
 
 from rage_net.chunk.manifest import Block, blocks
-from rage_net.chunk.split import CHUNK_BYTES_MAX
-from rage_net.cid import CID_BYTES, Cid, CidError
+from rage_net.cid import BLOCK_BYTES_MAX, CID_BYTES, Cid, CidError
 from rage_net.errors import IntegrityError
 
 HEADER_BYTES_MAX = 32 << 10
 """Enough for some 700 roots; a header is decoded as a whole."""
 CID_BYTES_MAX = 128
 """The longest CID of a foreign block that is recognised, hash of 512 bits included."""
-SECTION_BYTES_MAX = CHUNK_BYTES_MAX + CID_BYTES_MAX
+SECTION_BYTES_MAX = BLOCK_BYTES_MAX + CID_BYTES_MAX
 """Larger blocks cannot be kept, and other tools do not make them (2 MiB by habit)."""
 VARINT_BYTES_MAX = 9
 """As multiformats limits it: 63 bits."""
@@ -174,8 +173,8 @@ class CarReader:
             yield from self._take(length - len(head))
             self.skipped += 1
             return
-        if length - CID_BYTES > CHUNK_BYTES_MAX:
-            raise _broken(f"{cid} has {length - CID_BYTES} bytes, {CHUNK_BYTES_MAX} at most are allowed")
+        if length - CID_BYTES > BLOCK_BYTES_MAX:
+            raise _broken(f"{cid} has {length - CID_BYTES} bytes, {BLOCK_BYTES_MAX} at most are allowed")
         data = yield from self._take(length - CID_BYTES)
         self._found.append(Block(cid, data))
 

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 
 import zstandard
 
+from rage_net.cid import BLOCK_BYTES_MAX
 from rage_net.errors import IntegrityError
 
 Encoding: TypeAlias = Literal["raw", "zstd"]
@@ -20,8 +21,6 @@ LEVEL = 3
 """319 MB/s of text a core; level 1 is 40 % faster and 9 % larger (feasibility, "chunk put")."""
 GAIN_MIN = 32
 """zstd is kept where it saves at least 1/32: less does not pay for unpacking at every read."""
-BLOCK_BYTES_MAX = 4 * 1024 * 1024
-"""The largest chunk and the largest manifest, plain (design D3). Nothing larger is stored, unpacked or sent."""
 
 _local = threading.local()
 

@@ -16,19 +16,16 @@ from dataclasses import dataclass
 
 import libipld
 
-from rage_net.chunk.split import CHUNK_BYTES_MAX
-from rage_net.cid import DAG_CBOR, RAW, Cid
+from rage_net.cid import BLOCK_BYTES_MAX, DAG_CBOR, RAW, Cid
 from rage_net.errors import IntegrityError, UsageError
 
 VERSION = 1
-MANIFEST_BYTES_MAX = 4 << 20
-"""A manifest is a block like others on the wire and at rest."""
 LINKS_MAX = 1 << 16
 """Links of a level 1 manifest: at 47 bytes each the block is at most 3.1 MB."""
 CHILDREN_MAX = 1 << 6
 """Links of a level 2 manifest. A document has at most 4,194,304 chunks: 1 TiB at the minimum size, 4 at the usual."""
 CHUNKS_MAX = LINKS_MAX * CHILDREN_MAX
-DOCUMENT_BYTES_MAX = CHUNKS_MAX * CHUNK_BYTES_MAX
+DOCUMENT_BYTES_MAX = CHUNKS_MAX * BLOCK_BYTES_MAX
 SPLIT_CHARS_MAX = 40
 
 _SPLIT = rb"[a-z0-9]{1,8}-[0-9]{1,3}(?:/[0-9]{1,8}){0,3}"
@@ -61,7 +58,7 @@ class Manifest:
     links: tuple[Link, ...]
 
     def encode(self) -> bytes:
-        """The block, at most `MANIFEST_BYTES_MAX` long. Raises `IntegrityError` when the manifest breaks a rule."""
+        """The block, at most `BLOCK_BYTES_MAX` long. Raises `IntegrityError` when the manifest breaks a rule."""
         _check(self)
         links = [[bytes(link.cid), link.size] for link in self.links]
         plain = {"v": VERSION, "split": self.split, "size": self.size, "level": self.level, "links": links}
@@ -70,8 +67,8 @@ class Manifest:
 
 def decode(data: bytes | memoryview) -> Manifest:
     """Read a block. Raises `IntegrityError`, whatever the bytes are; memory is bounded by the block's own size."""
-    if len(data) > MANIFEST_BYTES_MAX:
-        raise _broken(f"it has {len(data)} bytes, {MANIFEST_BYTES_MAX} at most are allowed")
+    if len(data) > BLOCK_BYTES_MAX:
+        raise _broken(f"it has {len(data)} bytes, {BLOCK_BYTES_MAX} at most are allowed")
     data = bytes(data)
     if not _SHAPE.fullmatch(data):
         raise _broken("it is not the DAG-CBOR map {v, split, size, level, links: [[cid, size], ...]}")
@@ -91,7 +88,7 @@ def _check(manifest: Manifest) -> None:
     if level not in (1, 2):
         raise _broken(f"its level is {level}, not 1 or 2")
     codec, fewest, most, size_max = (
-        (RAW, 1, LINKS_MAX, CHUNK_BYTES_MAX) if level == 1 else (DAG_CBOR, 2, CHILDREN_MAX, LINKS_MAX * CHUNK_BYTES_MAX)
+        (RAW, 1, LINKS_MAX, BLOCK_BYTES_MAX) if level == 1 else (DAG_CBOR, 2, CHILDREN_MAX, LINKS_MAX * BLOCK_BYTES_MAX)
     )
     if not fewest <= len(links) <= most:
         raise _broken(f"it has {len(links)} links; {fewest} to {most} are allowed at level {level}")

@@ -16,10 +16,9 @@ from zlib import crc32
 
 from pyfastcdc import FastCDC
 
+from rage_net.cid import BLOCK_BYTES_MAX
 from rage_net.errors import ConfigError
 
-CHUNK_BYTES_MAX = 4 << 20
-"""No chunk is larger, whatever is configured: frames, buffers and manifests count on it."""
 SIZE_STEP = 1024
 """Sizes are multiples of this many bytes, and `min_size` is at least one."""
 MIN_SIZE_MAX = 1 << 20
@@ -69,8 +68,8 @@ class Sizes:
         ordered = SIZE_STEP <= self.min_size <= self.target_size <= self.max_size // 2
         if any(size % SIZE_STEP for size in sizes) or not ordered:
             why = f"sizes are multiples of {SIZE_STEP} bytes, with min <= target and 2 * target <= max"
-        elif self.min_size > MIN_SIZE_MAX or self.max_size > CHUNK_BYTES_MAX:
-            why = f"min is at most {MIN_SIZE_MAX} bytes and max at most {CHUNK_BYTES_MAX}"
+        elif self.min_size > MIN_SIZE_MAX or self.max_size > BLOCK_BYTES_MAX:
+            why = f"min is at most {MIN_SIZE_MAX} bytes and max at most {BLOCK_BYTES_MAX}"
         else:
             return
         raise ConfigError("chunks cannot be cut with min {}, target {}, max {} bytes".format(*sizes), why=why)

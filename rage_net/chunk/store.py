@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from blake3 import blake3
 
 from rage_net.chunk.batch import Batch
-from rage_net.chunk.encoding import BLOCK_BYTES_MAX, Data, decode
+from rage_net.chunk.encoding import Data, decode
 from rage_net.chunk.files import Bodies, FileBodies
 from rage_net.chunk.index import Index
 from rage_net.chunk.memory import MemoryBodies
@@ -399,7 +399,6 @@ def _open(stat: Stat, stored: bytes | None) -> bytes:
 
 
 __all__ = [
-    "BLOCK_BYTES_MAX",
     "Batch",
     "ChunkStore",
     "Quota",

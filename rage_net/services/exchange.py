@@ -20,7 +20,7 @@ from rage_net import messages
 from rage_net.acl import ChunkResource, Principal, Rules, authorize
 from rage_net.chunk.shelf import Seen, look
 from rage_net.chunk.store import ChunkStore
-from rage_net.cid import Cid
+from rage_net.cid import BLOCK_BYTES_MAX, Cid
 from rage_net.env import Env
 from rage_net.errors import (
     IntegrityError,
@@ -278,7 +278,7 @@ class Exchange:
 
     # --- the client ---
 
-    async def fetch(self, connection: Connection, cid: Cid, size_max: int = messages.CHUNK_BYTES_MAX) -> Received:
+    async def fetch(self, connection: Connection, cid: Cid, size_max: int = BLOCK_BYTES_MAX) -> Received:
         """One chunk from a peer, in the stored form, not verified.
 
         Raises: NotFoundError (it lacks the chunk or will not say), AccessDeniedError, UnavailableError (busy, gone, or

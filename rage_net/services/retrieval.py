@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rage_net.chunk.encoding import BLOCK_BYTES_MAX, decode
+from rage_net.chunk.encoding import decode
 from rage_net.chunk.manifest import Walk
 from rage_net.chunk.schedule import Ask, Outcome, Schedule
 from rage_net.chunk.shelf import vouch
 from rage_net.chunk.store import ChunkStore, mismatch
-from rage_net.cid import Cid
+from rage_net.cid import BLOCK_BYTES_MAX, Cid
 from rage_net.env import Env
 from rage_net.errors import (
     IntegrityError,

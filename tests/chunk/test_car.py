@@ -18,8 +18,7 @@ from rage_net.chunk.car import (
     export,
 )
 from rage_net.chunk.manifest import Block, ManifestBuilder
-from rage_net.chunk.split import CHUNK_BYTES_MAX
-from rage_net.cid import RAW, Cid
+from rage_net.cid import BLOCK_BYTES_MAX, RAW, Cid
 from rage_net.errors import IntegrityError, NotFoundError
 
 VECTORS = json.loads((reference.VECTORS / "car.json").read_text())
@@ -91,7 +90,7 @@ def test_what_is_exported_is_imported(chunks: list[bytes]) -> None:
 
 
 def test_the_largest_chunk_goes_out_and_in(rng: random.Random) -> None:
-    data = rng.randbytes(CHUNK_BYTES_MAX)
+    data = rng.randbytes(BLOCK_BYTES_MAX)
     cid = Cid.of(data)
     _, found = read(b"".join(export(cid, {cid: data}.__getitem__)), *[1 << 20] * 3)
     assert found == [Block(cid, data)]
@@ -156,7 +155,7 @@ BROKEN = {
     "a section of a CID's beginning": HEAD + section(BLAKE[:20], b""),
     "a section too long": HEAD + reference.varint(SECTION_BYTES_MAX + 1) + BLAKE,
     "a section of 2^62 bytes": HEAD + reference.varint(1 << 62) + BLAKE,
-    "a chunk over 4 MiB": HEAD + reference.varint(36 + CHUNK_BYTES_MAX + 1) + BLAKE,
+    "a chunk over 4 MiB": HEAD + reference.varint(36 + BLOCK_BYTES_MAX + 1) + BLAKE,
     "a length in ten bytes": HEAD + b"\x80" * 9 + b"\x01",
     "a length longer than needed": HEAD + b"\xa4\x80\x00" + BLAKE,
     "a CID of version 2": HEAD + section(b"\x02" + BLAKE[1:], b"x"),
@@ -188,14 +187,14 @@ def test_an_archive_with_bytes_changed_raises_nothing_else(archive: bytes, draw:
         _, found = read(bytes(data))
     except IntegrityError:
         return
-    assert all(len(block.data) <= CHUNK_BYTES_MAX for block in found)
+    assert all(len(block.data) <= BLOCK_BYTES_MAX for block in found)
 
 
 def test_a_length_that_is_only_claimed_costs_no_memory() -> None:
     tracemalloc.start()
     try:
         reader = CarReader()
-        reader.receive(HEAD + reference.varint(36 + CHUNK_BYTES_MAX) + BLAKE)
+        reader.receive(HEAD + reference.varint(36 + BLOCK_BYTES_MAX) + BLAKE)
         with pytest.raises(IntegrityError):
             reader.finish()
         skipping = CarReader()

@@ -15,7 +15,6 @@ from rage_net.chunk.manifest import (
     CHUNKS_MAX,
     DOCUMENT_BYTES_MAX,
     LINKS_MAX,
-    MANIFEST_BYTES_MAX,
     Link,
     Manifest,
     ManifestBuilder,
@@ -25,8 +24,7 @@ from rage_net.chunk.manifest import (
     decode,
     pieces,
 )
-from rage_net.chunk.split import CHUNK_BYTES_MAX
-from rage_net.cid import DAG_CBOR, RAW, Cid
+from rage_net.cid import BLOCK_BYTES_MAX, DAG_CBOR, RAW, Cid
 from rage_net.errors import IntegrityError, UsageError
 
 VECTORS = json.loads((reference.VECTORS / "manifest.json").read_text())
@@ -93,7 +91,7 @@ def test_one_chunk_is_its_own_root() -> None:
 
 
 def test_a_chunk_that_no_manifest_may_link_is_refused() -> None:
-    for sizes in ([1, 0], [1, CHUNK_BYTES_MAX + 1]):
+    for sizes in ([1, 0], [1, BLOCK_BYTES_MAX + 1]):
         with pytest.raises(IntegrityError, match="broken"):
             build(sizes)
     builder = ManifestBuilder("cdc-1")
@@ -111,9 +109,9 @@ def test_a_document_of_too_many_chunks_is_refused() -> None:
 
 
 def test_the_largest_manifests_fit_into_a_block() -> None:
-    links = tuple(Link(Cid(RAW, bytes(32)), CHUNK_BYTES_MAX) for _ in range(LINKS_MAX))
-    assert len(Manifest("a" * 8 + "-123/99999999/99999999", LINKS_MAX * CHUNK_BYTES_MAX, 1, links).encode()) < (
-        MANIFEST_BYTES_MAX
+    links = tuple(Link(Cid(RAW, bytes(32)), BLOCK_BYTES_MAX) for _ in range(LINKS_MAX))
+    assert len(Manifest("a" * 8 + "-123/99999999/99999999", LINKS_MAX * BLOCK_BYTES_MAX, 1, links).encode()) < (
+        BLOCK_BYTES_MAX
     )
 
 
@@ -121,13 +119,13 @@ def test_ten_million_chunks_are_refused_before_they_are_decoded() -> None:
     link = GOOD[0][GOOD[0].index(b"\x82\xd8") :][:47]
     head = b"\xa5\x61v\x01\x64size\x1a\x7f\xff\xff\xff\x65level\x01\x65links\x9a" + (10_000_000).to_bytes(4, "big")
     in_one_block = head + link * 89_000 + b"\x65split\x66text-1"
-    assert len(in_one_block) < MANIFEST_BYTES_MAX
+    assert len(in_one_block) < BLOCK_BYTES_MAX
     children = tuple(Link(Cid(DAG_CBOR, reference.link(k)), LINKS_MAX << 20) for k in range(153))
     with pytest.raises(IntegrityError):
         Manifest("text-1", 153 * LINKS_MAX << 20, 2, children).encode()
     in_two_levels = reference.manifest("text-1", [(link.cid.digest, link.size) for link in children], level=2)
     one_too_many = reference.manifest("text-1", [(reference.link(0), 1)] * (LINKS_MAX + 1))
-    for data in (in_one_block, in_two_levels, one_too_many, bytes(MANIFEST_BYTES_MAX + 1)):
+    for data in (in_one_block, in_two_levels, one_too_many, bytes(BLOCK_BYTES_MAX + 1)):
         with pytest.raises(IntegrityError) as caught:
             decode(data)
         assert caught.value.why
@@ -136,12 +134,12 @@ def test_ten_million_chunks_are_refused_before_they_are_decoded() -> None:
 def test_nested_lists_cost_no_more_memory_than_the_block() -> None:
     head = GOOD[0][: GOOD[0].index(b"\x82\xd8")]
     for filling in (b"\x80", b"\x81", b"\xa0", b"\x60", b"\x82\xd8\x2a\x58\x25\x00\x01\x55\x1e\x20"):
-        data = (head + filling * MANIFEST_BYTES_MAX)[:MANIFEST_BYTES_MAX]
+        data = (head + filling * BLOCK_BYTES_MAX)[:BLOCK_BYTES_MAX]
         tracemalloc.start()
         try:
             with pytest.raises(IntegrityError):
                 decode(data)
-            assert tracemalloc.get_traced_memory()[1] < 2 * MANIFEST_BYTES_MAX
+            assert tracemalloc.get_traced_memory()[1] < 2 * BLOCK_BYTES_MAX
         finally:
             tracemalloc.stop()
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rage_net.chunk.manifest import ManifestBuilder
-from rage_net.chunk.split import CHUNK_BYTES_MAX, DEFAULT_SIZES, PROBE_BYTES, WINDOW_SHARE, Sizes, Splitter
-from rage_net.cid import Cid
+from rage_net.chunk.split import DEFAULT_SIZES, PROBE_BYTES, WINDOW_SHARE, Sizes, Splitter
+from rage_net.cid import BLOCK_BYTES_MAX, Cid
 from rage_net.errors import ConfigError
 
 MIB = 1 << 20
@@ -339,7 +339,7 @@ def test_an_invalid_byte_switches_to_binary_at_the_next_cut(rng: random.Random) 
         (1025, 4096, 16384),
         (2048, 1024, 4096),
         (1024, 4096, 4096),
-        (1024, 4096, 2 * CHUNK_BYTES_MAX),
+        (1024, 4096, 2 * BLOCK_BYTES_MAX),
         (2 << 20, 2 << 20, 4 << 20),
         (-1024, 4096, 16384),
     ],

@@ -13,11 +13,10 @@ import pytest
 import zstandard
 
 from rage_net.chunk.batch import SMALL_BYTES_MAX
-from rage_net.chunk.encoding import BLOCK_BYTES_MAX
 from rage_net.chunk.files import STRAYS_AT_OPEN_MAX, FileBodies
 from rage_net.chunk.store import ChunkStore, Quota, open_store, walk_chunks
 from rage_net.chunk.verify import verify
-from rage_net.cid import Cid
+from rage_net.cid import BLOCK_BYTES_MAX, Cid
 from rage_net.errors import ConflictError, IntegrityError, NotFoundError, StorageFullError
 
 TEXT = b"What the store holds, it gives back as it came. " * 4000

@@ -10,7 +10,7 @@ import pytest
 
 from rage_net import messages
 from rage_net.chunk.manifest import Link, Manifest
-from rage_net.cid import DAG_CBOR, Cid
+from rage_net.cid import BLOCK_BYTES_MAX, DAG_CBOR, Cid
 from rage_net.errors import IntegrityError, NotFoundError, UnavailableError
 from rage_net.libp2p import varint
 from rage_net.libp2p.swarm import Connection, Stream
@@ -210,7 +210,7 @@ async def test_a_zstd_bomb_is_refused_before_it_unpacks(world: World) -> None:
     assert reader.retrieval.is_distrusted(bomber.swarm.peer_id)
 
 
-@pytest.mark.parametrize("size", [messages.CHUNK_BYTES_MAX + 1, 1 << 50])
+@pytest.mark.parametrize("size", [BLOCK_BYTES_MAX + 1, 1 << 50])
 async def test_an_announcement_of_too_many_bytes_is_refused_unread(world: World, size: int) -> None:
     from rage_net.pb import rage_pb2 as pb
 
