@@ -284,7 +284,7 @@ TREE: Node = (
             None,
         ),
         "help": (
-            "Topics: exit-codes, error ID.",
+            "Explain exit codes, an error or a command.",
             {},
             ("[TOPIC]...",),
             None,

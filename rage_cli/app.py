@@ -5,8 +5,10 @@ Not here: options (`options`, `command`), how results look (`output`). Source: d
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -19,7 +21,16 @@ from typer.exceptions import TyperException
 from rage_cli.command import Group, Member, load
 from rage_cli.options import options
 from rage_cli.text import safe
-from rage_net.errors import EXIT_BUG, EXIT_INTERRUPT, EXIT_OK, EXIT_PIPE, EXIT_TERMINATED, RageError, UsageError
+from rage_net.errors import (
+    EXIT_BUG,
+    EXIT_INTERRUPT,
+    EXIT_OK,
+    EXIT_PIPE,
+    EXIT_TERMINATED,
+    RageError,
+    StorageFullError,
+    UsageError,
+)
 
 NOUNS: dict[str, str] = {
     "init": "Make a home: identity, configuration, store.",
@@ -30,7 +41,7 @@ NOUNS: dict[str, str] = {
     "status": "How this home and its node are, problems first.",
     "demo": "Three nodes, real documents, one death: see it work in half a minute.",
     "completion": "Print the completion script of a shell.",
-    "help": "Topics: exit-codes, error ID.",
+    "help": "Explain exit codes, an error or a command.",
 }
 """Name -> its line in `rage --help`. The module is `rage_cli.commands.<name>`, loaded only when entered."""
 
@@ -39,6 +50,8 @@ EXAMPLES = (
     "rage chunk get report.md -o copy.md",
     "root=$(rage chunk put report.md -q --timeout 60s)    # in CI: no node, no terminal needed",
 )
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 ISSUES = "https://github.com/rage-network/rage/issues"
 
@@ -56,6 +69,7 @@ def root() -> Group:
 def main(arguments: Sequence[str]) -> int:
     """Run one command line; the exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    _fill_closed_streams()
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         code = _run(arguments)
@@ -64,13 +78,18 @@ def main(arguments: Sequence[str]) -> int:
     except RageError as error:
         return _report(error, arguments)
     except TyperException as error:
-        return _report(_usage_error(error), arguments)
+        return _report(_usage_error(error, arguments), arguments)
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted", EXIT_INTERRUPT)
     except TerminatedError:
         return _say("terminated", EXIT_TERMINATED)
     except BrokenPipeError:
         return _leave_pipe()
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            return _report_bug(error)
+        # Whatever else has no room says so itself: this is the answer, on its way to a file.
+        return _report(StorageFullError("no room to write stdout", why=str(error.strerror).lower()), arguments)
     except Exception as error:
         return _report_bug(error)
 
@@ -87,18 +106,48 @@ def _run(arguments: Sequence[str]) -> int:
     return result if isinstance(result, int) else EXIT_OK
 
 
+def _fill_closed_streams() -> None:
+    """Where the caller closed a stream (`>&-`), the null device: else the next file opened would be stdout."""
+    for number, mode in ((0, "r"), (1, "w"), (2, "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+            if number:
+                setattr(sys, ("stdin", "stdout", "stderr")[number], os.fdopen(null, mode, closefd=False))
+
+
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise TerminatedError
 
 
-def _usage_error(error: TyperException) -> RageError:
+def _usage_error(error: TyperException, arguments: Sequence[str]) -> RageError:
     """Typer's own complaints in our shape, with the nearest option where one was mistyped."""
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "rage"
     near = getattr(error, "possibilities", None) or ()
     message = error.message if near else error.format_message()
     message = message[:1].lower() + message[1:].rstrip(".")
-    return UsageError(message, mend=[*(f"{path} {option}" for option in near), f"{path} --help"])
+    wrong = getattr(error, "option_name", "")
+    mended = [shlex.join(["rage", *(right if word == wrong else word for word in arguments)]) for right in near]
+    return UsageError(message, mend=[*mended, f"{path} --help"])
+
+
+def _command_line(mend: str, arguments: Sequence[str]) -> str:
+    """A mend as a command to copy: `--option VALUE` is this command line with that option set so."""
+    if not mend.startswith("--"):
+        return mend
+    name, *value = mend.split(" ", 1)
+    for at, word in enumerate(arguments):
+        if word == name:
+            words = [*arguments[: at + 1], *value, *arguments[at + 1 + len(value) :]]
+            break
+        if word.startswith(f"{name}="):
+            words = [*arguments[:at], f"{name}={value[0]}", *arguments[at + 1 :]]
+            break
+    else:
+        words = [*arguments, name, *value]
+    return shlex.join(["rage", *words])
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:
@@ -110,6 +159,7 @@ def _report(error: RageError, arguments: Sequence[str]) -> int:
     """Three plain lines on stderr, or one line of JSON; the error's own exit code."""
     if options.verbose > 1:
         _print_traceback(error)
+    error.mend = tuple(_command_line(line, arguments) for line in error.mend)
     if _wants_json(arguments):
         _write(json.dumps(error.to_plain(), ensure_ascii=False))
         return error.exit_code

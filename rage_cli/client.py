@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from rage_cli.options import options
 from rage_net.errors import (
     AccessDeniedError,
     DeadlineError,
@@ -62,7 +63,8 @@ def connect(path: Path, timeout_s: float | None = None) -> Node | None:
             return None
         if isinstance(error, PermissionError):
             raise AccessDeniedError(
-                f"the node's socket {path} is not open to this user", mend=[f"ls -l {path}", "run as the node's user"]
+                f"the node's socket {path} is not open to this user",
+                mend=[f"ls -l {path}", f"sudo -u '#{_owner(path)}' rage status"],
             ) from error
         raise UnavailableError(
             f"the node's socket {path} does not accept", why=str(error), mend=["rage node status"]
@@ -112,7 +114,7 @@ class Node:
             raise DeadlineError(
                 f"the node did not finish within {self._timeout_s:g} s",
                 why="a change that was sent may still be carried out" if verb.mutates else "",
-                mend=["repeat with a longer --timeout", "rage status"],
+                mend=[options.longer_timeout(), "rage status"],
             ) from error
 
     # --- out ---
@@ -331,6 +333,14 @@ def _decode_result(verb: Verb[R], plain: Any) -> R:
             why=str(error),
             mend=["rage --version", "rage node status", "rage node stop && rage node start"],
         ) from error
+
+
+def _owner(path: Path) -> int:
+    """The user that a socket or its directory belongs to."""
+    try:
+        return path.stat().st_uid
+    except OSError:
+        return path.parent.stat().st_uid
 
 
 def _gone(error: OSError | None) -> RageError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -85,13 +86,16 @@ def _set(name: str, convert: Callable[[Any], Any] | None = None) -> Callable[...
 def _choice(option: str, choices: Sequence[str]) -> Callable[[str], str]:
     def check(value: str) -> str:
         if value not in choices:
-            near = difflib.get_close_matches(value, choices, 1)
-            raise UsageError(
-                f"{option}: {value!r} is not one of {', '.join(choices)}", mend=[f"{option} {name}" for name in near]
-            )
+            raise not_one_of(option, value, choices)
         return value
 
     return check
+
+
+def not_one_of(option: str, value: str, choices: Sequence[str]) -> UsageError:
+    """The error for a word that is none of an option's; its mend is the nearest, else the first."""
+    near = difflib.get_close_matches(value, choices, 1) or choices[:1]
+    return UsageError(f"{option}: {value!r} is not one of {', '.join(choices)}", mend=[f"{option} {near[0]}"])
 
 
 def _timeout(value: str) -> float:
@@ -227,7 +231,8 @@ class Group(TyperGroup):
         command = self.get_command(ctx, args[0])
         if command is None:
             near = difflib.get_close_matches(args[0], self.members, 2)
-            mend = [f"{ctx.command_path} {name}" for name in near] or [f"{ctx.command_path} --help"]
+            mend = [f"{ctx.command_path} {shlex.join([name, *args[1:]])}" for name in near]
+            mend = mend or [f"{ctx.command_path} --help"]
             raise UsageError(f"{args[0]!r} is no command of {ctx.command_path}", mend=mend)
         return args[0], command, args[1:]
 
@@ -273,6 +278,8 @@ def _short(summary: str) -> str:
 
 def _metavar(param: Any, ctx: Any) -> str:
     name = param.metavar or (param.name or "").upper()
+    if name.startswith("["):  # says itself that it may be left out
+        return name
     name += "..." if param.nargs == -1 else ""
     return name if param.required else f"[{name}]"
 
@@ -280,7 +287,7 @@ def _metavar(param: Any, ctx: Any) -> str:
 def _row(param: Any, ctx: Any) -> tuple[str, str]:
     if param.param_type_name == "argument":
         return param.metavar or (param.name or "").upper(), param.help or ""
-    names = ", ".join(param.opts)
+    names = ", ".join(sorted(param.opts, key=len))  # -h, --help come as a set
     if not param.is_flag and not param.count:
         names += " " + (param.metavar or param.make_metavar(ctx))
     text = param.help or ""

@@ -15,9 +15,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from rage_cli.options import options
 from rage_net.errors import (
     AccessDeniedError,
     ConflictError,
+    DeadlineError,
     NotFoundError,
     RageError,
     StorageFullError,
@@ -56,12 +58,19 @@ class FileSource(_Guarded):
         self.size: int | None = None
         self.name = ""
         if path == "-":
+            if sys.stdin is None:
+                raise UsageError("stdin is closed", mend=["give a file, or a pipe to stdin"])
             self._file: BinaryIO = sys.stdin.buffer
             return
         self.name = os.fsencode(Path(path).name).decode("utf-8", "replace")
         try:
             _check_kind(path, Path(path).stat().st_mode)
-            self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115  closed by _close
+            with options.timed():  # a FIFO opens when somebody writes
+                self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115  closed by _close
+        except TimeoutError as error:
+            raise DeadlineError(
+                f"nobody wrote to {path} within {options.timeout_s:g} s", mend=[options.longer_timeout()]
+            ) from error
         except OSError as error:
             raise _read_error(path, error) from error
         self._status = os.fstat(self._file.fileno())
@@ -77,6 +86,8 @@ class FileSource(_Guarded):
             size = self._file.readinto(buffer)  # type: ignore[attr-defined]
             if not size:
                 self._check_unchanged()
+        except TimeoutError:
+            raise
         except OSError as error:
             self.failure = _read_error(self.path, error)
             raise self.failure from error
@@ -118,7 +129,7 @@ class FileSink(_Guarded):
         except OSError as error:
             raise _write_error(path, error) from error
         if stat.S_ISDIR(mode):
-            raise UsageError(f"{path} is a directory", mend=[f"-o {Path(path) / 'NAME'}"])
+            raise UsageError(f"{path} is a directory", mend=[f"--out {Path(path) / 'NAME'}"])
         target = self.path
         if stat.S_ISREG(mode):
             # Through a symbolic link to what it names: the link stays.
@@ -141,6 +152,8 @@ class FileSink(_Guarded):
         try:
             while view:
                 view = view[self._file.write(view) :]
+        except TimeoutError:
+            raise
         except OSError as error:
             self.failure = _write_error(str(self.path), error)
             raise self.failure from error
@@ -166,7 +179,7 @@ class StdoutSink(_Guarded):
         if sys.stdout.isatty():
             raise UsageError(
                 "bytes are not written to a terminal",
-                mend=["add -o FILE, or pipe them: | less"],
+                mend=["--out FILE"],
                 id="bytes-to-terminal",
             )
 
@@ -182,6 +195,8 @@ class StdoutSink(_Guarded):
             sys.stdout.buffer.write(data)
         except BrokenPipeError as error:
             self.failure = error
+            raise
+        except TimeoutError:
             raise
         except OSError as error:
             self.failure = _write_error("stdout", error)
@@ -228,9 +243,7 @@ def _read_error(path: str, error: OSError) -> RageError:
 
 def _write_error(path: str, error: OSError) -> RageError:
     if error.errno in _FULL:
-        return StorageFullError(
-            f"no room to write {path}", why=_words(error), mend=["df -h .", "free space and repeat"]
-        )
+        return StorageFullError(f"no room to write {path}", why=_words(error), mend=[f"df -h {Path(path).parent}"])
     if error.errno in _DENIED:
         return AccessDeniedError(f"{path} cannot be written", why=_words(error), mend=[f"ls -ld {Path(path).parent}"])
     if error.errno in (errno.ENOENT, errno.ENOTDIR):

@@ -6,7 +6,8 @@ Source: design 4.5.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal
 
 from rage_net.errors import UsageError
@@ -58,6 +59,29 @@ class Options:
                 raise UsageError(f"RAGE_TIMEOUT: {error}", mend=["export RAGE_TIMEOUT=30s"]) from error
         if environment.get("NO_COLOR") and not environment.get("RAGE_COLOR"):
             self.color = "never"
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """End a wait that has no deadline of its own, for a pipe or whoever reads one, with TimeoutError in time."""
+        if self.timeout_s is None:
+            yield
+            return
+        import signal
+
+        def end(number: int, frame: object) -> None:
+            raise TimeoutError
+
+        before = signal.signal(signal.SIGALRM, end)
+        signal.setitimer(signal.ITIMER_REAL, max(self.timeout_s, 0.001))  # 0 would be no timer
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+    def longer_timeout(self) -> str:
+        """The mend of a deadline: the option that gives the command four times as long."""
+        return f"--timeout {max(4 * (self.timeout_s or 0), 1):g}s"
 
 
 options = Options()

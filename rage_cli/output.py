@@ -97,7 +97,7 @@ def confirm(question: str) -> None:
         raise UsageError(
             "this needs --yes",
             why=f"{question} There is no terminal to ask on.",
-            mend=["add --yes", "add --dry-run"],
+            mend=["--yes", "--dry-run"],
             id="needs-yes",
         )
     sys.stderr.write(f"{text.safe(question)} [y/N] ")

@@ -52,7 +52,7 @@ def run(verb: Verb[R], *, source: Source | None = None, sink: Sink | None = None
                 node = client.connect(homes.socket_path(place), options.timeout_s)
                 if node is None or conflict.id != "home-locked":
                     raise
-        with node:
+        with node, options.timed():
             return node.run(verb, source=source, sink=sink, progress=progress)
 
 
@@ -127,7 +127,7 @@ def _run_here(
             raise
         raise DeadlineError(
             f"{verb.route.replace('/', ' ')} did not finish within {options.timeout_s:g} s",
-            mend=["repeat with a longer --timeout"],
+            mend=[options.longer_timeout()],
         ) from error
 
 

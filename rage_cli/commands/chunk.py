@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rage_cli.command import noun, page
+from rage_cli.command import not_one_of, noun, page
 from rage_cli.files import FileSource, open_sink
 from rage_cli.options import options
 from rage_cli.output import Column, confirm, is_json, render, render_beside, say
@@ -30,6 +30,8 @@ Name = Annotated[str, typer.Option("--name", metavar="NAME", help="The document'
 VisibilityOption = Annotated[
     str, typer.Option("--visibility", metavar="public|federated|org|private", help="Who may read it.")
 ]
+
+VISIBILITIES = ("org", "public", "federated", "private")
 
 DOCUMENT = (
     Column("name", lambda it: it.name or it.doc_id),
@@ -388,10 +390,8 @@ def split_sizes() -> Any:
 
 def check_visibility(word: str) -> None:
     """Raises UsageError for what is no visibility."""
-    if word not in ("public", "federated", "org", "private"):
-        raise UsageError(
-            f"--visibility: {word!r} is not one of public, federated, org, private", mend=["--visibility org"]
-        )
+    if word not in VISIBILITIES:
+        raise not_one_of("--visibility", word, VISIBILITIES)
 
 
 def _sources(words: str) -> Any:

@@ -79,7 +79,7 @@ MIGRATION = (
         "rage config show --origin network.libp2p",
         "rage config show network.region -q --json | jq -r '.items[0].value'    # in CI",
     ),
-    exits=(10,),
+    exits=(5, 10),
 )
 def show(
     key: Annotated[str, typer.Argument(metavar="[KEY]", help="A key, or what it stands under.")] = "",

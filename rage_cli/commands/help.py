@@ -14,7 +14,7 @@ from rage_cli.output import Column, render
 from rage_net import errors
 from rage_net.errors import NotFoundError, RageError
 
-app = noun("Topics: exit-codes, error ID; or the page of a command.")
+app = noun("Explain exit codes, an error or a command.")
 
 
 @dataclass(frozen=True, slots=True)

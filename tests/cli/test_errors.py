@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import subprocess
+from pathlib import Path
 
 import pytest
-from conftest_cli import Rage
+from conftest_cli import RAGE, TIMEOUT_S, Rage, environment
 
 from rage_cli import app
 from rage_cli.commands.help import error_pages
@@ -40,15 +44,20 @@ def test_with_json_an_error_is_one_line_of_json(rage: Rage) -> None:
     ("words", "what", "mend"),
     [
         (["chnk"], "'chnk' is no command of rage", "rage chunk"),
-        (["chunk", "gte"], "'gte' is no command of rage chunk", "rage chunk get"),
-        (["chunk", "put", "--nmae", "x", "f"], "no such option: --nmae", "rage chunk put --name"),
+        (["chunk", "gte", "a b", "--raw"], "'gte' is no command of rage chunk", "rage chunk get 'a b' --raw"),
+        (["chunk", "put", "--nmae", "x", "f"], "no such option: --nmae", "rage chunk put --name x f"),
         (["--jsno"], "no such option: --jsno", "rage --json"),
-        (["status", "--format", "jsn"], "--format: 'jsn' is not one of", "--format json"),
-        (["status", "--timeout", "soon"], "--timeout: 'soon' is no duration", "--timeout 30s"),
+        (["status", "--format", "jsn"], "--format: 'jsn' is not one of", "rage status --format json"),
+        (["status", "--format=jsn", "-v"], "--format: 'jsn' is not one of", "rage status --format=json -v"),
+        (["status", "--timeout", "soon"], "--timeout: 'soon' is no duration", "rage status --timeout 30s"),
         (["chunk", "put"], "missing argument 'PATH|-'", "rage chunk put --help"),
         (["chunk", "get"], "missing argument 'CID|DOC'", "rage chunk get --help"),
         (["chunk", "put", "a", "b"], "got unexpected extra argument(s) (b)", "rage chunk put --help"),
-        (["chunk", "put", "f", "--visibility", "all"], "--visibility: 'all' is not one of", "--visibility org"),
+        (
+            ["chunk", "put", "f", "--visibility", "pubic"],
+            "'pubic' is not one of",
+            "rage chunk put f --visibility public",
+        ),
         (["chunk", "get", "x", "--from", "ipfs", "-o", "f"], "--from: 'ipfs' is not one of", "--from local,p2p"),
         (["chunk", "verify", "--sample", "0%"], "--sample: '0%' is no share", "--sample 5%"),
         (["chunk", "put", "f", "--retention", "1y"], "--retention: '1y' is no duration", "--retention 30d"),
@@ -67,7 +76,7 @@ def test_a_usage_error_has_the_same_shape_and_names_what_is_near(
 
 def test_a_usage_error_is_json_even_where_parsing_had_not_come_to_the_flag(rage: Rage) -> None:
     plain = json.loads(rage("chnk", "--json", code=2).stderr)
-    assert plain["code"] == "usage" and plain["mend"] == ["rage chunk"]
+    assert plain["code"] == "usage" and plain["mend"] == ["rage chunk --json"]
 
 
 def test_a_group_without_a_command_prints_its_help_on_stderr(rage: Rage) -> None:
@@ -162,3 +171,39 @@ def test_every_class_of_errors_has_an_exit_code_in_the_table_and_a_page(rage: Ra
 def test_an_unknown_topic_exits_5(rage: Rage) -> None:
     rage("help", "error", "no-such", code=5)
     rage("help", "chunk", "no-such", code=5)
+
+
+@pytest.mark.parametrize(
+    ("redirect", "code"),
+    [("> /dev/full", 11), (">&-", 0), ("> /dev/full --json", 11), (">&- --json 2>&-", 0)],
+)
+def test_an_answer_that_cannot_be_written_is_no_bug(home: Path, redirect: str, code: int) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    line = f"{shlex.join(RAGE)} node id {redirect}"
+    done = subprocess.run(["sh", "-c", line], env=environment(home), capture_output=True, timeout=TIMEOUT_S)
+    assert done.returncode == code and done.stdout == b""
+    assert (b"storage-full" in done.stderr) == (code == 11) and b"bug" not in done.stderr
+
+
+def test_a_closed_stdin_is_not_an_empty_document(home: Path) -> None:
+    line = f"{shlex.join(RAGE)} chunk put - --name x <&-"
+    done = subprocess.run(["sh", "-c", line], env=environment(home), capture_output=True, timeout=TIMEOUT_S)
+    assert done.returncode == 2 and lines(done.stderr)[0] == "error[usage]: stdin is closed"
+
+
+@pytest.mark.parametrize("through", ["a node", "no node"])
+def test_a_pipe_that_nobody_writes_to_meets_the_timeout(
+    rage: Rage, home: Path, tmp_path: Path, through: str, request: pytest.FixtureRequest
+) -> None:
+    if through == "a node":
+        request.getfixturevalue("node")
+    os.mkfifo(tmp_path / "quiet")
+    found = lines(rage("chunk", "put", tmp_path / "quiet", "--timeout", "300ms", code=124).stderr)
+    assert found[0].startswith("error[deadline]: nobody wrote to ")
+    assert found[-1] == f"  mend: rage chunk put {tmp_path / 'quiet'} --timeout 1.2s"
+    words = [*RAGE, "chunk", "put", "-", "--timeout", "300ms"]
+    quiet = subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment(home))
+    assert quiet.wait(TIMEOUT_S) == 124  # its stdin stays open, and silent
+    assert quiet.stdin is not None
+    quiet.stdin.close()
