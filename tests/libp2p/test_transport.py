@@ -17,6 +17,7 @@ from rage_net.libp2p.transport import (
     MemoryTransport,
     TcpTransport,
     Transport,
+    tcp,
     tune_malloc,
 )
 from rage_net.libp2p.transport.tcp import REST_BYTES_MAX
@@ -221,6 +222,32 @@ async def test_a_receiver_that_uses_nothing_loses_its_tcp_link() -> None:
     listener.close()
     ours.abort()
     await asyncio.sleep(0)
+
+
+async def test_a_link_whose_bytes_cost_much_time_brings_less_in_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(tcp.time, "perf_counter", lambda: now)
+
+    class Slow(Recorder):
+        cost_s = 1.0
+
+        def data_received(self, data: memoryview) -> int:
+            nonlocal now
+            now += self.cost_s
+            return super().data_received(data)
+
+    link = tcp.TcpLink(memoryview(bytearray(tcp.RECEIVE_BYTES)))
+    link._receiver = receiver = Slow()
+
+    def turn() -> int:
+        size = len(link.get_buffer(-1))
+        link.buffer_updated(size)
+        return size
+
+    sizes = [turn() for _ in range(10)]
+    assert sizes[0] == tcp.RECEIVE_BYTES and sizes[-1] == tcp.RECEIVE_BYTES_MIN
+    receiver.cost_s = 0.0
+    assert [turn() for _ in range(10)][-1] == tcp.RECEIVE_BYTES
 
 
 async def test_names_are_resolved() -> None:

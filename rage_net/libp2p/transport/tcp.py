@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterable
 
 from rage_net.libp2p.multiaddr import Multiaddr
@@ -20,6 +21,10 @@ RECEIVE_BYTES = 1024 * 1024
 """The shared buffer: sixteen Noise frames a turn."""
 REST_BYTES_MAX = 128 * 1024
 """What a receiver may leave unused: more than one Noise frame."""
+RECEIVE_BYTES_MIN = 16 * 1024
+TURN_S = 0.005
+"""A turn that takes longer halves what its link may bring in the next, down to RECEIVE_BYTES_MIN; a shorter one doubles
+it. A MiB of payload takes 1 ms, a MiB of empty frames 200, and the other links wait meanwhile."""
 WRITE_BYTES_HIGH = 256 * 1024
 """A link is full above this; the kernel's own buffer holds megabytes besides."""
 WRITE_BYTES_LOW = 64 * 1024
@@ -40,6 +45,7 @@ class TcpLink(asyncio.BufferedProtocol):
         self._accept = accept
         self._buffer = buffer
         self._rest = b""
+        self._turn_bytes = RECEIVE_BYTES
         self._receiver: Receiver | None = None
         self._transport: asyncio.Transport
         self._is_lost = False
@@ -69,11 +75,16 @@ class TcpLink(asyncio.BufferedProtocol):
         rest = len(self._rest)
         if rest:
             self._buffer[:rest] = self._rest
-        return self._buffer[rest:]
+        return self._buffer[rest : rest + self._turn_bytes]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes arrived."""
+        started = time.perf_counter()
         self._deliver(len(self._rest) + nbytes)
+        if time.perf_counter() - started > TURN_S:
+            self._turn_bytes = max(self._turn_bytes // 2, RECEIVE_BYTES_MIN)
+        elif self._turn_bytes < RECEIVE_BYTES:
+            self._turn_bytes *= 2
 
     def pause_writing(self) -> None:
         """Asyncio has more to send than WRITE_BYTES_HIGH."""
