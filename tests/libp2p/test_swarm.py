@@ -619,16 +619,18 @@ async def test_connections_over_a_limit_are_refused(world: World) -> None:
                 assert b.counts["refused"] == 1 and len(b.connections()) == 2
 
 
-async def test_streams_over_the_total_limit_are_reset(world: World) -> None:
-    async with world.swarm("a") as a, world.swarm("b", streams_total=3) as b:
-        connection = await join(a, b)
+async def test_streams_over_the_total_limit_are_reset_and_one_peer_leaves_as_many_as_it_has(world: World) -> None:
+    async with world.swarm("a") as a, world.swarm("b", streams_total=6) as b, world.swarm("c") as c:
+        greedy = await join(a, b)
         await asyncio.sleep(1)
-        streams = [await connection.open_stream([ECHO], initial=b"x") for _ in range(4)]
+        streams = [await greedy.open_stream([ECHO], initial=b"x") for _ in range(4)]
         for stream in streams[:3]:
             assert await stream.read() == [b"x"]
         with pytest.raises(StreamResetError):
             await streams[3].read()
         assert b.counts["streams_refused"] == 1
+        other = await (await join(c, b)).open_stream([ECHO], initial=b"x")
+        assert await other.read() == [b"x"]
 
 
 async def test_a_writer_waits_for_the_reader_and_is_woken_when_its_queue_drains(world: World) -> None:

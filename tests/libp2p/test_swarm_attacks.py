@@ -277,6 +277,38 @@ async def test_streams_opened_and_reset_at_once_leave_nothing_behind(scene: Scen
         await still_serves(scene, victim)
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_peer_that_opens_streams_only_to_reset_them_is_dropped(scene: Scene, at_once: bool) -> None:
+    async with scene.swarm("victim") as victim:
+        await victim_of(scene, victim)
+        attacker = await scene.attack(victim)
+        for stream_id in range(1, 20_001, 2):
+            attacker.send(data(stream_id, b"", Flag.SYN))
+            if not at_once:
+                await asyncio.sleep(0)
+            attacker.send(data(stream_id, b"", Flag.RST))
+            if stream_id % 100 == 1:
+                await asyncio.sleep(0)
+            if attacker.lost_at is not None:
+                break
+        await attacker.wait_lost(5)
+        assert stream_id < 12_000 and victim.counts["protocol_errors"] == 1 and victim._serving == 0
+        await still_serves(scene, victim)
+
+
+async def test_streams_that_are_served_outweigh_those_that_are_taken_back(scene: Scene) -> None:
+    async with scene.swarm("victim") as victim:
+        await victim_of(scene, victim)
+        attacker = await scene.attack(victim)
+        for stream_id in range(1, 20_001, 4):  # a client that gives up every second request
+            attacker.send(data(stream_id, PROPOSAL, Flag.SYN | Flag.FIN), data(stream_id + 2, b"", Flag.SYN))
+            attacker.send(data(stream_id + 2, b"", Flag.RST))
+            if stream_id % 100 == 1:
+                await asyncio.sleep(0.1)
+        assert attacker.lost_at is None
+        await still_serves(scene, victim)
+
+
 async def test_a_peer_that_asks_and_never_reads_is_dropped(scene: Scene) -> None:
     async def pour(stream: Stream) -> None:
         await stream.read()

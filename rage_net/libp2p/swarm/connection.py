@@ -55,6 +55,8 @@ class Connection:
         self.bytes_in = 0
         self.bytes_out = 0
         self.identify: Identify | None = None
+        self.serving = 0
+        """Handlers at work on its inbound streams. The swarm counts; a stream that was reset may have one still."""
         self.takes_early_end = False
         """Whether the end of a stream may come along with the first proposal. Our own kind takes that; js-libp2p never
         tells its handler, so a stranger is spared it."""

@@ -402,11 +402,17 @@ class Swarm:
     # -- inbound streams
 
     def _on_stream(self, connection: Connection, raw: yamux.Stream) -> None:
-        if self._serving >= self.limits.streams_total or self._tasks is None:
+        if raw.is_reset:
+            self.counts["streams_taken_back"] += 1
+            return
+        limits, own = self.limits, connection.serving
+        # Nobody gets more than what is then left for others, so that a few peers cannot take all places.
+        if own >= limits.streams or self._serving + own >= limits.streams_total or self._tasks is None:
             self.counts["streams_refused"] += 1
             connection.session.reset(raw)
             return
         self._serving += 1
+        connection.serving += 1
         self._spawn(self._serve, connection, raw)
 
     async def _serve(self, connection: Connection, raw: yamux.Stream) -> None:
@@ -426,6 +432,7 @@ class Swarm:
             log.exception("the handler of %s failed", stream.protocol)
         finally:
             self._serving -= 1
+            connection.serving -= 1
             if not is_done:
                 await stream.reset()
 

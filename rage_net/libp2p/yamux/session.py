@@ -35,7 +35,7 @@ ACK_BACKLOG_MAX = 256
 STREAMS_MAX = 1_024
 """Streams a peer may have open at once on one connection; more are reset as they come."""
 REFUSED_MAX = 4_096
-"""Streams refused on one connection before it ends: a flood, not a burst."""
+"""Streams refused on one connection, or opened and reset at once, more than were served, before it ends: a flood."""
 CONTROL_FRAMES_MAX = 8_192
 """Control frames that wait to be sent, 96 KiB: a peer that makes us answer and never reads ends its connection."""
 DISCARD_BYTES_MAX = 64 * 1024
@@ -274,6 +274,7 @@ class Session:
         if stream.flags & ACK:
             stream.is_acked = True
             self._unacked_theirs -= 1
+            self.refused = max(0, self.refused - 1)
         stream.flags = 0
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -406,6 +407,8 @@ class Session:
             self._unacked_ours -= 1
             self._changed[stream] = None
         if flags & RST:
+            if stream.is_inbound and not stream.is_acked:
+                self._count_refused()  # opened and taken back before we could answer: work for nothing
             self._kill(stream)
             return
         if kind == WINDOW_UPDATE:
@@ -447,9 +450,7 @@ class Session:
             raise RemoteProtocolError(f"yamux: stream {stream_id} is not the peer's to open")
         self._last_remote_id = stream_id
         if self.inbound >= self._streams_max or self._unacked_theirs >= ACK_BACKLOG_MAX or self.is_going_away:
-            self.refused += 1
-            if self.refused > REFUSED_MAX:
-                raise RemoteProtocolError(f"yamux: more than {REFUSED_MAX} streams beyond the limits")
+            self._count_refused()
             self._control.append(pack(0, WINDOW_UPDATE, RST, stream_id, 0))
             return None
         stream = Stream(stream_id, is_inbound=True, now=self._now)
@@ -458,6 +459,11 @@ class Session:
         self._unacked_theirs += 1
         self._events.append(Opened(stream))
         return stream
+
+    def _count_refused(self) -> None:
+        self.refused += 1
+        if self.refused > REFUSED_MAX:
+            raise RemoteProtocolError(f"yamux: {REFUSED_MAX} streams were refused or taken back at once")
 
     def _find(self, stream_id: int) -> Stream | None:
         stream = self.streams.get(stream_id)
