@@ -35,9 +35,9 @@ from rage_net import local_socket
 from rage_net.errors import AccessDeniedError, DeadlineError, NotFoundError, RageError, UnavailableError, UsageError
 from rage_net.listener import HEADERS, Listener, bug, error_response, respond
 from rage_net.metrics import Metrics
-from rage_net.octets import STALL_S, ClientLeftError, RequestSource, ResponseSink, Sink, Source
+from rage_net.octets import STALL_S, ClientLeftError, RequestSource, ResponseSink
 from rage_net.operations import Operation, Operations
-from rage_net.verbs import DecodeError, Progress, Verb, decode
+from rage_net.verbs import DecodeError, Progress, Sink, Source, Verb, decode
 
 log = logging.getLogger("rage.control")
 

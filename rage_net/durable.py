@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
 from rage_net.errors import AccessDeniedError, ConfigError, RageError, StorageFullError
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What a write says when there is no room for it."""
 
 SECRET = 0o600
 """The mode of a file that only its owner may read."""
@@ -50,14 +54,22 @@ def _write_temporary(path: Path, data: bytes, mode: int) -> Path:
             file.write(data)
             file.flush()
             os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
+            sync_data(file.fileno())
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     return temporary
 
 
-def sync_directory(path: Path) -> None:
+def sync_data(handle: int) -> None:
+    """Make what was written to an open file durable, the drive's own cache included."""
+    if hasattr(os, "fdatasync"):
+        os.fdatasync(handle)
+    else:  # macOS, where fsync leaves the bytes in the drive's cache
+        fcntl.fcntl(handle, getattr(fcntl, "F_FULLFSYNC", 51))
+
+
+def sync_directory(path: str | Path) -> None:
     """Make what was created, renamed or removed in a directory durable."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -78,7 +90,7 @@ def file_errors(path: Path) -> Iterator[None]:
 def _mapped(error: OSError, path: Path) -> RageError:
     where = error.filename if isinstance(error.filename, str) else str(path)
     message = f"cannot write {where}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in NO_ROOM:
         return StorageFullError(message, why=describe(error), mend=[f"df -h {path.parent}", "rage chunk gc"])
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return AccessDeniedError(message, why=describe(error), mend=[f"ls -ld {path}"])

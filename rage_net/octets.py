@@ -17,7 +17,7 @@ import socket
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import CancelledError as FutureCancelled
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from aiohttp import web
 
@@ -28,26 +28,6 @@ T = TypeVar("T")
 
 STALL_S = 600.0
 """How long a client may neither send nor read before its operation ends: long, because a person may look at a pager."""
-
-
-class Source(Protocol):
-    """Where a verb's octets come from. Blocking: called from a thread."""
-
-    def readinto(self, buffer: bytearray | memoryview, /) -> int:
-        """Fill `buffer` with at least one byte, or return 0 at the end. Raises when the giver left before the end."""
-        ...
-
-
-class Sink(Protocol):
-    """Where a verb's octets go. Blocking: called from one thread at a time, in order."""
-
-    def begin(self, size: int, /) -> None:
-        """Say how many octets will come, once, before the first `write`; till then an error is an answer of its own."""
-        ...
-
-    def write(self, data: bytes | bytearray | memoryview, /) -> Any:
-        """Write all of `data`. Raises when the taker left."""
-        ...
 
 
 class ClientLeftError(UnavailableError):

@@ -11,7 +11,6 @@ Source: design D4; issue 2 "kill -9 at 200 random points".
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +20,7 @@ from typing import Protocol, TypeAlias
 from rage_net.chunk.encoding import Data
 from rage_net.chunk.room import Quota, disk, full
 from rage_net.cid import Cid, CidError
+from rage_net.durable import sync_data, sync_directory
 
 SHARDS = 256
 STRAYS_AT_OPEN_MAX = 64
@@ -90,8 +90,8 @@ class FileBodies:
         if not os.path.isdir(self._tmp):
             with disk("create the store", self._root):
                 os.makedirs(self._tmp, mode=0o700, exist_ok=True)
-                _sync_directory(self._root)
-                _sync_directory(os.path.dirname(os.path.abspath(self._root)))
+                sync_directory(self._root)
+                sync_directory(os.path.dirname(os.path.abspath(self._root)))
         self.sweep(STRAYS_AT_OPEN_MAX)
 
     def check_room(self, size: int, files: int, quota: Quota) -> None:
@@ -243,11 +243,11 @@ class FileBodies:
         if self._unsynced_shards:  # cleared before the sync: a shard made meanwhile sets it again
             self._unsynced_shards = False
             try:
-                _sync_directory(self._root)
+                sync_directory(self._root)
             except OSError:
                 self._unsynced_shards = True
                 raise
-        for _ in spread(_sync_directory, paths):
+        for _ in spread(sync_directory, paths):
             pass
         self._failpoint("directories synced")
 
@@ -255,17 +255,6 @@ class FileBodies:
 def _sync_data(path: str) -> None:
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        if hasattr(os, "fdatasync"):
-            os.fdatasync(fd)
-        else:  # macOS, where fsync leaves the bytes in the drive's cache
-            fcntl.fcntl(fd, getattr(fcntl, "F_FULLFSYNC", 51))
-    finally:
-        os.close(fd)
-
-
-def _sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
+        sync_data(fd)
     finally:
         os.close(fd)

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from mmap import mmap
-from typing import Protocol
 
 from rage_net.chunk.batch import Batch
 from rage_net.chunk.holds import Lease
@@ -25,7 +24,7 @@ from rage_net.chunk.stat import Stat
 from rage_net.chunk.store import ChunkStore
 from rage_net.cid import Cid
 from rage_net.errors import ConflictError, UsageError
-from rage_net.verbs import Progress
+from rage_net.verbs import Progress, Source
 
 BUFFERS = 3
 """One is read into while two are worked on. Reused: a fresh 16 MiB a block costs 20 % in page faults."""
@@ -33,13 +32,6 @@ BUFFER_BYTES = 16 * 1024 * 1024
 """Four of the largest chunks, so that the carried rest is a small part."""
 WORKERS = 3
 """One more than the cores measured: one waits for the disk."""
-
-
-class Source(Protocol):
-    """Where bytes come from: a file, a pipe, a socket. `readinto` gives 0 at the end."""
-
-    def readinto(self, buffer: memoryview, /) -> int | None:
-        """Fill some of `buffer`; how many bytes."""
 
 
 @dataclass(frozen=True, slots=True)

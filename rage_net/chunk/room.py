@@ -7,7 +7,6 @@ room that deleting itself needs on a disk that somebody else has filled. Source:
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import resource
@@ -16,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rage_net.durable import NO_ROOM
 from rage_net.errors import IntegrityError, RageError, StorageFullError, UnavailableError
 
 MIB = 1024 * 1024
@@ -23,7 +23,6 @@ MIB = 1024 * 1024
 BALLAST_BYTES = 4 * MIB
 """What a small transaction, the shared memory of the index and its write-ahead log need, several times over."""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MEND = ("rage chunk gc", "rage chunk gc --cache")
 
 log = logging.getLogger(__name__)
@@ -61,7 +60,7 @@ def disk(doing: str, where: str | Path) -> Iterator[None]:
 def explain(error: OSError | sqlite3.DatabaseError, doing: str, where: str | Path) -> RageError | None:
     """The RageError that a failure of the disk or of SQLite stands for; None when it is a bug in this program."""
     if isinstance(error, OSError):
-        if error.errno in _FULL:
+        if error.errno in NO_ROOM:
             return full(f"cannot {doing}: {error.strerror or error}", f"{where} has no room")
         return _failing(doing, where, error)
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte is the primary code

@@ -165,7 +165,7 @@ def test_a_full_disk_leaves_no_half_key(tmp_path: Path, monkeypatch: pytest.Monk
     home = Home(tmp_path / "home")
     homes.init(home)
     home.identity.unlink()
-    monkeypatch.setattr(durable.os, "fsync", full)
+    monkeypatch.setattr(durable, "sync_data", full)
     with pytest.raises(StorageFullError) as caught:
         homes.init(home)
     assert caught.value.exit_code == 11
