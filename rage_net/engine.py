@@ -384,7 +384,8 @@ class Engine:
     def save_peerstore(self) -> None:
         """Write down whom we know. Blocking."""
         if self._online is not None:
-            durable.write_replacing(self.home.peers, self._online.membership.peerstore.to_text().encode())
+            with durable.file_errors(self.home.peers):
+                durable.write_replacing(self.home.peers, self._online.membership.peerstore.to_text().encode())
 
     async def _network(self, named: Sequence[str]) -> Network:
         """Ways to sources for a download; a command without a node tries known peers too."""

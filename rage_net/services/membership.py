@@ -6,6 +6,7 @@ was reached is remembered. Source: design D1, D8 ("dials bootstrap"); discovery,
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ from rage_net.verbs.peer import PeerRow
 
 if TYPE_CHECKING:
     from rage_net.libp2p.swarm import Connection, Swarm
+
+log = logging.getLogger("rage.membership")
 
 Reach = Callable[[], Awaitable["Connection"]]
 
@@ -97,8 +100,8 @@ class Membership:
             if address.peer_id is not None and self.swarm.connection(address.peer_id) is None:
                 try:
                     await self.connect(address)
-                except RageError:
-                    continue
+                except RageError as error:  # it may come back: the next round tries again
+                    log.debug("bootstrap peer %s: %s", address, error)
 
     async def ping(self, connection: Connection) -> float:
         """One round trip, in seconds. Raises UnavailableError."""

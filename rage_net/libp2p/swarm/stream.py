@@ -181,8 +181,6 @@ class Stream:
             raise self._gone()
         if self._is_end_due:
             raise StreamClosedError(f"stream {raw.id} ({self.protocol}) is closed for writing")
-        if self._is_end_due:
-            raise StreamClosedError("this half of the stream is closed")
         if self._greeting:
             buffers, self._greeting = (self._greeting, *buffers), b""
         connection.session.send(raw, buffers)
