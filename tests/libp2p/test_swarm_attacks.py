@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from rage_net.libp2p import multistream
+from rage_net.libp2p import multistream, varint
 from rage_net.libp2p.errors import Libp2pError
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.noise import NoiseTransport
@@ -274,6 +274,51 @@ async def test_streams_opened_and_reset_at_once_leave_nothing_behind(scene: Scen
                 await asyncio.sleep(0)
         await asyncio.sleep(1)
         assert victim._serving == 0 and victim.connections()[0].session.inbound == 0
+        await still_serves(scene, victim)
+
+
+@pytest.mark.parametrize("pieces", [1, 40])
+async def test_bytes_of_requests_that_never_end_count_as_unread(scene: Scene, pieces: int) -> None:
+    async def ask(stream: Stream) -> None:
+        await stream.read_message(64 * 1024)
+
+    async with scene.swarm("victim", negotiate_timeout_s=10) as victim:
+        victim.handle("/ask/1.0.0", ask)
+        await victim_of(scene, victim)
+        attacker = await scene.attack(victim)
+        proposal = PROPOSAL[:20] + multistream.encode_message("/ask/1.0.0")
+        half = proposal + varint.encode(60_000) + bytes(50_000)
+        step = len(half) // pieces + 1
+        for stream_id in range(1, 41, 2):
+            attacker.send(data(stream_id, b"", Flag.SYN))
+            for at in range(0, len(half), step):
+                attacker.send(data(stream_id, half[at : at + step]))
+                await asyncio.sleep(0.001)
+        await asyncio.sleep(0.1)
+        assert victim._serving == 20
+        assert victim.budget.unread > 20 * 45_000, "the streams hold bytes that the budget does not know of"
+        await still_serves(scene, victim)
+
+
+async def test_a_message_and_what_follows_it_come_in_order_however_they_are_cut(scene: Scene) -> None:
+    got: list[bytes] = []
+
+    async def ask(stream: Stream) -> None:
+        got.append(await stream.read_message(64 * 1024))
+        got.append(await stream.read_exactly(70_000))
+        got.append(b"".join([bytes(part) for part in await stream.read()]))
+
+    async with scene.swarm("victim") as victim:
+        victim.handle("/ask/1.0.0", ask)
+        await victim_of(scene, victim)
+        attacker = await scene.attack(victim)
+        first, second, third = (scene.rng.randbytes(size) for size in (50_000, 70_000, 9_000))
+        proposal = PROPOSAL[:20] + multistream.encode_message("/ask/1.0.0")
+        whole = proposal + varint.encode(len(first)) + first + second + third
+        cut = scene.rng.randrange(1, len(whole))
+        attacker.send(data(1, whole[:cut], Flag.SYN), data(1, whole[cut:], Flag.FIN))
+        await asyncio.sleep(0.1)
+        assert got == [first, second, third] and victim.budget.unread == 0
         await still_serves(scene, victim)
 
 

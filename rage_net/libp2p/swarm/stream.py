@@ -17,6 +17,10 @@ from rage_net.libp2p.peer_id import PeerId
 if TYPE_CHECKING:
     from rage_net.libp2p.swarm.connection import Connection
 
+KEPT_BYTES_MAX = 2048
+"""What a stream keeps of bytes that came along with others; more goes back to the session, and counts as unread."""
+GATHERED_BYTES_MAX = 64 * 1024
+"""Of a part that is wanted whole, so much waits in the session; half a window is always open to the peer."""
 LENGTH_BYTES_MAX = 5
 """Of a message's varint length: messages are at most 4 GiB, and callers allow far less."""
 
@@ -68,20 +72,20 @@ class Stream:
         parts: list[bytes | memoryview] = []
         missing = size
         while missing > 0:
-            buffers = await self._read(missing)
+            buffers = await self._read(missing, at_least=min(missing, GATHERED_BYTES_MAX))
             if not buffers:
                 raise RemoteProtocolError(f"a stream ended {missing} bytes early")
             for index, buffer in enumerate(buffers):
                 if len(buffer) > missing:
                     view = memoryview(buffer)
                     parts.append(view[:missing])
-                    self._rest = [view[missing:], *buffers[index + 1 :]]
+                    self._keep([view[missing:], *buffers[index + 1 :]])
                     missing = 0
                     break
                 parts.append(buffer)
                 missing -= len(buffer)
                 if not missing:
-                    self._rest = buffers[index + 1 :]
+                    self._keep(buffers[index + 1 :])
                     break
         return b"".join(parts)
 
@@ -100,20 +104,31 @@ class Stream:
             if length is not None:
                 size, end = length
                 used = end - len(head)
-                self._rest = [memoryview(first)[used:], *buffers[1:]] if used < len(first) else buffers[1:]
+                self._keep([memoryview(first)[used:], *buffers[1:]] if used < len(first) else buffers[1:])
                 return await self.read_exactly(size)
             head += bytes(first)
             if len(head) >= LENGTH_BYTES_MAX:
                 raise RemoteProtocolError("a message's length does not end")
-            self._rest = buffers[1:]
+            self._keep(buffers[1:])
 
-    async def _read(self, limit: int | None) -> list[bytes | memoryview]:
+    def _keep(self, rest: list[bytes | memoryview]) -> None:
+        """What was taken and not used yet. A view is copied where it would keep alive far more than it shows."""
+        rest = [
+            bytes(part) if isinstance(part, memoryview) and 2 * part.nbytes < memoryview(part.obj).nbytes else part
+            for part in rest
+        ]
+        if sum(map(len, rest)) <= KEPT_BYTES_MAX:
+            self._rest = rest
+        else:
+            self.connection.session.put_back(self.raw, rest)
+
+    async def _read(self, limit: int | None, at_least: int = 1) -> list[bytes | memoryview]:
         if self._rest:
             rest, self._rest = self._rest, []
             return rest
         raw, connection = self.raw, self.connection
         while True:
-            if raw.buffers:
+            if raw.unread >= at_least or (raw.is_read_closed and raw.buffers):
                 buffers = connection.take(raw, limit)
                 if self._negotiation is None:
                     return buffers
@@ -160,7 +175,7 @@ class Stream:
             selected = negotiation.receive(buffer)
             if selected is not None:
                 self.protocol = selected.protocol
-                self._rest = [selected.rest, *buffers[index + 1 :]] if selected.rest else buffers[index + 1 :]
+                self._keep([selected.rest, *buffers[index + 1 :]] if selected.rest else buffers[index + 1 :])
                 self._negotiation = None
                 if self._is_end_due:
                     self._end_write()

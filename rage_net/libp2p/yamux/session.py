@@ -306,6 +306,16 @@ class Session:
                 self._grant(stream, used, now)
         return buffers
 
+    def put_back(self, stream: Stream, buffers: list[bytes | memoryview]) -> None:
+        """Bytes that were read too soon are unread again, and count as such."""
+        size = sum(map(len, buffers))
+        cost = size + len(buffers) * BUFFER_COST
+        if stream.is_reset or stream.discard_left is not None or not self._account.charge(cost):
+            return
+        stream.buffers = [*buffers, *stream.buffers]
+        stream.unread += size
+        stream.cost += cost
+
     def _grant(self, stream: Stream, used: int, now: float) -> None:
         round_trip = max(self.rtt_s or 0.0, ROUND_TRIP_S_MIN)
         wider = min(2 * stream.window, self._window_max) - stream.window
