@@ -23,8 +23,6 @@ from rage_net.errors import ConflictError
 from rage_net.verbs import Progress
 from rage_net.verbs.chunk import CollectGarbageResult
 
-GRACE_S = 3600.0
-"""How long a chunk stays after its last holder let go."""
 STRAYS_MAX = 10_000
 """Temporary files removed in one run."""
 SWEEP_CHUNKS_MAX = 50_000
@@ -37,7 +35,7 @@ def collect(
     store: ChunkStore,
     documents: Documents,
     *,
-    grace_s: float = GRACE_S,
+    grace_s: float,
     dry_run: bool = False,
     plan: str = "",
     cache: bool = False,

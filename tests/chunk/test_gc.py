@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -12,13 +13,14 @@ import pytest
 
 from rage_net.chunk import gc
 from rage_net.chunk.documents import Document, Documents
-from rage_net.chunk.gc import GRACE_S, collect
 from rage_net.chunk.holds import count_holds
 from rage_net.chunk.store import ChunkStore, open_store
 from rage_net.cid import Cid
 from rage_net.errors import ConflictError
 
 Put = Callable[..., Document]
+GRACE_S = 3600.0
+collect = partial(gc.collect, grace_s=GRACE_S)
 BIG = b"a chunk large and random enough for a file of its own?"
 
 
