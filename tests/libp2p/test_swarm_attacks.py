@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from rage_net.libp2p import multistream, varint
+from rage_net.libp2p import multistream, ping, varint
 from rage_net.libp2p.errors import Libp2pError
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.noise import NoiseTransport
 from rage_net.libp2p.swarm import Limits, Stream, Swarm
+from rage_net.libp2p.swarm.services import PING_STREAMS_MAX
 from rage_net.libp2p.swarm.upgrade import upgrade
 from rage_net.libp2p.transport import Link, MemoryNetwork, MemoryTransport
 from rage_net.libp2p.yamux import Flag, Type
@@ -306,7 +307,7 @@ async def test_a_message_and_what_follows_it_come_in_order_however_they_are_cut(
     async def ask(stream: Stream) -> None:
         got.append(await stream.read_message(64 * 1024))
         got.append(await stream.read_exactly(70_000))
-        got.append(b"".join([bytes(part) for part in await stream.read()]))
+        got.append(await stream.read_exactly(9_000))
 
     async with scene.swarm("victim") as victim:
         victim.handle("/ask/1.0.0", ask)
@@ -427,6 +428,24 @@ async def test_pings_without_end_by_a_peer_that_never_reads_are_cut_off(scene: S
         assert victim.counts["protocol_errors"] == 1
         await asyncio.sleep(3)  # it gets so long to take the reason
         assert victim.connections() == []
+        await still_serves(scene, victim)
+
+
+async def test_ping_streams_that_are_never_read_hold_next_to_nothing(scene: Scene) -> None:
+    async with scene.swarm("victim") as victim:
+        await victim_of(scene, victim)
+        attacker = await scene.attack(victim)
+        proposal = PROPOSAL[:20] + multistream.encode_message(ping.PROTOCOL)
+        for stream_id in range(1, 101, 2):
+            attacker.send(data(stream_id, proposal + bytes(200_000 // 32 * 32), Flag.SYN))
+        await asyncio.sleep(0.1)
+        for stream_id in range(1, 101, 2):
+            attacker.send(data(stream_id, bytes(50_000 // 32 * 32)))
+        await asyncio.sleep(1)
+        (connection,) = victim.connections()
+        assert connection.pings == PING_STREAMS_MAX and connection.session.queued < 8 * 300_000
+        await asyncio.sleep(65)
+        assert victim._serving == 0 and connection.pings == 0
         await still_serves(scene, victim)
 
 

@@ -57,6 +57,8 @@ class Connection:
         self.identify: Identify | None = None
         self.serving = 0
         """Handlers at work on its inbound streams. The swarm counts; a stream that was reset may have one still."""
+        self.pings = 0
+        """Those of them that answer pings."""
         self.takes_early_end = False
         """Whether the end of a stream may come along with the first proposal. Our own kind takes that; js-libp2p never
         tells its handler, so a stranger is spared it."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rage_net.libp2p import identify, ping, varint
-from rage_net.libp2p.errors import Libp2pError, StreamClosedError
+from rage_net.libp2p.errors import Libp2pError, LimitError, StreamClosedError
 from rage_net.libp2p.identify import Identify
 from rage_net.libp2p.swarm.connection import Connection
 from rage_net.libp2p.swarm.stream import Stream
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PING_STREAMS_MAX = 8
+"""Ping streams a peer may have open: the specification asks for two to be borne."""
+PING_QUIET_S = 60.0
+"""A ping stream on which nothing comes for so long is reset."""
 PROTOCOL_VERSION = "ipfs/0.1.0"
 """What libp2p hosts say in identify."""
 
@@ -78,12 +82,27 @@ class IdentifyService:
 
 
 async def echo(stream: Stream) -> None:
-    """The handler of ping: gives back what comes, until the stream ends."""
-    machine = ping.Echo()
-    while buffers := await stream.read():
-        for buffer in buffers:
-            await stream.write(machine.receive(buffer))
-    machine.end()
+    """The handler of ping: gives back what comes, until the stream ends or is quiet for PING_QUIET_S.
+
+    What one peer sent is back with it before more is taken, and it has at most PING_STREAMS_MAX such streams.
+    """
+    connection = stream.connection
+    if connection.pings >= PING_STREAMS_MAX:
+        raise LimitError(f"more than {PING_STREAMS_MAX} streams for pings")
+    connection.pings += 1
+    try:
+        machine = ping.Echo()
+        while True:
+            async with asyncio.timeout(PING_QUIET_S):
+                buffers = await stream.read_some(ping.PING_BYTES)
+            if not buffers:
+                break
+            for buffer in buffers:
+                await stream.write(machine.receive(buffer))
+            await stream.drain()
+        machine.end()
+    finally:
+        connection.pings -= 1
 
 
 async def measure_rtt(connection: Connection, payload: bytes, clock: Callable[[], float]) -> float:

@@ -67,6 +67,10 @@ class Stream:
         """
         return await self._read(None)
 
+    async def read_some(self, limit: int) -> list[bytes | memoryview]:
+        """As `read`, but no more than the buffer that reaches `limit` bytes: what is left counts as unread."""
+        return await self._read(limit)
+
     async def read_exactly(self, size: int) -> bytes:
         """`size` bytes; the caller bounds it. Raises as `read`, and RemoteProtocolError when the half ends before."""
         parts: list[bytes | memoryview] = []
@@ -202,6 +206,11 @@ class Stream:
         connection.schedule_flush()
         limits = connection.limits
         if raw.queued > limits.queue_bytes or connection.session.queued > limits.queue_bytes_connection:
+            await self._wait_drained()
+
+    async def drain(self) -> None:
+        """Wait until the connection has taken all that was written. Raises as `write`."""
+        if self.raw.queued:
             await self._wait_drained()
 
     async def _wait_drained(self) -> None:
