@@ -6,6 +6,7 @@ was reached is remembered. Source: design D1, D8 ("dials bootstrap"); discovery,
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
@@ -95,13 +96,17 @@ class Membership:
         return list(ways.items())[:SOURCES_MAX]
 
     async def connect_to_bootstrap(self) -> None:
-        """Dial the bootstrap peers that are not connected; one round. A node does this from time to time."""
-        for address in self._bootstrap:
-            if address.peer_id is not None and self.swarm.connection(address.peer_id) is None:
-                try:
-                    await self.connect(address)
-                except RageError as error:  # it may come back: the next round tries again
-                    log.debug("bootstrap peer %s: %s", address, error)
+        """Dial the bootstrap peers that are not connected, all at once: one that is dead keeps no other waiting."""
+        async with asyncio.TaskGroup() as tasks:
+            for address in self._bootstrap:
+                if address.peer_id is not None and self.swarm.connection(address.peer_id) is None:
+                    tasks.create_task(self._meet(address))
+
+    async def _meet(self, address: Multiaddr) -> None:
+        try:
+            await self.connect(address)
+        except RageError as error:  # it may come back: the next round tries again
+            log.debug("bootstrap peer %s: %s", address, error)
 
     async def ping(self, connection: Connection) -> float:
         """One round trip, in seconds. Raises UnavailableError."""
