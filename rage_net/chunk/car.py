@@ -214,4 +214,4 @@ def _encode_varint(number: int) -> bytes:
 
 
 def _broken(why: str) -> IntegrityError:
-    return IntegrityError("the CAR archive is broken", why=why, id="car-invalid")
+    return IntegrityError("the CAR archive is broken", why=why, mend=["rage chunk put FILE"], id="car-invalid")

@@ -85,7 +85,7 @@ class Documents:
         date, and lets go of what it held. Raises UsageError for a name or tags that are no good; ConflictError when the
         lease is used up.
         """
-        tags = _check_words(name, tags)
+        tags = check_words(name, tags)
         now = self._store.env.now()
         organisation = lease.organisation
         left: list[int] = []
@@ -132,7 +132,12 @@ class Documents:
         if not found and ref:
             found = self._select("name = ?", (ref,))
         if not found:
-            raise NotFoundError(f"no document {ref!r}", why="it is no id, root or name of a document here")
+            raise NotFoundError(
+                f"no document {ref!r} here",
+                why="it is no id, root or name of a document of this node",
+                mend=["rage chunk list"],
+                id="document-not-found",
+            )
         return found
 
     def list(
@@ -258,10 +263,13 @@ def _document(row: tuple[object, ...]) -> Document:
     return Document(str(doc_id), holder, Cid.from_bytes(root), *rest, tags=tags)  # type: ignore[arg-type, misc]
 
 
-def _check_words(name: str, tags: Sequence[str]) -> list[str]:
+def check_words(name: str, tags: Sequence[str]) -> list[str]:
     """The tags, each once and in order. Raises UsageError."""
     if len(name) > NAME_CHARS_MAX or not name.isprintable():
-        raise UsageError(f"a name has at most {NAME_CHARS_MAX} printable characters: {name[:80]!r}")
+        printable = "".join(char for char in name if char.isprintable())[:NAME_CHARS_MAX] or "NAME"
+        raise UsageError(
+            f"a name has at most {NAME_CHARS_MAX} printable characters: {name[:80]!r}", mend=[f"--name {printable}"]
+        )
     for tag in tags:
         if not tag or len(tag) > TAG_CHARS_MAX or not tag.isprintable():
             raise UsageError(f"a tag has 1 to {TAG_CHARS_MAX} printable characters: {tag[:80]!r}")

@@ -23,7 +23,7 @@ MIB = 1024 * 1024
 BALLAST_BYTES = 4 * MIB
 """What a small transaction, the shared memory of the index and its write-ahead log need, several times over."""
 
-_MEND = ("rage chunk gc", "rage chunk gc --cache")
+_MEND = ("rage chunk gc", "rage chunk gc --cache", "df -h")
 
 log = logging.getLogger(__name__)
 
