@@ -25,14 +25,14 @@ from rage_net import env as environment
 from rage_net import home as homes
 from rage_net.acl import ANYONE, ChunkResource, Rules, authorize
 from rage_net.chunk import manifest, views
-from rage_net.chunk.documents import Documents
+from rage_net.chunk.documents import Documents, check_words
 from rage_net.chunk.shelf import look
 from rage_net.chunk.stat import Stat
 from rage_net.chunk.store import ChunkStore, Quota, open_store
 from rage_net.cid import Cid
 from rage_net.config import Config
 from rage_net.env import Env, SystemEnv
-from rage_net.errors import NotFoundError, UnavailableError, UsageError
+from rage_net.errors import NotFoundError, StorageFullError, UnavailableError, UsageError
 from rage_net.home import Home
 from rage_net.metrics import Metrics
 from rage_net.services.retrieval import Network, Retrieval, Want, Way
@@ -312,9 +312,19 @@ class Engine:
                 pid=0,
                 organization=network.organization_id,
                 region=network.region,
-                problems=tuple(str(problem) for problem in self.config.warnings),
+                problems=(*(await self._room_problems()), *map(str, self.config.warnings)),
             )
         )
+
+    async def _room_problems(self) -> list[str]:
+        """That nothing can be put, where no node runs that watches for it."""
+        if self._serves:
+            return []
+        try:
+            await self.env.blocking(functools.partial(self.store.check_room, 0, evict=False))
+        except StorageFullError as error:
+            return [f"{error.message}: nothing can be put ({error.why})"]
+        return []
 
     async def stop_node(self, verb: nodes.StopNode) -> nodes.StopNodeResult:
         """Begin to drain."""
@@ -415,6 +425,7 @@ class Engine:
 
         if verb.retention_s is not None and verb.retention_s <= 0:
             raise UsageError("a retention is above 0 seconds", mend=["--retention 30d"])
+        check_words(verb.name, verb.tags)  # before gigabytes are read, not after
         cut = self.config.network.store.split
         stored: list[chunks.StoredChunk] = []
 
@@ -486,6 +497,7 @@ class Engine:
     ) -> chunks.ImportChunksResult:
         from rage_net.chunk.archive import import_archive
 
+        check_words(verb.name, verb.tags)
         found = import_archive(
             self.store,
             self.documents,

@@ -111,9 +111,10 @@ def locate(flag: str | None, environ: Mapping[str, str]) -> Home:
 
 
 def require(home: Home) -> None:
-    """Pass when `rage init` has made this home.
+    """Pass when `rage init` has made this home, and this user did.
 
-    Raises: NotFoundError with the command that makes it.
+    Raises: NotFoundError with the command that makes it; AccessDeniedError `home-owner` for root in another's home,
+        where it would leave files that the home's own node cannot read.
     """
     if not home.identity.exists():
         raise NotFoundError(
@@ -122,6 +123,18 @@ def require(home: Home) -> None:
             mend=[f"rage --home {home.root} init"],
             id="home-missing",
         )
+    owner = _owner(home.identity)
+    if owner != os.geteuid() == 0:
+        raise AccessDeniedError(
+            f"{home.root} belongs to another user",
+            why=f"its key is that of user {owner}, whose node could not read what root leaves there",
+            mend=[f"sudo -u '#{owner}' rage --home {home.root} status"],
+            id="home-owner",
+        )
+
+
+def _owner(path: Path) -> int:
+    return path.stat().st_uid
 
 
 @dataclass(frozen=True, slots=True)

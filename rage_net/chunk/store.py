@@ -211,13 +211,13 @@ class ChunkStore:
                     self.bodies.delete(stat.cid)
         return [stat for stat, _ in gone]
 
-    def check_room(self, size: int, files: int = 1) -> None:
-        """Raise StorageFullError unless so many bytes and files fit; cached chunks make way, the oldest first."""
+    def check_room(self, size: int, files: int = 1, *, evict: bool = True) -> None:
+        """Raise StorageFullError unless so much fits; with `evict` cached chunks make way, the oldest first."""
         while True:
             try:
                 self._check_room(size, files)
             except StorageFullError:
-                if not self.evict(DELETE_BATCH):
+                if not evict or not self.evict(DELETE_BATCH):
                     raise
             else:
                 return
