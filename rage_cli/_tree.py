@@ -46,6 +46,7 @@ TREE: Node = (
                     {
                         "--listen": ("MULTIADDR", "Listen here instead of where the configuration says."),
                         "--bootstrap": ("MULTIADDR", "Connect to this peer first."),
+                        "--http": ("HOST:PORT|off", "HTTP and metrics here, or not at all, whatever the configuration says."),
                         "--detach": ("", "Return when the node is ready, and leave it running."),
                     },
                     (),

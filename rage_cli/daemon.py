@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from rage_cli import client, session
 from rage_cli.options import options
 from rage_net import home as homes
-from rage_net.errors import DeadlineError, RageError, UnavailableError, from_plain
+from rage_net.errors import DeadlineError, RageError, UnavailableError, UsageError, from_plain
 from rage_net.home import Home
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ LAST_WORDS_BYTES = 64 * 1024
 """Read at most of what a node that failed to start had to say."""
 
 
-def run_here(listen: Sequence[str], bootstrap: Sequence[str], ready: Callable[[NodeStatus], None]) -> None:
+def run_here(
+    listen: Sequence[str], bootstrap: Sequence[str], http: str | None, ready: Callable[[NodeStatus], None]
+) -> None:
     """Run the node in this process until SIGTERM or SIGINT, which the node handles."""
     import asyncio
     import gc
@@ -52,6 +54,7 @@ def run_here(listen: Sequence[str], bootstrap: Sequence[str], ready: Callable[[N
             place,
             listen=tuple(listen),
             bootstrap=tuple(bootstrap),
+            http=http,
             config_path=options.config or None,
             log_format=options.log_format,
             verbose=options.verbose,
@@ -60,7 +63,7 @@ def run_here(listen: Sequence[str], bootstrap: Sequence[str], ready: Callable[[N
     )
 
 
-def start_detached(listen: Sequence[str], bootstrap: Sequence[str]) -> None:
+def start_detached(listen: Sequence[str], bootstrap: Sequence[str], http: str | None) -> None:
     """Start a node in a session of its own and wait until it is ready; its log goes to `logs/node.log` of the home.
 
     Raises: the node's own error when it ends before it is ready; DeadlineError when it is not ready in time: then it is
@@ -73,6 +76,7 @@ def start_detached(listen: Sequence[str], bootstrap: Sequence[str]) -> None:
     command = [sys.executable, "-m", "rage_cli", "--home", str(place.root), "--json", "node", "start"]
     command += [word for address in listen for word in ("--listen", address)]
     command += [word for address in bootstrap for word in ("--bootstrap", address)]
+    command += [] if http is None else ["--http", http or "off"]
     command += ["--config", options.config] if options.config else []
     deadline = time.monotonic() + (options.timeout_s or READY_S)
     with log.open("ab") as out:
@@ -90,6 +94,40 @@ def start_detached(listen: Sequence[str], bootstrap: Sequence[str]) -> None:
             child.stdout.close()
 
 
+def check_addresses(listen: Sequence[str], bootstrap: Sequence[str], http: str) -> str | None:
+    """HTTP's address as the node takes it: None is the configuration's, empty none.
+
+    Raises: UsageError for what is no address: a flag is the caller's, not the configuration's.
+    """
+    from rage_net.config.values import Endpoint, split_endpoint
+    from rage_net.libp2p.multiaddr import Multiaddr, MultiaddrError
+
+    for option, addresses, example in (
+        ("--listen", listen, "/ip4/0.0.0.0/tcp/4001"),
+        ("--bootstrap", bootstrap, "/ip4/192.0.2.7/tcp/4001/p2p/12D3KooW..."),
+    ):
+        for address in addresses:
+            try:
+                parsed = Multiaddr.parse(address)
+            except MultiaddrError as error:
+                raise UsageError(
+                    f"{option}: {address!r} is no multiaddr", why=str(error), mend=[f"{option} {example}"]
+                ) from None
+            if option == "--bootstrap" and parsed.peer_id is None:
+                raise UsageError(
+                    f"--bootstrap: {address} does not say which peer is wanted",
+                    why="an address without /p2p/ could be answered by anyone",
+                    mend=[f"--bootstrap {address}/p2p/12D3KooW..."],
+                )
+    if http in ("", "off"):
+        return "" if http else None
+    try:
+        split_endpoint(Endpoint(http))
+    except ValueError as error:
+        raise UsageError(f"--http: {error}", mend=["--http 127.0.0.1:4080"]) from None
+    return http
+
+
 def _wait_until_ready(child: subprocess.Popen[bytes], deadline: float, log: Path, begin: int) -> None:
     """Until the node's line on stdout, which is what `ready` prints."""
     import select
@@ -97,9 +135,7 @@ def _wait_until_ready(child: subprocess.Popen[bytes], deadline: float, log: Path
     assert child.stdout is not None
     while not select.select([child.stdout], [], [], POLL_S)[0]:
         if time.monotonic() > deadline:
-            raise DeadlineError(
-                "the node was not ready in time", mend=[f"tail {log}", "repeat with a longer --timeout"]
-            )
+            raise DeadlineError("the node was not ready in time", mend=[f"tail {log}", options.longer_timeout()])
     if not child.stdout.readline():
         child.wait()
         raise _last_error(child.returncode, log, begin)

@@ -37,7 +37,6 @@ from rage_net.cid import Cid, CidError
 from rage_net.errors import (
     AccessDeniedError,
     ConfigError,
-    ConflictError,
     DeadlineError,
     NotFoundError,
     RageError,
@@ -360,14 +359,15 @@ async def _bind(address: str) -> socket.socket:
     except OSError as error:
         bound.close()
         kinds: dict[int | None, type[RageError]] = {
-            errno.EADDRINUSE: ConflictError,
+            errno.EADDRINUSE: UnavailableError,
             errno.EACCES: AccessDeniedError,
             errno.EPERM: AccessDeniedError,
         }
         raise kinds.get(error.errno, ConfigError)(
             f"the HTTP door cannot listen on {address}",
-            why=error.strerror or str(error),
-            mend=["set network.http.listen or network.http.metrics_listen to another address, or to null"],
+            why=(error.strerror or str(error)).lower(),
+            mend=["rage node start --http 127.0.0.1:0", "rage node start --http off", f"ss -ltnp | grep {port}"],
+            id="listen-failed",
         ) from error
     return bound
 

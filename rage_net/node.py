@@ -58,6 +58,7 @@ async def run(
     *,
     listen: Sequence[str] = (),
     bootstrap: Sequence[str] = (),
+    http: str | None = None,
     config_path: str | None = None,
     log_format: Literal["text", "json"] = "text",
     verbose: int = 0,
@@ -66,16 +67,19 @@ async def run(
 ) -> None:
     """Run a node in this process until it is told to stop.
 
-    Args: listen, bootstrap: instead of the configuration's. ready: called once, when the node serves.
+    Args: listen, bootstrap, http: instead of the configuration. http is HOST:PORT of the HTTP door and of the metrics,
+    empty for neither. ready: called once, when the node serves.
     Raises: ConflictError at once when another process holds the home; ConfigError; UnavailableError when no listener
     could be opened.
     """
     environ = read_environment() if environ is None else environ
-    flags: dict[str, Sequence[str]] = {}
+    flags: dict[str, str | Sequence[str]] = {}
     if listen:
         flags["network.libp2p.listen_addresses"] = listen
     if bootstrap:
         flags["network.libp2p.bootstrap_peers"] = bootstrap
+    if http is not None:
+        flags |= {"network.http.listen": http or "null", "network.http.metrics_listen": http or "null"}
     config = configuration.load(
         home.root, environ=environ, file=Path(config_path) if config_path else None, flags=flags
     )

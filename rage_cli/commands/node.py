@@ -31,6 +31,7 @@ READY = (Column("peer id", lambda it: it.peer_id), Column("listen", lambda it: i
     examples=(
         "rage node start",
         "rage node start --listen /ip4/0.0.0.0/tcp/4001 --bootstrap /dns4/hub.example/tcp/4001/p2p/12D3KooW...",
+        "rage node start --listen /ip4/127.0.0.1/tcp/0 --http off    # a second node on one machine",
         "rage node start --detach --timeout 30s    # in CI: returns when the node is ready",
     ),
     exits=(4, 5, 7, 9, 10),
@@ -40,6 +41,12 @@ def start(
         list[str], typer.Option(metavar="MULTIADDR", help="Listen here instead of where the configuration says.")
     ] = [],  # noqa: B006
     bootstrap: Annotated[list[str], typer.Option(metavar="MULTIADDR", help="Connect to this peer first.")] = [],  # noqa: B006
+    http: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT|off", help="HTTP and metrics here, or not at all, whatever the configuration says."
+        ),
+    ] = "",
     detach: Annotated[
         bool, typer.Option("--detach", help="Return when the node is ready, and leave it running.")
     ] = False,
@@ -47,11 +54,12 @@ def start(
     """Run a node; prints one line with its peer id and addresses when it is ready, and ends on SIGTERM or Ctrl-C."""
     from rage_cli import daemon
 
+    door = daemon.check_addresses(listen, bootstrap, http)
     if detach:
-        daemon.start_detached(listen, bootstrap)
+        daemon.start_detached(listen, bootstrap, door)
         _show_ready(session.run_in_node(ShowStatus()))
     else:
-        daemon.run_here(listen, bootstrap, _show_ready)
+        daemon.run_here(listen, bootstrap, door, _show_ready)
 
 
 def _show_ready(status: NodeStatus) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from conftest_cli import LOOPBACK, RAGE, Rage, environment, runner
 
 from rage_cli import client
 from rage_net import home as homes
+from rage_net.errors import AccessDeniedError
 
 
 def test_a_node_starts_answers_and_stops(rage: Rage) -> None:
@@ -213,3 +215,63 @@ def test_pins_hold_what_its_document_let_go(rage: Rage) -> None:
     rage("chunk", "unpin", root)
     rage("chunk", "gc", "--yes", "--grace", "0s")
     rage("chunk", "get", root, "--from", "local", code=5)
+
+
+def test_a_second_node_on_one_machine_starts_as_the_error_says(rage: Rage, home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused = rage("node", "start", "--http", f"127.0.0.1:{port}", code=7).stderr.decode()
+    assert "error[listen-failed]: the HTTP door cannot listen on" in refused
+    assert "mend: rage node start --http 127.0.0.1:0  |  rage node start --http off" in refused
+    try:
+        rage("node", "start", "--detach", "--http", "off")
+        assert json.loads(rage("status", "--json").stdout)["http"] == []
+        rage("node", "stop")
+        rage("node", "start", "--detach", "--http", "127.0.0.1:0")
+        [address] = json.loads(rage("status", "--json").stdout)["http"]
+        with urllib.request.urlopen(f"{address}/metrics") as answer:
+            assert b"rage_network_peers_total" in answer.read()
+    finally:
+        rage("node", "stop", code=None)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--listen", "x"), ("--bootstrap", "/ip4/127.0.0.1/tcp/1"), ("--bootstrap", "x"), ("--http", "x")],
+)
+def test_a_bad_address_of_node_start_is_usage_and_no_configuration(rage: Rage, option: str, value: str) -> None:
+    found = rage("node", "start", option, value, code=2).stderr.decode()
+    assert found.startswith(f"error[usage]: {option}: ") and f"mend: rage node start {option} " in found
+
+
+def test_root_leaves_nothing_in_the_home_of_another(
+    rage: Rage, home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    place = homes.Home(home)
+    owner = place.identity.stat().st_uid
+    homes.require(place)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(homes, "_owner", lambda path: 4711)
+    with pytest.raises(AccessDeniedError) as caught:
+        homes.require(place)
+    assert caught.value.id == "home-owner" and caught.value.mend == (f"sudo -u '#4711' rage --home {home} status",)
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    homes.require(place)
+    assert place.identity.stat().st_uid == owner
+
+
+def test_a_name_that_cannot_be_is_refused_before_the_file_is_read(rage: Rage, tmp_path: Path) -> None:
+    (tmp_path / "new\nline").write_bytes(b"x" * 100_000)
+    found = rage("chunk", "put", tmp_path / "new\nline", code=2).stderr.decode()
+    assert found.endswith("--name newline\n") and rage("chunk", "list", "--chunks").stdout == b""
+
+
+def test_status_says_that_nothing_can_be_put_without_a_node_too(rage: Rage, home: Path) -> None:
+    (home / "config" / "network.yaml").write_text("network: {version: 1, store: {reserve: 8000TiB}}\n")
+    done = rage("status", "--json", code=6)
+    assert "nothing can be put" in json.loads(done.stdout)["problems"][0]
+
+
+def test_removing_what_is_not_here_says_where_to_look(rage: Rage) -> None:
+    found = rage("chunk", "rm", "no-such", "--yes", code=5).stderr.decode()
+    assert found.startswith("error[document-not-found]: ") and found.endswith("mend: rage chunk list\n")

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rage_net import http as http_module
 from rage_net import listener as listener_module
 from rage_net.cid import DAG_CBOR, Cid
-from rage_net.errors import AccessDeniedError, ConfigError, ConflictError, StorageFullError
+from rage_net.errors import AccessDeniedError, ConfigError, StorageFullError, UnavailableError
 from rage_net.http import Http, is_known_host, is_match, parse_range
 from rage_net.metrics import Metrics
 
@@ -368,6 +368,18 @@ async def test_words_that_are_no_http_are_answered_400_without_a_word_about_us(l
         assert (await door.raw("GET /healthz HTTP/1.0")).startswith(b"HTTP/1.0 200 ")
 
 
+async def test_a_head_of_many_long_fields_is_cut_off_before_it_fills_the_memory() -> None:
+    async with open_door() as door:
+        reader, writer = await asyncio.open_connection(*door.address)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")
+        for number in range(60):  # fewer than are refused by their number
+            writer.write(b"X-%d: %s\r\n" % (number, b"a" * 4000))
+        with pytest.raises(ConnectionResetError):
+            await asyncio.wait_for(reader.read(), TIMEOUT_S)
+        writer.close()
+        assert (await door.raw("GET /healthz HTTP/1.0")).startswith(b"HTTP/1.0 200 ")
+
+
 async def test_a_client_that_trickles_its_header_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listener_module, "HEAD_TIMEOUT_S", 0.1)
     async with open_door() as door:
@@ -435,10 +447,10 @@ async def test_a_body_that_nobody_asked_for_is_not_read() -> None:
 async def test_two_doors_cannot_share_an_address_and_say_so() -> None:
     async with open_door() as door:
         host, port = door.address
-        with pytest.raises(ConflictError, match=str(port)) as caught:
+        with pytest.raises(UnavailableError, match=str(port)) as caught:
             async with open_door(listen=f"{host}:{port}"):
                 pass
-        assert caught.value.exit_code == 9
+        assert caught.value.id == "listen-failed"  # as for the listeners of peers: a supervisor tries again
     async with open_door(listen=f"{host}:{port}"):
         pass
 
