@@ -150,6 +150,10 @@ def _human(value: Any, kind: Kind) -> str:
     return text.safe(str(value)) or "-"
 
 
+def _is_colored() -> bool:
+    return sys.stdout.isatty() if options.color == "auto" else options.color == "always"
+
+
 def _console() -> Console:
     from rich.console import Console
 
@@ -158,7 +162,7 @@ def _console() -> Console:
         highlight=False,
         markup=False,
         emoji=False,
-        force_terminal=is_terminal if options.color == "auto" else options.color == "always",
+        force_terminal=_is_colored(),
         width=shutil.get_terminal_size().columns if is_terminal else PIPED_TABLE_COLUMNS,
         soft_wrap=False,
     )
@@ -211,13 +215,9 @@ def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int)
 
 
 def _print_card(record: Any, columns: Sequence[Column]) -> None:
-    """One record, a line a field that says something; long values fold, so that they can be copied whole."""
-    from rich.table import Table
-
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for column in columns:
-        if (shown := _human(column.value(record), column.kind)) != "-":
-            table.add_row(column.title, shown)
-    _console().print(table)
+    """One record, a line a field that says something; the terminal folds long ones, so that they are copied whole."""
+    rows = [(column.title, _human(column.value(record), column.kind)) for column in columns]
+    rows = [(title, shown) for title, shown in rows if shown != "-"]
+    width = max((len(title) for title, _ in rows), default=0)
+    bold, plain = ("\x1b[1m", "\x1b[0m") if _is_colored() else ("", "")
+    _write("".join(f"{bold}{title:<{width}}{plain}{' ' * GAP}{shown}\n" for title, shown in rows))

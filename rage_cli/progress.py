@@ -74,9 +74,9 @@ def line(progress: Progress, label: str, elapsed_s: float) -> str:
 
 
 def bar(progress: Progress, label: str, elapsed_s: float, columns: int) -> str:
-    """One line of at most `columns` characters; the bar itself is what yields when there is little room."""
-    name = safe(progress.label or label)[:LABEL_COLUMNS_MAX]
+    """One line of at most `columns` characters; where there is little room the bar yields, then the label."""
     tail = "  ".join(part for part in (_percent(progress), _amount(progress), *_rate(progress, elapsed_s)) if part)
+    name = safe(progress.label or label)[: max(0, min(LABEL_COLUMNS_MAX, columns - len(tail) - 2))]
     room = min(columns - len(name) - len(tail) - 4, BAR_COLUMNS_MAX)
     middle = ""
     if progress.total and room >= 8:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from dataclasses import dataclass
 from typing import Annotated
@@ -9,10 +10,10 @@ from typing import Annotated
 import typer
 
 from rage_cli.command import noun, page
+from rage_cli.error_pages import PAGES, classes
 from rage_cli.exits import EXITS
 from rage_cli.output import Column, render
-from rage_net import errors
-from rage_net.errors import NotFoundError, RageError
+from rage_net.errors import NotFoundError
 
 app = noun("Explain exit codes, an error or a command.")
 
@@ -35,7 +36,7 @@ class ExitCodes:
 
 @dataclass(frozen=True, slots=True)
 class ErrorPage:
-    """One class of errors. `id` is what stands in `error[id]` where the error has no narrower one."""
+    """One error: `id` is what stands in `error[id]`."""
 
     id: str
     exit: int
@@ -61,6 +62,8 @@ def help_(
     match words:
         case ["exit-codes"]:
             _show_exit_codes()
+        case ["error"]:
+            _list_errors()
         case ["error", name]:
             _show_error(name)
         case _:
@@ -77,6 +80,23 @@ def _show_exit_codes() -> None:
     render(ExitCodes(rows), columns, items=rows, identifier=lambda it: str(it.code))
 
 
+@dataclass(frozen=True, slots=True)
+class ErrorPages:
+    """All of them."""
+
+    items: tuple[ErrorPage, ...]
+
+
+def _list_errors() -> None:
+    columns = (
+        Column("id", lambda it: it.id),
+        Column("exit", lambda it: it.exit, "count"),
+        Column("meaning", lambda it: it.meaning, "prose"),
+    )
+    rows = tuple(error_pages().values())
+    render(ErrorPages(rows), columns, items=rows, identifier=lambda it: it.id)
+
+
 def _show_error(name: str) -> None:
     columns = (
         Column("id", lambda it: it.id),
@@ -89,26 +109,22 @@ def _show_error(name: str) -> None:
     if name not in pages:
         raise NotFoundError(
             f"no page for the error {name!r}",
-            why=f"there are pages for {', '.join(sorted(pages))}; narrower ids say all they know in why and mend",
-            mend=["rage help exit-codes"],
+            mend=[f"rage help error {near}" for near in difflib.get_close_matches(name, pages, 1)]
+            or ["rage help error", "rage help exit-codes"],
         )
     render(pages[name], columns, identifier=lambda it: it.id)
 
 
 def error_pages() -> dict[str, ErrorPage]:
-    """Every class of errors by its id, in its own words."""
-    kinds = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, RageError)]
-    return {
-        kind.id: ErrorPage(
-            kind.id,
-            kind.exit_code,
-            " ".join((kind.__doc__ or "").split()),
-            EXITS[kind.exit_code][1],
-            kind.retryable,
-        )
-        for kind in kinds
-        if kind is not RageError
+    """Every error that has an id, in the order of the ids."""
+    pages = {
+        name: ErrorPage(name, kind.exit_code, meaning, then, kind.retryable)
+        for name, (kind, meaning, then) in PAGES.items()
     }
+    for name, kind in classes().items():  # a class says itself what it means
+        meaning = " ".join((kind.__doc__ or "").partition("\n\n")[0].split())
+        pages[name] = ErrorPage(name, kind.exit_code, meaning, EXITS[kind.exit_code][1], kind.retryable)
+    return dict(sorted(pages.items()))
 
 
 def _show_command(words: list[str]) -> None:

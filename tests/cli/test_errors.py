@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shlex
@@ -13,6 +14,7 @@ from conftest_cli import RAGE, TIMEOUT_S, Rage, environment
 
 from rage_cli import app
 from rage_cli.commands.help import error_pages
+from rage_cli.error_pages import PAGES
 from rage_cli.exits import EXITS
 from rage_cli.options import options
 from rage_net import errors
@@ -207,3 +209,30 @@ def test_a_pipe_that_nobody_writes_to_meets_the_timeout(
     assert quiet.wait(TIMEOUT_S) == 124  # its stdin stays open, and silent
     assert quiet.stdin is not None
     quiet.stdin.close()
+
+
+def ids_in_the_code() -> dict[str, str]:
+    """Every literal `id="..."` of a call in the two packages, and the class that is called; errors' own ids too."""
+    found = {}
+    root = Path(app.__file__).parents[1]
+    for path in [*(root / "rage_net").rglob("*.py"), *(root / "rage_cli").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                for keyword in node.keywords:
+                    if keyword.arg == "id" and isinstance(keyword.value, ast.Constant):
+                        found[str(keyword.value.value)] = ast.unparse(node.func)
+    return found
+
+
+def test_every_error_id_in_the_code_has_a_page_with_its_exit_code(rage: Rage) -> None:
+    pages, used = error_pages(), ids_in_the_code()
+    assert len(used) > 40 and set(used) <= set(pages), set(used) - set(pages)
+    for name, kind in used.items():
+        raised = getattr(errors, kind, None)
+        if raised is not None and name != "usage":
+            assert PAGES[name][0] is raised, name
+    computed = {"client-left", "chunk-not-found", "wrong-bytes", "sources-unreachable"}
+    assert set(PAGES) - set(used) <= computed, "pages of errors that nobody raises"
+    assert rage("help", "error", "home-locked", "--json").stdout.count(b'"exit": 9') == 1
+    assert lines(rage("help", "error", "home-lokced", code=5).stderr)[-1] == "  mend: rage help error home-locked"
+    assert rage("help", "error", "-q").stdout.decode().splitlines() == sorted(pages)

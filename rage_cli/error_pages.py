@@ -1,0 +1,127 @@
+"""A page for every error id: its class, what it means, and what to do next.
+
+Ids are a contract: scripts compare them. A test holds this table against every `id=` in the code. The classes' own ids
+take their page from the class (`rage_net.errors`).
+"""
+
+from __future__ import annotations
+
+from rage_net import errors
+from rage_net.errors import (
+    AccessDeniedError,
+    ConfigError,
+    ConflictError,
+    IntegrityError,
+    NotFoundError,
+    RageError,
+    UnavailableError,
+    UsageError,
+)
+
+PAGES: dict[str, tuple[type[RageError], str, str]] = {
+    "archive-incomplete": (IntegrityError, "A CAR archive lacks blocks of its root.", "export it again, whole"),
+    "bug": (RageError, "Something that rage did not foresee.", "repeat with -vv and report what it prints"),
+    "busy": (UnavailableError, "The node has as much under way as its limits allow.", "retry"),
+    "bytes-to-terminal": (UsageError, "A document's bytes would go to a terminal.", "add -o FILE, or a pipe"),
+    "cancelled": (UnavailableError, "The operation was cancelled before it was done.", "retry"),
+    "car-invalid": (IntegrityError, "The file is no CAR archive, or a broken one.", "to store a file: rage chunk put"),
+    "chunk-missing": (
+        NotFoundError,
+        "The index names a chunk whose file is gone.",
+        "rage chunk verify; fetch it again with rage chunk get --peer",
+    ),
+    "chunk-not-found": (
+        NotFoundError,
+        "Neither this store nor a peer gives the chunk. A peer says not found, too, where it may not serve.",
+        "on a node that has it: is its visibility public, or are we in its trusted_peers? Else name another --peer",
+    ),
+    "client-left": (UnavailableError, "The client went away before all octets were through.", "retry"),
+    "config-differs": (
+        ConflictError,
+        "init was asked for a value that the configuration contradicts.",
+        "edit the file",
+    ),
+    "config-key-unknown": (NotFoundError, "There is no such configuration key.", "rage config show"),
+    "config-missing": (ConfigError, "A configuration file that was named does not exist.", "rage config path"),
+    "document-not-found": (
+        NotFoundError,
+        "What was given is no CID, and no id or name of a document here. Names are known on their own node only.",
+        "rage chunk list; from elsewhere, fetch by CID",
+    ),
+    "document-too-large": (UsageError, "The document has more chunks than a manifest can name.", "split the file"),
+    "file-missing": (NotFoundError, "There is no such file.", "look at the path"),
+    "home-foreign": (ConflictError, "The directory holds something else.", "choose an empty directory with --home"),
+    "home-locked": (
+        ConflictError,
+        "Another process works on the home, and kept it for longer than --timeout.",
+        "wait, or stop the process it names",
+    ),
+    "home-missing": (NotFoundError, "There is no home at this place.", "rage init, or the right --home or RAGE_HOME"),
+    "home-owner": (AccessDeniedError, "The home belongs to another user.", "run it as that user, as the mend says"),
+    "home-unusable": (ConfigError, "The home's directory cannot be used.", "choose another --home"),
+    "identity-exposed": (AccessDeniedError, "Others can read the identity key.", "chmod 600 it"),
+    "identity-invalid": (ConfigError, "The identity key's file holds no key.", "restore identity.key from a backup"),
+    "identity-missing": (NotFoundError, "The home has no identity key.", "restore it from a backup, or rage init"),
+    "index-damaged": (
+        IntegrityError,
+        "index.db is damaged.",
+        "restore index.db from a backup; the chunks are in store/",
+    ),
+    "listen-failed": (
+        UnavailableError,
+        "The node could open no listener.",
+        "another --listen or --http, or free the port",
+    ),
+    "manifest-invalid": (IntegrityError, "A manifest breaks its rules.", "get the document elsewhere"),
+    "needs-yes": (
+        UsageError,
+        "It deletes something, and there is no terminal to ask on.",
+        "add --yes, or look with --dry-run",
+    ),
+    "newer-store": (ConflictError, "A newer rage wrote this store; it was left alone.", "upgrade rage"),
+    "no-such-route": (NotFoundError, "The control socket has no such route.", "client and node of one version"),
+    "no-such-verb": (NotFoundError, "The node knows no such verb.", "client and node of one version"),
+    "node-gone": (UnavailableError, "The node went away before it had answered.", "rage node status; its log says why"),
+    "node-unreachable": (UnavailableError, "No node runs for this home.", "rage node start --detach"),
+    "not-confirmed": (UsageError, "The question was answered with no; nothing was changed.", "nothing to do"),
+    "peer-gone": (UnavailableError, "The connection to a peer broke.", "retry"),
+    "peer-mismatch": (
+        UnavailableError,
+        "Another peer than the one wanted answers there.",
+        "ask its operator for rage node id",
+    ),
+    "peer-not-found": (NotFoundError, "No peer of that id, or beginning of an id, is known.", "rage peer list --known"),
+    "peer-unreachable": (UnavailableError, "A peer cannot be dialled.", "is it running, and its port open to us?"),
+    "read-failed": (RageError, "A file could not be read to its end.", "look at the disk: dmesg"),
+    "runtime-directory-unsafe": (
+        AccessDeniedError,
+        "The directory of the node's socket is open to others.",
+        "set XDG_RUNTIME_DIR to a directory of your own",
+    ),
+    "size-differs": (
+        IntegrityError,
+        "More or fewer bytes came than were promised.",
+        "repeat when nobody writes to the file",
+    ),
+    "socket-note-invalid": (ConfigError, "node.sock holds no path of a socket.", "remove the file"),
+    "source-changed": (ConflictError, "The file changed while it was read; nothing was recorded.", "repeat"),
+    "source-device": (UsageError, "A device or socket is no document.", "read it through a pipe to put -"),
+    "source-directory": (UsageError, "A directory is no document.", "put a tar of it, as the mend says"),
+    "sources-unreachable": (
+        UnavailableError,
+        "No peer that may have the chunk could be asked.",
+        "retry; rage peer ping",
+    ),
+    "stalled": (UnavailableError, "A peer sent nothing for too long.", "retry"),
+    "stopping": (UnavailableError, "The node is about to end.", "retry when it runs again"),
+    "storage-unavailable": (UnavailableError, "The disk under the store fails.", "dmesg; look at the disk"),
+    "write-failed": (RageError, "A file could not be written.", "look at the disk: dmesg"),
+    "wrong-bytes": (IntegrityError, "Every peer that answered sent wrong bytes.", "name another --peer"),
+}
+"""Id -> (class, meaning, what to do next)."""
+
+
+def classes() -> dict[str, type[RageError]]:
+    """Every class of errors by its own id."""
+    kinds = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, RageError)]
+    return {kind.id: kind for kind in kinds if kind is not RageError}
