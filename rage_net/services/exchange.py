@@ -45,6 +45,8 @@ STALL_S_MAX = 10.0
 """No byte for so long, and the source counts as dead."""
 CHUNK_S_MAX = 120.0
 """One chunk, whatever happens: 4 MiB at 35 KB/s. Slower peers are outrun by others long before."""
+FRAGMENTS_MAX = 256
+"""Buffers of an answer that are joined into one: a chunk comes in some 70, unless its sender wants to waste memory."""
 HAVE_S_MAX = 5.0
 HAVES_MAX = 4
 """`have` requests of one peer under way or waiting; more are told to come back. One takes 30 ms of a thread, and they
@@ -299,6 +301,7 @@ class Exchange:
                 )
             left = response.header.stored_size
             buffers: list[bytes | memoryview] = []
+            joined = 0
             while left:
                 arrived = await stream.read()
                 if not arrived:
@@ -307,6 +310,9 @@ class Exchange:
                 if left < 0:
                     raise RemoteProtocolError("more bytes than announced")
                 buffers += arrived
+                if len(buffers) - joined >= FRAGMENTS_MAX:  # else a peer that sends two bytes a frame costs 40 for each
+                    buffers[joined:] = [b"".join(buffers[joined:])]
+                    joined += 1
                 deadline.reschedule(min(loop.time() + STALL_S_MAX, ends))
         self._metrics.bytes_received.add(response.header.stored_size, str(connection.peer_id), "chunk_response")
         return Received(response.header, buffers)

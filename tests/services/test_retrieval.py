@@ -512,6 +512,24 @@ async def test_questions_of_one_peer_are_answered_a_few_at_a_time(
     assert await curious.exchange.have(connection, [root]) == (True,)
 
 
+async def test_a_chunk_that_comes_in_crumbs_is_kept_in_few_buffers(world: World) -> None:
+    holder, reader = await world.peer(), await world.peer()
+    chunk = world.rng.randbytes(4000)
+
+    async def crumble(stream: Stream) -> None:
+        await read_request(stream)
+        head = messages.encode_response(ChunkResponse(200, ChunkHeader(len(chunk), len(chunk), "raw")))
+        await stream.write(varint.encode(len(head)) + head)
+        for at in range(0, len(chunk), 2):
+            await stream.write(chunk[at : at + 2])
+            await asyncio.sleep(0)
+
+    holder.answer(crumble)
+    received = await reader.exchange.fetch(await reader.connect(holder), Cid.of(chunk))
+    assert b"".join(received.buffers) == chunk
+    assert len(received.buffers) < exchange.FRAGMENTS_MAX + 10
+
+
 async def test_a_manifest_of_manifests_of_manifests_is_refused(world: World) -> None:
     chunk = b"c" * 10
     low = manifest((Cid.of(chunk), 10), (Cid.of(chunk), 10))
