@@ -14,9 +14,10 @@ import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import msgspec
-from aiohttp import web
+from aiohttp import StreamReader, web
 
 from rage_net.errors import RageError
 
@@ -24,6 +25,9 @@ log = logging.getLogger("rage.http")
 
 HEAD_TIMEOUT_S = 15.0
 """For a whole request head to arrive, and how long an idle connection is kept."""
+
+HEADS_BYTES_MAX = 128 * 1024
+"""For a whole request head, all its fields together: a client that sends more is cut off."""
 
 SHUTDOWN_S = 1.0
 """For answers under way to leave once their work is done."""
@@ -97,8 +101,8 @@ class Listener:
             keepalive_timeout=HEAD_TIMEOUT_S,
             lingering_time=0,  # a body that nobody wants ends the connection, it is not read to its end
             auto_decompress=False,  # nobody sends us compressed requests; a bomb stays small
-            access_log=None,  # type: ignore[arg-type]
-            **self._limits,  # type: ignore[arg-type]
+            access_log=None,
+            **self._limits,
         )
 
 
@@ -112,7 +116,24 @@ class _Refused(asyncio.Protocol):
 class _Connection(web.RequestHandler):
     """aiohttp's connection, with our words for what never reached a handler."""
 
-    __slots__ = ()
+    __slots__ = ("_body", "_head_bytes")
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._head_bytes = 0
+        self._body: StreamReader | None = None  # of the last request whose head is here
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes arrived. aiohttp bounds each field of a head, and here is the bound of all together."""
+        is_head = self._body is None or self._body.is_eof()
+        super().data_received(data)
+        if self._messages:
+            self._body = self._messages[-1][1]
+            self._head_bytes = 0
+        elif is_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEADS_BYTES_MAX and self.transport is not None:
+                self.transport.abort()
 
     def handle_error(
         self,
@@ -124,7 +145,7 @@ class _Connection(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun; only closing the connection can tell the client")
         if status < 500:
-            log.info("request refused: %s", type(exc).__name__)
+            log.debug("request refused: %s", type(exc).__name__)
             error = RageError("the request is no HTTP that is understood here", id="usage")
             error.exit_code = 2
         else:
