@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.transport.link import Link, Receiver
@@ -28,8 +29,13 @@ it. A MiB of payload takes 1 ms, a MiB of empty frames 200, and the other links 
 WRITE_BYTES_HIGH = 256 * 1024
 """A link is full above this; the kernel's own buffer holds megabytes besides."""
 WRITE_BYTES_LOW = 64 * 1024
+RESOLVING_MAX = 8
+"""Names asked for at once; further ones wait, within their dial's deadline."""
 BACKLOG = 256
 """Connections the kernel completes before we accept them."""
+
+WRITELINES_IS_UNBOUNDED = (3, 12) <= sys.version_info < (3, 12, 9) or (3, 13) <= sys.version_info < (3, 13, 2)
+"""There `writelines` never pauses its protocol, whatever waits (CVE-2024-12254)."""
 
 _FAMILIES = {"ip4": socket.AF_INET, "ip6": socket.AF_INET6}
 _NAMES = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
@@ -128,7 +134,12 @@ class TcpLink(asyncio.BufferedProtocol):
 
     def write(self, buffers: Iterable[bytes]) -> None:
         """See `Link`."""
-        self._transport.writelines(buffers)
+        if not WRITELINES_IS_UNBOUNDED:
+            self._transport.writelines(buffers)
+            return
+        parts = [*buffers]
+        self._transport.writelines(parts[:-1])
+        self._transport.write(b"".join(parts[-1:]))  # which does look at the limit
 
     @property
     def waiting(self) -> int:
@@ -174,6 +185,8 @@ class TcpTransport:
 
     def __init__(self) -> None:
         self._buffer = memoryview(bytearray(RECEIVE_BYTES))
+        # Not asyncio's own executor: its end waits for every thread, and a name server may be silent for long.
+        self._resolvers = ThreadPoolExecutor(RESOLVING_MAX, thread_name_prefix="resolve")
 
     def can_dial(self, address: Multiaddr) -> bool:
         """See `Transport`."""
@@ -186,8 +199,13 @@ class TcpTransport:
         if host.protocol in _FAMILIES:
             return [address]
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(
-                host.value, int(port.value), family=_NAMES[host.protocol], type=socket.SOCK_STREAM
+            found = await asyncio.get_running_loop().run_in_executor(
+                self._resolvers,
+                socket.getaddrinfo,
+                host.value,
+                int(port.value),
+                _NAMES[host.protocol],
+                socket.SOCK_STREAM,
             )
         except UnicodeError as error:  # a label of a name that is no name
             raise OSError(f"{host.value} is no host name") from error
