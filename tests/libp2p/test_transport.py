@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import AsyncIterator
 
 import pytest
@@ -248,6 +249,25 @@ async def test_a_link_whose_bytes_cost_much_time_brings_less_in_a_turn(monkeypat
     assert sizes[0] == tcp.RECEIVE_BYTES and sizes[-1] == tcp.RECEIVE_BYTES_MIN
     receiver.cost_s = 0.0
     assert [turn() for _ in range(10)][-1] == tcp.RECEIVE_BYTES
+
+
+def test_a_silent_name_server_does_not_keep_the_process_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = threading.Event()
+    monkeypatch.setattr(tcp.socket, "getaddrinfo", lambda *_: answers.wait())
+
+    async def resolve() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await TcpTransport().resolve(Multiaddr.parse("/dns4/silent.example/tcp/1"))
+
+    late = threading.Timer(10, answers.set)
+    late.start()
+    try:
+        asyncio.run(resolve())
+        assert not answers.is_set(), "the loop waited for the name server"
+    finally:
+        late.cancel()
+        answers.set()
 
 
 async def test_names_are_resolved() -> None:
