@@ -134,9 +134,10 @@ class FileSink(_Guarded):
         if stat.S_ISREG(mode):
             # Through a symbolic link to what it names: the link stays.
             self.path = Path(os.path.realpath(self.path))
-            target = self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+            target = self._part = self.path.with_name(f".{self.path.name}.{os.urandom(4).hex()}.part")
         try:
-            self._file = target.open("wb", buffering=0)
+            # "x" follows no link: in a directory that others can write to, one may wait under the part's name.
+            self._file = target.open("xb" if self._part else "wb", buffering=0)
         except OSError as error:
             raise _write_error(path, error) from error
 

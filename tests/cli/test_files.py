@@ -13,7 +13,14 @@ from conftest_cli import RAGE, Rage, environment
 
 from rage_cli import files
 from rage_cli.files import FileSink, FileSource
-from rage_net.errors import AccessDeniedError, ConflictError, NotFoundError, StorageFullError, UsageError
+from rage_net.errors import (
+    AccessDeniedError,
+    ConflictError,
+    NotFoundError,
+    RageError,
+    StorageFullError,
+    UsageError,
+)
 
 
 def read_all(source: FileSource) -> bytes:
@@ -177,3 +184,19 @@ def test_a_get_that_fails_leaves_no_file(rage: Rage, tmp_path: Path) -> None:
 
 def test_words_of_the_system_stand_in_why() -> None:
     assert files._words(OSError(28, "No space left on device")) == "no space left on device"
+
+
+def test_a_link_that_waits_under_the_name_of_the_part_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files.os, "urandom", lambda size: bytes(size))
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / ".out.00000000.part").symlink_to(tmp_path / "victim")
+    with pytest.raises(RageError):
+        FileSink(str(tmp_path / "out"))
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
+def test_the_name_of_a_part_cannot_be_foretold(tmp_path: Path) -> None:
+    with FileSink(str(tmp_path / "out")), FileSink(str(tmp_path / "out")):
+        assert len(list(tmp_path.glob(".out.*.part"))) == 2
