@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import struct
 import tracemalloc
@@ -183,6 +184,26 @@ async def test_silent_handshakes_do_not_keep_others_out_for_long(scene: Scene) -
         await still_serves(scene, victim)  # from another host
         await asyncio.sleep(11)
         assert victim._handshakes.total() == 0 and not victim._handshakes
+
+
+async def test_silent_handshakes_from_many_hosts_make_way_for_one_that_speaks(scene: Scene) -> None:
+    async with scene.swarm("victim", handshakes=8, handshakes_per_ip=100) as victim:
+        await victim_of(scene, victim)
+        silent = [await scene.attack(victim, secure=False) for _ in range(8)]
+        await still_serves(scene, victim)
+        await asyncio.sleep(0.1)
+        assert [attacker.lost_at is not None for attacker in silent] == [True] + [False] * 7
+
+
+async def test_peers_that_come_in_leave_places_for_those_we_dial(scene: Scene) -> None:
+    async with scene.swarm("victim", connections=8) as victim, scene.swarm("friend") as friend:
+        await victim_of(scene, victim)
+        await friend.listen(Multiaddr.parse("/memory/friend"))
+        for _ in range(20):
+            with contextlib.suppress(Libp2pError):
+                await scene.attack(victim)
+        assert len(victim.connections()) == 7
+        await victim.dial(friend.peer_id, friend.listen_addresses())
 
 
 @pytest.mark.parametrize("layer", ["multistream", "noise", "frames", "yamux", "stream"])

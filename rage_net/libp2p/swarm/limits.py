@@ -12,11 +12,11 @@ class Limits:
     """What a swarm allows; the defaults suit a node with 1 GiB to spare."""
 
     connections: int = 512
-    """In all, both directions."""
+    """In all, both directions; an eighth is kept for those that we dial."""
     connections_per_ip: int = 64
     """Inbound, from one address: many nodes may stand behind one gateway."""
     handshakes: int = 128
-    """Inbound connections that have not proved who they are."""
+    """Inbound connections that have not proved who they are; one more, and the oldest makes way."""
     handshakes_per_ip: int = 16
     """Of those, from one address."""
     streams: int = yamux.STREAMS_MAX

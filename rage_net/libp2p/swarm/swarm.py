@@ -116,6 +116,7 @@ class Swarm:
         self._kept: dict[PeerId, Connection] = {}
         self._all: dict[Connection, None] = {}  # the retired too, in the order they opened
         self._handshakes: Counter[str] = Counter()  # inbound ones under way, by host
+        self._upgrading: dict[Link, None] = {}  # their links, the oldest first
         self._dials: dict[PeerId, asyncio.Future[Connection]] = {}
         self._serving = 0
         self._is_push_due = False
@@ -321,15 +322,20 @@ class Swarm:
         inbound = sum(1 for other in self._all if other.inbound and other.remote_address.parts[0].value == host)
         if (
             self._is_closing
-            or len(self._all) + self._handshakes.total() >= self.limits.connections
+            or len(self._all) + len(self._upgrading) >= self.limits.connections - self.limits.connections // 8
             or inbound >= self.limits.connections_per_ip
-            or self._handshakes.total() >= self.limits.handshakes
             or self._handshakes[host] >= self.limits.handshakes_per_ip
         ):
             self.counts["refused"] += 1
             link.abort()
             return
+        if len(self._upgrading) >= self.limits.handshakes:
+            # The oldest makes way: an honest peer needs some round trips, a silent one stays as long as it may.
+            oldest = next(iter(self._upgrading))
+            del self._upgrading[oldest]
+            oldest.abort()
         self._handshakes[host] += 1
+        self._upgrading[link] = None
         self._spawn(self._upgrade_inbound, link, host)
 
     async def _upgrade_inbound(self, link: Link, host: str) -> None:
@@ -340,6 +346,7 @@ class Swarm:
             log.debug("a handshake from %s failed: %s", link.remote_address, error)
             return
         finally:
+            self._upgrading.pop(link, None)
             self._handshakes[host] -= 1
             if not self._handshakes[host]:
                 del self._handshakes[host]
