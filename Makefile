@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST_ARGS ?= -n 2 -q
 
-.PHONY: help demo test check lint types floors format protos completions deps bench clean
+.PHONY: help demo test check lint types floors format protos completions docs deps bench clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort
@@ -49,6 +49,9 @@ protos: $(VENV)/.dev  ## Regenerate the protobuf modules from contracts/
 
 completions: $(BIN)/rage  ## Regenerate completions/ from the command tree
 	$(BIN)/python -m rage_cli.completions
+
+docs: $(BIN)/rage  ## Regenerate docs/reference.md from the tables in the code
+	$(BIN)/python -m rage_cli.reference
 
 bench: $(VENV)/.dev  ## Benchmarks beside the peers; installs the peers itself
 	$(BIN)/python -m bench

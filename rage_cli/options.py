@@ -17,7 +17,7 @@ COLORS = ("auto", "always", "never")
 PROGRESS = ("auto", "bar", "plain", "json", "none")
 LOG_FORMATS = ("text", "json")
 
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "RAGE_HOME": ("home", None),
     "RAGE_CONFIG": ("config", None),
     "RAGE_FORMAT": ("format", FORMATS),
@@ -46,7 +46,7 @@ class Options:
         """Take what `RAGE_*` says. Raises UsageError naming the variable."""
         from rage_cli.text import parse_duration
 
-        for variable, (name, choices) in _ENVIRONMENT.items():
+        for variable, (name, choices) in ENVIRONMENT.items():
             value = environment.get(variable, "")
             if value and choices is not None and value not in choices:
                 raise UsageError(f"{variable}={value} is not one of {', '.join(choices)}", mend=[f"unset {variable}"])
