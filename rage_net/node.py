@@ -122,7 +122,7 @@ class Node:
             await stack.enter_async_context(_running(self._jobs(online)))
             self.state = "ready"
             status = await self.engine.run(ShowStatus())
-            log.info("ready: %s at %s", status.peer_id, ", ".join(status.listen))
+            log.info("ready: %s", status.peer_id)  # its addresses are the line on stdout
             _notify(self._environ, "READY=1")
             ready(status)
             await self.engine.stop_requested.wait()
