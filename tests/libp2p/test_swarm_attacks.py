@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from rage_net.libp2p import multistream, ping, varint
+from rage_net.libp2p import identify, multistream, ping, varint
 from rage_net.libp2p.errors import Libp2pError
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.noise import NoiseTransport
-from rage_net.libp2p.swarm import Limits, Stream, Swarm
-from rage_net.libp2p.swarm.services import PING_STREAMS_MAX
+from rage_net.libp2p.swarm import Identified, Limits, Stream, Swarm
+from rage_net.libp2p.swarm.services import PING_STREAMS_MAX, PUSHES_MAX
 from rage_net.libp2p.swarm.upgrade import upgrade
 from rage_net.libp2p.transport import Link, MemoryNetwork, MemoryTransport
 from rage_net.libp2p.yamux import Flag, Type
@@ -467,6 +467,26 @@ async def test_ping_streams_that_are_never_read_hold_next_to_nothing(scene: Scen
         assert connection.pings == PING_STREAMS_MAX and connection.session.queued < 8 * 300_000
         await asyncio.sleep(65)
         assert victim._serving == 0 and connection.pings == 0
+        await still_serves(scene, victim)
+
+
+async def test_a_flood_of_identify_pushes_is_read_no_faster_than_peers_change(scene: Scene) -> None:
+    told = 0
+
+    def count(event: object) -> None:
+        nonlocal told
+        told += isinstance(event, Identified)
+
+    async with scene.swarm("victim") as victim:
+        victim.on_event(count)
+        await victim_of(scene, victim)
+        attacker = await scene.attack(victim)
+        raw = identify.encode(identify.Identify(agent_version="loud"))
+        proposal = PROPOSAL[:20] + multistream.encode_message(identify.PUSH_PROTOCOL)
+        for stream_id in range(1, 2001, 2):
+            attacker.send(data(stream_id, proposal + varint.encode(len(raw)) + raw, Flag.SYN | Flag.FIN))
+            await asyncio.sleep(0.01)
+        assert PUSHES_MAX <= told <= PUSHES_MAX + 12  # it lasted ten seconds
         await still_serves(scene, victim)
 
 

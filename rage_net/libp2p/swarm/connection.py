@@ -57,6 +57,8 @@ class Connection:
         self.identify: Identify | None = None
         self.serving = 0
         """Handlers at work on its inbound streams. The swarm counts; a stream that was reset may have one still."""
+        self.pushes = 0
+        """Pushes of identify that came, less one for each second."""
         self.pings = 0
         """Those of them that answer pings."""
         self.takes_early_end = False
@@ -182,6 +184,7 @@ class Connection:
             self._count_and_abort("silent_peers", str(error))
             return
         self.schedule_flush()
+        self.pushes = max(0, self.pushes - 1)
         self._end_lingering(now)
         if self.session.streams:
             self.busy_at = now

@@ -16,7 +16,7 @@ class Limits:
     connections_per_ip: int = 64
     """Inbound, from one address: many nodes may stand behind one gateway."""
     handshakes: int = 128
-    """Inbound connections that have not proved who they are; one more, and the oldest makes way."""
+    """Inbound connections that have not proved who they are; one more, and one of the busiest host makes way."""
     handshakes_per_ip: int = 16
     """Of those, from one address."""
     streams: int = yamux.STREAMS_MAX

@@ -22,6 +22,8 @@ PING_STREAMS_MAX = 8
 """Ping streams a peer may have open: the specification asks for two to be borne."""
 PING_QUIET_S = 60.0
 """A ping stream on which nothing comes for so long is reset."""
+PUSHES_MAX = 32
+"""Pushes of identify that a peer may send at once; each second pays for one more. One takes a millisecond to read."""
 PROTOCOL_VERSION = "ipfs/0.1.0"
 """What libp2p hosts say in identify."""
 
@@ -63,6 +65,9 @@ class IdentifyService:
     async def take_push(self, stream: Stream) -> None:
         """The handler of a peer's push."""
         connection = stream.connection
+        connection.pushes += 1
+        if connection.pushes > PUSHES_MAX:
+            raise LimitError(f"more than {PUSHES_MAX} pushes of identify, and one more for each second")
         async with asyncio.timeout(connection.limits.negotiate_timeout_s):
             push = identify.decode(await stream.read_message(identify.MESSAGE_BYTES_MAX))
         self._swarm.identified(connection, identify.apply_push(connection.identify or Identify(), push))

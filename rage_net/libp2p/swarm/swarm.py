@@ -116,7 +116,7 @@ class Swarm:
         self._kept: dict[PeerId, Connection] = {}
         self._all: dict[Connection, None] = {}  # the retired too, in the order they opened
         self._handshakes: Counter[str] = Counter()  # inbound ones under way, by host
-        self._upgrading: dict[Link, None] = {}  # their links, the oldest first
+        self._upgrading: dict[Link, str] = {}  # their links, the oldest first, and hosts
         self._dials: dict[PeerId, asyncio.Future[Connection]] = {}
         self._serving = 0
         self._is_push_due = False
@@ -330,12 +330,13 @@ class Swarm:
             link.abort()
             return
         if len(self._upgrading) >= self.limits.handshakes:
-            # The oldest makes way: an honest peer needs some round trips, a silent one stays as long as it may.
-            oldest = next(iter(self._upgrading))
+            # The oldest of the host with the most makes way: an honest peer comes once and is soon through.
+            by_host = Counter(self._upgrading.values())
+            oldest = max(self._upgrading, key=lambda link: by_host[self._upgrading[link]])
             del self._upgrading[oldest]
             oldest.abort()
         self._handshakes[host] += 1
-        self._upgrading[link] = None
+        self._upgrading[link] = host
         self._spawn(self._upgrade_inbound, link, host)
 
     async def _upgrade_inbound(self, link: Link, host: str) -> None:
