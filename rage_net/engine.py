@@ -294,8 +294,8 @@ class Engine:
         """The home at a glance; a node adds what only it knows."""
         totals = await self.env.blocking(self.store.totals)
         documents = await self.env.blocking(self.documents.count)
-        free = await self.env.blocking(homes.free_bytes, self.home)
         network = self.config.network
+        free = await self.env.blocking(homes.free_bytes, network.store.path)
         return self.node_status(
             nodes.NodeStatus(
                 peer_id=await self.env.blocking(self.peer_id_text),

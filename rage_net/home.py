@@ -392,10 +392,10 @@ def socket_path(home: Home) -> Path:
     return path
 
 
-def free_bytes(home: Home) -> int:
-    """What the file system of the home has left for this user."""
-    with file_errors(home.root):
-        status = os.statvfs(home.root)
+def free_bytes(directory: Path) -> int:
+    """What the file system of a directory has left for this user."""
+    with file_errors(directory):
+        status = os.statvfs(directory)
     return status.f_bavail * status.f_frsize
 
 

@@ -222,7 +222,7 @@ class Node:
         """Keep the gauges, and notice a disk that filled up or got room again."""
         engine = self.engine
         totals = await engine.env.blocking(engine.store.totals)
-        free = await engine.env.blocking(homes.free_bytes, engine.home)
+        free = await engine.env.blocking(homes.free_bytes, engine.config.network.store.path)
         engine.metrics.store_chunks.set(totals.chunks)
         engine.metrics.store_bytes.set(totals.stored)
         engine.metrics.store_free_bytes.set(free)

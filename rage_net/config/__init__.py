@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +95,7 @@ def load(
     draft = _read_network(reader, data)
     _override(reader, draft, variables, flags or {})
     network, warnings = _finish(reader, draft, "network", module.check, home)
-    config = Config(home, network, reader.origins, warnings)
+    config = Config(home, network, reader.origins, (*warnings, *_not_built(reader, module.NOT_BUILT)))
     if files:
         check_files(config, reader.lines, str(path))
     return config
@@ -293,6 +293,17 @@ def _finish(reader: Reader, draft: Draft, root: str, rules: Any, home: Path) -> 
     if errors:
         raise InvalidConfigError(errors)
     return _absolute(section, home), tuple(noted)
+
+
+def _not_built(reader: Reader, names: Sequence[str]) -> Iterator[Problem]:
+    """One warning for all that was set and does nothing yet."""
+    from rage_net.config.reader import Problem
+
+    found = {name: key for name in names for key in reader.origins if key == name or key.startswith(f"{name}.")}
+    if found:
+        file, line = _place(reader, min(found.values(), key=lambda key: _place(reader, key)[1]))
+        words = ", ".join(name.removeprefix("network.") for name in found)
+        yield Problem(file, line, "", f"checked, but not built yet: {words}", is_error=False)
 
 
 def _place(reader: Reader, key: str) -> tuple[str, int]:

@@ -28,6 +28,22 @@ from rage_net.config.values import (
 VERSION = 1
 """The version of all three files."""
 
+NOT_BUILT = (
+    "network.bandwidth",
+    "network.cdn",
+    "network.discovery",
+    "network.geo",
+    "network.libp2p.dht",
+    "network.libp2p.gossipsub",
+    "network.libp2p.mdns",
+    "network.replication",
+    "network.security.acl_enforcement",
+    "network.security.trust_model",
+    "network.sync",
+    "network.zone",
+)
+"""Sections and keys that are read and checked, and that nothing obeys yet: a file that sets one is told so."""
+
 KIB, MIB = 1 << 10, 1 << 20
 
 

@@ -290,9 +290,7 @@ class Exchange:
         loop = asyncio.get_running_loop()
         ends = loop.time() + CHUNK_S_MAX
         async with self._ask(connection, GetRequest(cid), STALL_S_MAX) as (stream, deadline):
-            response = messages.decode_response(await stream.read_message(messages.RESPONSE_BYTES_MAX))
-            if response.status != messages.OK:
-                raise from_wire(response.status, response.message or f"the peer answered {response.status}")
+            response = await self._response(stream, "chunk_request")
             if response.header is None:
                 raise RemoteProtocolError("a chunk without its metadata")
             if response.header.size > size_max:
@@ -320,10 +318,17 @@ class Exchange:
     async def have(self, connection: Connection, cids: Sequence[Cid]) -> tuple[bool, ...]:
         """Which of `cids` (at most HAVE_MAX) the peer holds and lets us read. Raises as `fetch` does."""
         async with self._ask(connection, HaveRequest(tuple(cids)), HAVE_S_MAX) as (stream, _):
-            response = messages.decode_response(await stream.read_message(messages.RESPONSE_BYTES_MAX))
-            if response.status != messages.OK:
-                raise from_wire(response.status, response.message or f"the peer answered {response.status}")
+            response = await self._response(stream, "have_request")
             return messages.decode_have(response.have, len(cids))
+
+    async def _response(self, stream: Stream, message_type: str) -> ChunkResponse:
+        """The peer's answer when it is yes; raises what else it stands for. Notes the round trip."""
+        started = self._env.monotonic()
+        response = messages.decode_response(await stream.read_message(messages.RESPONSE_BYTES_MAX))
+        self._metrics.latency.observe(self._env.monotonic() - started, str(stream.remote_peer), message_type)
+        if response.status != messages.OK:
+            raise from_wire(response.status, response.message or f"the peer answered {response.status}")
+        return response
 
     @asynccontextmanager
     async def _ask(

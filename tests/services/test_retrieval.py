@@ -71,6 +71,14 @@ async def test_a_document_comes_out_as_it_went_in_and_stays_as_cache(world: Worl
     assert outcomes.sources["p2p"] == 0
 
 
+async def test_round_trips_and_retrievals_are_measured(world: World) -> None:
+    holder, reader = await world.peer(), await world.peer()
+    await reader.fetch(holder.put(world.rng.randbytes(100_000)).root, [holder])
+    peer = str(holder.swarm.peer_id)
+    assert sum(reader.metrics.latency.read()[(peer, "chunk_request")][1:]) > 0
+    assert sum(reader.metrics.retrieval.read()[("p2p",)][1:]) > 0
+
+
 async def test_without_cache_nothing_is_kept(world: World) -> None:
     holder, reader = await world.peer(), await world.peer()
     data = world.rng.randbytes(100_000)
