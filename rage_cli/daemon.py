@@ -31,6 +31,9 @@ POLL_S = 0.02
 SLACK_S = 5.0
 """Beyond the time in which a node promises to end: the kernel's part of a process's end."""
 
+LAST_BREATH_S = 1.0
+"""From letting the home go to the process's end."""
+
 LAST_WORDS_BYTES = 64 * 1024
 """Read at most of what a node that failed to start had to say."""
 
@@ -102,23 +105,14 @@ def check_addresses(listen: Sequence[str], bootstrap: Sequence[str], http: str) 
     from rage_net.config.values import Endpoint, split_endpoint
     from rage_net.libp2p.multiaddr import Multiaddr, MultiaddrError
 
-    for option, addresses, example in (
-        ("--listen", listen, "/ip4/0.0.0.0/tcp/4001"),
-        ("--bootstrap", bootstrap, "/ip4/192.0.2.7/tcp/4001/p2p/12D3KooW..."),
-    ):
-        for address in addresses:
-            try:
-                parsed = Multiaddr.parse(address)
-            except MultiaddrError as error:
-                raise UsageError(
-                    f"{option}: {address!r} is no multiaddr", why=str(error), mend=[f"{option} {example}"]
-                ) from None
-            if option == "--bootstrap" and parsed.peer_id is None:
-                raise UsageError(
-                    f"--bootstrap: {address} does not say which peer is wanted",
-                    why="an address without /p2p/ could be answered by anyone",
-                    mend=[f"--bootstrap {address}/p2p/12D3KooW..."],
-                )
+    for address in listen:
+        try:
+            Multiaddr.parse(address)
+        except MultiaddrError as error:
+            raise UsageError(
+                f"--listen: {address!r} is no multiaddr", why=str(error), mend=["--listen /ip4/0.0.0.0/tcp/4001"]
+            ) from None
+    check_peers("--bootstrap", bootstrap)
     if http in ("", "off"):
         return "" if http else None
     try:
@@ -126,6 +120,27 @@ def check_addresses(listen: Sequence[str], bootstrap: Sequence[str], http: str) 
     except ValueError as error:
         raise UsageError(f"--http: {error}", mend=["--http 127.0.0.1:4080"]) from None
     return http
+
+
+def check_peers(option: str, addresses: Sequence[str]) -> None:
+    """Raises UsageError for what cannot be dialled: no multiaddr, or one that does not say which peer is wanted."""
+    from rage_net.libp2p.multiaddr import Multiaddr, MultiaddrError
+
+    for address in addresses:
+        try:
+            parsed = Multiaddr.parse(address)
+        except MultiaddrError as error:
+            raise UsageError(
+                f"{option}: {address!r} is no multiaddr",
+                why=str(error),
+                mend=[f"{option} /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW..."],
+            ) from None
+        if parsed.peer_id is None:
+            raise UsageError(
+                f"{option}: {address} does not say which peer is wanted",
+                why="an address without /p2p/ could be answered by anyone",
+                mend=[f"{option} {address}/p2p/12D3KooW..."],
+            )
 
 
 def _wait_until_ready(child: subprocess.Popen[bytes], deadline: float, log: Path, begin: int) -> None:
@@ -161,15 +176,33 @@ def _last_error(code: int, log: Path, begin: int) -> RageError:
 
 
 def wait_until_gone(place: Home, pid: int, timeout_s: float) -> float:
-    """Wait until the node lets its home go; seconds it took. Raises DeadlineError, naming the process."""
+    """Wait until the node has let its home go and its process has ended; seconds it took.
+
+    Raises: DeadlineError, naming the process, when it keeps the home.
+    """
     started = time.monotonic()
     while True:
         holder = homes.read_holder(place)
         if (holder is None or holder.pid != pid) and client.connect(homes.socket_path(place)) is None:
+            end = time.monotonic() + LAST_BREATH_S
+            while _is_running(pid) and time.monotonic() < end:
+                time.sleep(POLL_S)
             return time.monotonic() - started
         if time.monotonic() - started > timeout_s:
             raise DeadlineError(f"the node (pid {pid}) still runs after {timeout_s:g} s", mend=[f"kill -9 {pid}"])
         time.sleep(POLL_S)
+
+
+def _is_running(pid: int) -> bool:
+    """Whether there is such a process; one that has ended and that its parent has not waited for is none."""
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (OSError, IndexError):
+        return True
 
 
 def unit(program: Path, home: Path, config: str) -> str:

@@ -131,6 +131,10 @@ def get(
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no copy in the store.")] = False,
 ) -> None:
     """Fetch a document or chunk, verified, from this store, the CDN or peers; a file appears whole or not at all."""
+    if peer:
+        from rage_cli.daemon import check_peers
+
+        check_peers("--peer", [address for address in peer if address.startswith("/")])  # else it is a known peer's id
     verb = verbs.GetChunk(ref, tuple(peer), _sources(sources), raw, not no_cache)
     with open_sink(out) as sink:
         result = run(verb, sink=sink, label=out if out not in ("", "-") else ref)

@@ -61,6 +61,12 @@ def test_with_json_an_error_is_one_line_of_json(rage: Rage) -> None:
             "rage chunk put f --visibility public",
         ),
         (["chunk", "get", "x", "--from", "ipfs", "-o", "f"], "--from: 'ipfs' is not one of", "--from local,p2p"),
+        (
+            ["chunk", "get", "x", "--peer", "/ip4/127.0.0.1/tcp/1"],
+            "not say which peer",
+            "--peer /ip4/127.0.0.1/tcp/1/p2p/",
+        ),
+        (["chunk", "get", "x", "--peer", "/ip4/127.0.0.1/tcp"], "is no multiaddr", "rage chunk get x --peer /ip4/"),
         (["chunk", "verify", "--sample", "0%"], "--sample: '0%' is no share", "--sample 5%"),
         (["chunk", "put", "f", "--retention", "1y"], "--retention: '1y' is no duration", "--retention 30d"),
         (["completion", "tcsh"], "'tcsh' is not one of bash, zsh, fish", "rage completion bash"),

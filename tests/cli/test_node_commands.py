@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest_cli import LOOPBACK, RAGE, Rage, environment, runner
 
-from rage_cli import client
+from rage_cli import client, daemon
 from rage_net import home as homes
 from rage_net.errors import AccessDeniedError
 
@@ -29,6 +29,13 @@ def test_a_node_starts_answers_and_stops(rage: Rage) -> None:
     rage("node", "stop", code=7)
     rage("node", "start", "--detach")  # at once: nothing of the first is left
     rage("node", "stop")
+
+
+def test_stop_returns_when_the_process_has_ended(rage: Rage, home: Path) -> None:
+    rage("node", "start", "--detach")
+    pid = json.loads(rage("status", "--json").stdout)["pid"]
+    rage("node", "stop")
+    assert not daemon._is_running(pid)
 
 
 def test_a_second_start_is_refused_by_the_lock_and_names_the_process(rage: Rage, node: str) -> None:
