@@ -525,6 +525,29 @@ async def test_answers_that_are_never_taken_are_dropped_though_their_handlers_ar
         await still_serves(scene, victim)
 
 
+async def test_what_waits_to_be_sent_is_bounded_for_the_whole_swarm_and_the_greediest_is_dropped(scene: Scene) -> None:
+    async def answer(stream: Stream) -> None:
+        await stream.write(bytes(600_000))
+
+    limits = {"queue_bytes_total": 2 * MIB, "queue_bytes_look": 64 * 1024}
+    async with scene.swarm("victim", **limits) as victim:
+        victim.handle("/answer/1.0.0", answer)
+        await victim_of(scene, victim)
+        proposal = PROPOSAL[:20] + multistream.encode_message("/answer/1.0.0")
+        modest, greedy = await scene.attack(victim), await scene.attack(victim)
+        modest.send(data(1, proposal, Flag.SYN))
+        await asyncio.sleep(1)
+        for stream_id in range(1, 21, 2):
+            greedy.send(data(stream_id, proposal, Flag.SYN))
+            await asyncio.sleep(0.1)
+            assert sum(connection.session.queued for connection in victim.connections()) <= 2 * MIB
+        await asyncio.sleep(1)
+        assert victim.counts["evictions"] == 1
+        (kept,) = victim.connections()
+        assert 0 < kept.session.queued < 700_000, "the modest one stays"
+        await still_serves(scene, victim)
+
+
 async def test_a_slow_reader_gets_all_of_an_answer_whose_handler_is_done(scene: Scene) -> None:
     async def answer(stream: Stream) -> None:
         await stream.write(bytes(500_000))

@@ -44,6 +44,7 @@ class Connection:
         counts: Counter[str],
         on_stream: Callable[[Connection, yamux.Stream], None],
         on_lost: Callable[[Connection], None],
+        on_crowded: Callable[[], None],
     ) -> None:
         self.peer_id = upgraded.secured.peer_id
         self.public_key = upgraded.secured.public_key
@@ -83,6 +84,7 @@ class Connection:
         self._counts = counts
         self._on_stream = on_stream
         self._on_lost = on_lost
+        self.on_crowded = on_crowded
         self._loop = asyncio.get_running_loop()
         self._is_flush_due = False
         self._held: list[Stream] = []

@@ -31,6 +31,10 @@ class Limits:
     """A writer waits while its stream has more than this to send."""
     queue_bytes_connection: int = 8 * 1024 * 1024
     """Every writer of a connection waits while all its streams together have more than this to send."""
+    queue_bytes_look: int = 256 * 1024
+    """From so much on, a connection's writes look at what waits in the whole swarm."""
+    queue_bytes_total: int = 64 * 1024 * 1024
+    """Bytes that wait to be sent on all connections; beyond it, the connection with the most of them is dropped."""
     dial_parallel: int = 8
     """Addresses of one peer tried at once."""
     dial_addresses: int = 32

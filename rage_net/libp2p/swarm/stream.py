@@ -205,6 +205,8 @@ class Stream:
         connection.session.send(raw, buffers)
         connection.schedule_flush()
         limits = connection.limits
+        if connection.session.queued > limits.queue_bytes_look:
+            connection.on_crowded()
         if raw.queued > limits.queue_bytes or connection.session.queued > limits.queue_bytes_connection:
             await self._wait_drained()
 

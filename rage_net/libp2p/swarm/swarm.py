@@ -170,6 +170,7 @@ class Swarm:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
+            self._relieve()
             now = self._clock()
             for connection in list(self._all):
                 try:
@@ -178,6 +179,13 @@ class Swarm:
                     self.counts["task_errors"] += 1
                     log.exception("looking after %r failed", connection)
                     connection.abort("an error of ours")
+
+    def _relieve(self) -> None:
+        """Drop the connection that takes least of what it asked for, when too much waits to be sent."""
+        while sum(connection.session.queued for connection in self._all) > self.limits.queue_bytes_total:
+            greediest = max(self._all, key=lambda connection: connection.session.queued)
+            self.counts["evictions"] += 1
+            greediest.abort("too many bytes wait to be sent, most of them to this peer")
 
     # -- what others ask
 
@@ -373,6 +381,7 @@ class Swarm:
             counts=self.counts,
             on_stream=self._on_stream,
             on_lost=self._on_lost,
+            on_crowded=self._relieve,
         )
         self._all[new] = None
         old = self._kept.get(peer_id)
