@@ -67,6 +67,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "index.db is damaged.",
         "restore index.db from a backup; the chunks are in store/",
     ),
+    "index-missing": (
+        IntegrityError,
+        "index.db is missing or empty, though store/ holds chunks.",
+        "restore index.db from a backup, or move store/ away to begin anew",
+    ),
     "listen-failed": (
         UnavailableError,
         "The node could open no listener.",

@@ -25,7 +25,7 @@ from blake3 import blake3
 
 from rage_net.chunk.batch import Batch
 from rage_net.chunk.encoding import Data, decode
-from rage_net.chunk.files import Bodies, FileBodies
+from rage_net.chunk.files import SHARDS, Bodies, FileBodies
 from rage_net.chunk.index import Index
 from rage_net.chunk.memory import MemoryBodies
 from rage_net.chunk.room import Ballast, Quota, full
@@ -347,10 +347,25 @@ def open_store(
     """
     session = f"{env.random.getrandbits(64):016x}"
     bodies = FileBodies(directory or home / "store", session, failpoint=failpoint)
+    _refuse_lost_index(home / "index.db", bodies)
     ballast = Ballast(home / "store" / "ballast")
     index = Index(home / "index.db", ballast=ballast)
     ballast.restore()
     return ChunkStore(index, bodies, env=env, quota=quota or Quota(), session=session, failpoint=failpoint)
+
+
+def _refuse_lost_index(path: Path, bodies: FileBodies) -> None:
+    """Raise when the index is gone and chunk files are not: a new, empty one would make gc delete them all."""
+    log_path = path.with_name(f"{path.name}-wal")
+    if any(file.exists() and file.stat().st_size for file in (path, log_path)):
+        return
+    if any(bodies.shard(number) for number in range(SHARDS)):
+        raise IntegrityError(
+            f"{path} is missing or empty, and the store holds chunks",
+            why="it says what they are and which documents hold them; a new one would let gc delete them",
+            mend=[f"restore {path} from a backup", "or move store/ away to begin anew"],
+            id="index-missing",
+        )
 
 
 def memory_store(env: Env, *, quota: Quota | None = None) -> ChunkStore:

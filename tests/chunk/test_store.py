@@ -456,3 +456,30 @@ def test_a_durable_put_syncs_before_it_renames_and_commits_last(
         assert steps == ["created", "written", "renamed", "before commit", "committed"]
     finally:
         store.close()
+
+
+@pytest.mark.parametrize("loss", ["removed", "emptied"])
+def test_a_lost_index_beside_chunks_is_refused_and_nothing_is_made_anew(
+    tmp_path: Path, rng: random.Random, loss: str
+) -> None:
+    from rage_net.env import SystemEnv
+
+    env = SystemEnv()
+    store = open_store(tmp_path, env)
+    data = rng.randbytes(100_000)
+    store.put(Cid.of(data), data)
+    store.close()
+    index = tmp_path / "index.db"
+    kept = index.read_bytes()
+    index.unlink()
+    if loss == "emptied":
+        index.touch()
+    with pytest.raises(IntegrityError) as caught:
+        open_store(tmp_path, env)
+    assert caught.value.id == "index-missing"
+    assert not index.exists() or not index.stat().st_size
+    index.write_bytes(kept)
+    again = open_store(tmp_path, env)
+    assert again.get(Cid.of(data)) == data
+    again.close()
+    env.close()
