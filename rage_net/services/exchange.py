@@ -58,6 +58,8 @@ PEER_BYTES_MAX = 8 << 20
 LOOK_S_MAX = 0.001
 """A look at the index takes 25 us while its pages are in memory; the way to a thread and back takes 70 in a busy node,
 and 300 in an idle one, where four sleepers must be woken. So the event loop looks itself, until looks take longer."""
+LOOKS_A_TURN = 4
+"""So many looks, then the event loop goes round: a packet full of requests keeps nobody waiting for long."""
 SLOW_S = 1.0
 """For so long from then on threads look: the disk is asked, and the event loop must not wait for it."""
 WAITING_MAX = 512
@@ -187,6 +189,7 @@ class Exchange:
         self._room = Room()
         self._haves: Counter[PeerId] = Counter()
         self._having = asyncio.Lock()
+        self._looks = 0  # in this turn of the loop
         self._look_s = 0.0  # of late, on average
         self._slow_until = 0.0
 
@@ -256,6 +259,11 @@ class Exchange:
 
     async def _look_soon(self, cid: Cid, principal: Principal) -> Seen | None:
         """As `_look`; on the event loop as long as the index lies in memory."""
+        while self._looks >= LOOKS_A_TURN:
+            await asyncio.sleep(0)  # what was answered leaves first, and its asker works on it meanwhile
+        if not self._looks:
+            asyncio.get_running_loop().call_soon(self._begin_turn)
+        self._looks += 1
         now = self._env.monotonic
         started = now()
         if started < self._slow_until:
@@ -265,6 +273,9 @@ class Exchange:
         if self._look_s > LOOK_S_MAX:
             self._look_s, self._slow_until = 0.0, now() + SLOW_S
         return seen
+
+    def _begin_turn(self) -> None:
+        self._looks = 0
 
     def _look(self, cid: Cid, principal: Principal) -> Seen | None:
         """The chunk, if it is here and `principal` may read it. To a stranger, denied and absent are one answer."""
