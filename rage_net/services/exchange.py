@@ -259,8 +259,8 @@ class Exchange:
 
     async def _look_soon(self, cid: Cid, principal: Principal) -> Seen | None:
         """As `_look`; on the event loop as long as the index lies in memory."""
-        while self._looks >= LOOKS_A_TURN:  # what was answered leaves first, and its asker works on it meanwhile
-            await asyncio.sleep(0)  # noqa: ASYNC110  a turn is not worth an event
+        while self._looks >= LOOKS_A_TURN:  # noqa: ASYNC110  a turn is not worth an event
+            await asyncio.sleep(0)  # what was answered leaves first, and its asker works on it meanwhile
         if not self._looks:
             asyncio.get_running_loop().call_soon(self._begin_turn)
         self._looks += 1
