@@ -38,6 +38,16 @@ class Staged:
     token: str
 
 
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A chunk from outside that passed the gate, in the form it will rest in. `size` counts plain bytes."""
+
+    cid: Cid
+    encoding: str
+    stored: Data
+    size: int
+
+
 class Batch:
     """Puts that become durable together, at `commit`.
 
@@ -81,11 +91,9 @@ class Batch:
         """Hash, pack and stage plain bytes whose CID is not known yet. Raises StorageFullError."""
         return self._add(Cid.of(data, codec), data)
 
-    def add_stored(self, cid: Cid, encoding: str, stored: Data, plain: bytes) -> Stat:
-        """Stage a stored form that was unpacked and verified: `plain` is what it holds."""
-        if len(stored) > len(plain):
-            encoding, stored = "raw", plain
-        return self._known_stat(cid) or self._stage(cid, encoding, stored, len(plain))
+    def add_admitted(self, item: Admitted) -> Stat:
+        """Stage a stored form that came from outside and passed the gate."""
+        return self._known_stat(item.cid) or self._stage(item.cid, item.encoding, item.stored, item.size)
 
     def commit(self, spread: Spread = map) -> int:
         """Make everything durable (unless it is cache) and visible; how many chunks are new.

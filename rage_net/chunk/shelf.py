@@ -6,7 +6,7 @@ fetched from said so: that peer sent the bytes, so it could hand them to anyone 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -56,7 +56,9 @@ def look(store: ChunkStore, cid: Cid, may_see: Callable[[frozenset[str]], bool])
     return Seen(Stat(cid, size, stored, encoding, bool(cached)), found, small)
 
 
-def vouch(store: ChunkStore, cid: Cid) -> None:
-    """Note that the peer a chunk came from called it public. A memory aid of cache: not synced."""
-    with store.index.write(durable=False) as db:
-        db.execute("INSERT OR IGNORE INTO vouched SELECT id FROM chunk WHERE cid = ?", (bytes(cid),))
+def vouch(store: ChunkStore, cids: Iterable[Cid]) -> None:
+    """Note that the peer some chunks came from called them public. A memory aid of cache: not synced."""
+    keys = [(bytes(cid),) for cid in cids]
+    if keys:
+        with store.index.write(durable=False) as db:
+            db.executemany("INSERT OR IGNORE INTO vouched SELECT id FROM chunk WHERE cid = ?", keys)

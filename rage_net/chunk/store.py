@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
-from rage_net.chunk.batch import Batch
+from rage_net.chunk.batch import Admitted, Batch
 from rage_net.chunk.encoding import Data, decode
 from rage_net.chunk.files import SHARDS, Bodies, FileBodies
 from rage_net.chunk.index import Index
@@ -96,13 +96,18 @@ class ChunkStore:
         self, cid: Cid, encoding: str, stored: Data, size: int, *, cache: bool = False
     ) -> tuple[Stat, bytes]:
         """Store the form that came over the wire, as it is; gives the plain bytes too. Raises as `put`."""
-        plain = decode(encoding, stored, size)
-        if not cid.matches(plain):
-            raise mismatch(cid)
+        item, plain = admit(cid, encoding, stored, size)
         with self.batch(cache=cache) as batch:
-            stat = batch.add_stored(cid, encoding, stored, plain)
+            stat = batch.add_admitted(item)
             batch.commit()
         return stat, plain
+
+    def keep(self, items: Iterable[Admitted]) -> None:
+        """Store as cache, in one commit, what `admit` let in. Raises StorageFullError."""
+        with self.batch(cache=True) as batch:
+            for item in items:
+                batch.add_admitted(item)
+            batch.commit()
 
     def get(self, cid: Cid) -> bytes:
         """The plain bytes, verified. Raises NotFoundError; IntegrityError for rot, which is quarantined by then."""
@@ -331,6 +336,19 @@ class Claim:
         self._store.add_claims(self._cids, -1)
 
 
+def admit(cid: Cid, encoding: str, stored: Data, size: int) -> tuple[Admitted, bytes]:
+    """The gate for what comes in the stored form: unpack within limits and check the hash; gives the plain bytes too.
+
+    Raises: IntegrityError.
+    """
+    plain = decode(encoding, stored, size)
+    if not cid.matches(plain):
+        raise mismatch(cid)
+    if len(stored) > size:  # a packing that grows is none
+        encoding, stored = "raw", plain
+    return Admitted(cid, encoding, stored, size), plain
+
+
 def open_store(
     home: Path,
     env: Env,
@@ -414,12 +432,14 @@ def _open(stat: Stat, stored: bytes | None) -> bytes:
 
 
 __all__ = [
+    "Admitted",
     "Batch",
     "ChunkStore",
     "Quota",
     "Stat",
     "Totals",
     "absent",
+    "admit",
     "memory_store",
     "open_store",
     "walk_chunks",

@@ -16,11 +16,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rage_net.chunk.encoding import decode
 from rage_net.chunk.manifest import Walk
 from rage_net.chunk.schedule import Ask, Outcome, Schedule
 from rage_net.chunk.shelf import vouch
-from rage_net.chunk.store import ChunkStore, mismatch
+from rage_net.chunk.store import Admitted, ChunkStore, admit
 from rage_net.cid import BLOCK_BYTES_MAX, Cid
 from rage_net.env import Env
 from rage_net.errors import (
@@ -43,6 +42,8 @@ WINDOW_BYTES = 16 << 20
 """Plain bytes on their way or waiting for the reader: what keeps two sources busy, in flat memory."""
 WINDOW_CHUNKS = 512
 """Chunks in the window, however small a manifest says they are."""
+KEEP_BYTES = 4 << 20
+"""Stored bytes that are kept as cache in one commit."""
 SURVEY_CHUNKS = 256
 """Chunks asked about in one `have`; 10 KiB on the wire."""
 SIZE_GUESSED = 1 << 20
@@ -114,6 +115,7 @@ class Retrieval:
                     await _Download(self, want, outcomes, remote, tasks).run(sink)
                 finally:
                     remote.stop()
+                    await remote.finish()
         except BaseExceptionGroup as group:
             raise _first(group) from None
         return outcomes
@@ -230,6 +232,10 @@ class _Remote:
         self._connections: dict[PeerId, Connection] = {}
         self._asks: dict[Ask, asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
+        self._fresh: list[tuple[Admitted, bool]] = []
+        """What has come and is not kept yet, and whether the peer called it public."""
+        self._fresh_bytes = 0
+        self._keeping = asyncio.Lock()
         self._is_searching = False
         self._has_begun = False
         self._wake = asyncio.Event()
@@ -325,7 +331,8 @@ class _Remote:
         clock = self._service.env.monotonic
         while True:
             self._wake.clear()
-            for ask in self._schedule.assign(clock()):
+            is_disk_behind = self._fresh_bytes > 2 * KEEP_BYTES
+            for ask in () if is_disk_behind else self._schedule.assign(clock()):
                 task = self._tasks.create_task(self._carry_out(ask))
                 self._asks[ask] = task
                 task.add_done_callback(partial(self._forget, ask))
@@ -349,7 +356,7 @@ class _Remote:
         try:
             size_max = self._sizes_max.get(ask.cid, BLOCK_BYTES_MAX)
             received = await self._exchange.fetch(self._connections[peer], ask.cid, size_max)
-            data = await self._service.env.blocking(self._admit, ask.cid, received)
+            item, data = await self._service.env.blocking(_admit, ask.cid, received)
         except RageError as error:
             await self._note_failure(ask, error)
         else:
@@ -363,24 +370,31 @@ class _Remote:
             if future is not None and not future.done():
                 self._outcomes.sources["p2p"] += 1
                 future.set_result(data)
+                if self._cache:
+                    self._fresh.append((item, received.header.is_public))
+                    self._fresh_bytes += len(item.stored)
         self._wake.set()
+        await self._keep(KEEP_BYTES)
 
-    def _admit(self, cid: Cid, received: Received) -> bytes:
-        """Through the one gate: verified, and kept as cache when there is room. Blocking."""
-        header = received.header
-        stored = received.buffers[0] if len(received.buffers) == 1 else b"".join(received.buffers)
-        if self._cache:
+    async def finish(self) -> None:
+        """Keep what has come and is not kept yet, also when the download failed: the next one goes on from there."""
+        await self._keep(0)
+
+    async def _keep(self, enough: int) -> None:
+        """Store what has come, as cache, once `enough` bytes of it wait. A commit for many: each costs 1 ms."""
+        async with self._keeping:
+            if not self._fresh or self._fresh_bytes < enough:
+                return
+            fresh, self._fresh, self._fresh_bytes = self._fresh, [], 0
             try:
-                _, data = self._service.store.put_stored(cid, header.encoding, stored, header.size, cache=True)
-                if header.is_public:
-                    vouch(self._service.store, cid)
-                return data
+                await self._service.env.blocking(self._store_fresh, fresh)
             except StorageFullError:
                 self._cache = False  # a full disk must not keep bytes from who asks for them
-        data = decode(header.encoding, stored, header.size)
-        if not cid.matches(data):
-            raise mismatch(cid)
-        return data
+        self._wake.set()
+
+    def _store_fresh(self, fresh: list[tuple[Admitted, bool]]) -> None:
+        self._service.store.keep(item for item, _ in fresh)
+        vouch(self._service.store, [item.cid for item, is_public in fresh if is_public])
 
     async def _note_failure(self, ask: Ask, error: RageError) -> None:
         peer: PeerId = ask.source  # type: ignore[assignment]
@@ -400,6 +414,13 @@ class _Remote:
         if not future.done():
             future.set_exception(_not_to_be_had(cid, self._want.root, self._outcomes.said))
             future.exception()  # whoever waits for it will see it; if nobody does, that is no bug
+
+
+def _admit(cid: Cid, received: Received) -> tuple[Admitted, bytes]:
+    """Through the gate. Blocking."""
+    header, buffers = received.header, received.buffers
+    stored = buffers[0] if len(buffers) == 1 else b"".join(buffers)
+    return admit(cid, header.encoding, stored, header.size)
 
 
 def _not_to_be_had(cid: Cid, root: Cid, said: Mapping[str, RageError]) -> RageError:
