@@ -347,7 +347,7 @@ async def test_rot_in_the_local_store_is_healed_from_a_peer(world: World) -> Non
     reader.put(data)
     rotten = next(stat.cid for stat in reader.store.list() if not stat.cid.is_manifest() and stat.stored > 16384)
     body = reader.store.bodies._published  # type: ignore[attr-defined]
-    body[rotten] = b"x" + body[rotten][1:]
+    body[rotten] = bytes([body[rotten][0] ^ 1]) + body[rotten][1:]
     got, outcomes = await reader.fetch(root, [holder])
     assert got == data
     assert outcomes.sources["p2p"] == 1
@@ -355,11 +355,11 @@ async def test_rot_in_the_local_store_is_healed_from_a_peer(world: World) -> Non
 
 async def test_rot_without_a_peer_is_an_integrity_error(world: World) -> None:
     reader = await world.peer()
-    data = world.rng.randbytes(40_000)
-    root = reader.put(data).root
+    root = reader.put(world.rng.randbytes(400_000)).root
     body = reader.store.bodies._published  # type: ignore[attr-defined]
+    assert body
     for cid in body:
-        body[cid] = b"x" + body[cid][1:]
+        body[cid] = bytes([body[cid][0] ^ 1]) + body[cid][1:]
     with pytest.raises(IntegrityError):
         await reader.fetch(root, [], peers=False)
 
