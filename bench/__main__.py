@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.measure import Result, Setting
+from bench.processes import FailedError
 from bench.programs import versions
 
 HERE = Path(__file__).parent
@@ -43,6 +44,7 @@ def main() -> int:
     scratch.mkdir(exist_ok=True)
     load = os.getloadavg()[0]
     results: list[Result] = []
+    failed: list[str] = []
     for row in options.only or ROWS:
         print(f"{row} ...", file=sys.stderr, flush=True)
         with (
@@ -50,9 +52,13 @@ def main() -> int:
             _in_memory() as memory,
         ):
             setting = Setting(options.rounds, options.quick, Path(directory), memory, scratch)
-            for result in importlib.import_module(f"bench.rows.{row}").run(setting):
-                results.append(result)
-                print(_line(result), flush=True)
+            try:
+                for result in importlib.import_module(f"bench.rows.{row}").run(setting):
+                    results.append(result)
+                    print(_line(result), flush=True)
+            except FailedError as error:  # the other rows can still be had
+                failed.append(row)
+                print(f"{row}: failed: {error}", file=sys.stderr, flush=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     report = {
         "started": started.isoformat(timespec="seconds"),
@@ -61,13 +67,14 @@ def main() -> int:
         "machine": machine(),
         "load_before": load,
         "peers": versions(scratch),
+        "failed": failed,
         "results": [result.to_plain() for result in results],
     }
     out.write_text(json.dumps(report, indent=1) + "\n")
     missed = sum(not (result.is_skipped or result.is_reached) for result in results)
     skipped = sum(result.is_skipped for result in results)
     print(f"{len(results)} lines, {missed} targets missed, {skipped} skipped; samples in {os.path.relpath(out)}")
-    return 0
+    return 1 if failed else 0
 
 
 def machine() -> dict[str, object]:
