@@ -202,7 +202,7 @@ def test_a_document_goes_out_as_a_car_and_comes_in_elsewhere(rage: Rage, tmp_pat
 
 
 def test_verify_finds_rot_with_exit_6(rage: Rage, home: Path) -> None:
-    rage("chunk", "put", "-", "--name", "a", stdin=os.urandom(400_000))
+    rage("chunk", "put", "-", "--name", "a", stdin=os.urandom(200_000))
     rage("chunk", "verify")
     (victim,) = (home / "store").rglob("bafkr4i*")
     data = bytearray(victim.read_bytes())
