@@ -153,13 +153,14 @@ def test_a_signal_ends_a_put_cleanly_and_records_nothing(
     put = subprocess.Popen(
         [*RAGE, "chunk", "put", "endless"], env=environment(home), cwd=tmp_path, stderr=subprocess.PIPE
     )
-    with (tmp_path / "endless").open("wb") as pipe:  # opens when the command reads: it is at work
-        pipe.write(os.urandom(40 << 20))  # more than it buffers: it has begun to store
+    # Opens when the command reads: it is at work. Unbuffered, as what is left would be written when it is closed.
+    with (tmp_path / "endless").open("wb", buffering=0) as pipe:
+        for _ in range(640):  # 40 MiB, more than it buffers: it has begun to store
+            pipe.write(os.urandom(65536))
         put.send_signal(number)
         with pytest.raises(BrokenPipeError):
             for _ in range(16_384):  # a GiB: it must not end by reading all of it
                 pipe.write(b"x" * 65536)
-                pipe.flush()
     assert put.wait(TIMEOUT_S) == code
     assert put.stderr is not None and put.stderr.read() == b""
     put.stderr.close()
