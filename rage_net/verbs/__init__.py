@@ -60,6 +60,8 @@ class Verb(Generic[R]):
     octets_in: ClassVar[bool] = False
     octets_out: ClassVar[bool] = False
     mutates: ClassVar[bool] = False
+    item: ClassVar[type[Any] | None] = None
+    """What it tells while it runs, one at a time: hops of a trace, messages of a topic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +174,10 @@ def _decode_dataclass(kind: type[Any], plain: Any, path: str) -> Any:
 
 def registry() -> dict[str, type[Verb[Any]]]:
     """Every verb by its route."""
-    from rage_net.verbs import chunk, node, peer
+    from rage_net.verbs import chunk, dht, diagnose, discovery, node, peer, topic
 
     found: dict[str, type[Verb[Any]]] = {}
-    for module in (chunk, node, peer):
+    for module in (chunk, dht, diagnose, discovery, node, peer, topic):
         for value in vars(module).values():
             if isinstance(value, type) and issubclass(value, Verb) and hasattr(value, "route"):
                 found[value.route] = value

@@ -319,3 +319,36 @@ class ImportChunks(Verb[ImportChunksResult]):
     name: str = ""
     tags: tuple[str, ...] = ()
     visibility: Visibility = "org"
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderRow:
+    """A peer that has a root, or is said to. `state` is here, has, lacks, said (not asked itself) or unreachable."""
+
+    peer_id: str
+    state: str
+    via: tuple[str, ...]
+    """local, connected, dht or server: who named it."""
+    addresses: tuple[str, ...]
+    rtt_ms: float | None
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkProvidersResult:
+    """The peers, those that have it first; `asked` holds each way that was tried and what it said."""
+
+    root: str
+    items: tuple[ProviderRow, ...]
+    asked: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkProviders(Verb[ChunkProvidersResult]):
+    """Who has a document or chunk: this store, connected peers, and those that the DHT names."""
+
+    route: ClassVar[str] = "chunk/providers"
+    result: ClassVar[type] = ChunkProvidersResult
+
+    ref: str
+    limit: int = 20
