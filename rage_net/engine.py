@@ -35,7 +35,8 @@ from rage_net.env import Env, SystemEnv
 from rage_net.errors import NotFoundError, StorageFullError, UnavailableError, UsageError
 from rage_net.home import Home
 from rage_net.metrics import Metrics
-from rage_net.services.retrieval import Network, Retrieval, Want, Way
+from rage_net.services.retrieval import Retrieval, Stage, Want, Way, known
+from rage_net.services.retrieval import Source as ChunkFrom
 from rage_net.verbs import Progress, Sink, Source, Verb
 from rage_net.verbs import chunk as chunks
 from rage_net.verbs import node as nodes
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from rage_net.libp2p.transport import Transport
     from rage_net.peerstore import Peerstore
     from rage_net.services.exchange import Exchange
-    from rage_net.services.membership import Membership
+    from rage_net.services.membership import Membership, Reach
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -180,8 +181,8 @@ class Engine:
         started = self.env.monotonic()
         root = await self.env.blocking(views.find_root, self.documents, verb.ref)
         want = Want(root, not verb.raw, "local" in verb.sources, "p2p" in verb.sources, verb.cache)
-        network = functools.partial(self._network, verb.peers)
-        outcomes = await self.retrieval.fetch(want, network, _Counted(sink, report))
+        stages = functools.partial(self._stages, verb.peers)
+        outcomes = await self.retrieval.fetch(want, stages, _Counted(sink, report))
         seconds = round(self.env.monotonic() - started, 3)
         return chunks.GetChunkResult(str(root), outcomes.size, "", outcomes.sources, seconds)
 
@@ -397,11 +398,20 @@ class Engine:
             with durable.file_errors(self.home.peers):
                 durable.write_replacing(self.home.peers, self._online.membership.peerstore.to_text().encode())
 
-    async def _network(self, named: Sequence[str]) -> Network:
-        """Ways to sources for a download; a command without a node tries known peers too."""
+    async def _stages(self, named: Sequence[str]) -> Sequence[Stage]:
+        """Where a download looks; a command without a node tries known peers too."""
+        from rage_net.services.exchange import PeerSource
+
         online = await self.online()
+
+        def way(name: str, connect: Reach) -> Way:
+            async def reach() -> ChunkFrom:
+                return PeerSource(online.exchange, await connect())
+
+            return Way(name, reach)
+
         reaches = online.membership.reaches(named, dial_known=not self._serves)
-        return Network(online.exchange, [Way(name, reach) for name, reach in reaches])
+        return [known("peers", [way(*each) for each in reaches], "none is connected or configured")]
 
     # --- blocking halves of the verbs ---
 

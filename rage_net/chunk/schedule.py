@@ -150,6 +150,10 @@ class Schedule:
         """The chunk is wanted no more."""
         self._wanted.pop(cid, None)
 
+    def is_wanting(self) -> bool:
+        """Whether any chunk has yet to come."""
+        return bool(self._wanted)
+
     def next_timeout(self, now: float) -> float | None:
         """When `assign` may have something new to say without anything arriving; None when that cannot be."""
         moments = [state.rest_until for state in self._sources.values() if state.rest_until > now]

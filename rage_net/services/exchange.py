@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rage_net import messages
 from rage_net.acl import ChunkResource, Principal, Rules, authorize
@@ -77,6 +77,37 @@ class Received:
 
     header: ChunkHeader
     buffers: list[bytes | memoryview]
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSource:
+    """A connected peer as a source of chunks."""
+
+    exchange: Exchange
+    connection: Connection
+    kind: Literal["p2p"] = "p2p"
+
+    @property
+    def key(self) -> PeerId:
+        """Who it is."""
+        return self.connection.peer_id
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return str(self.connection.peer_id)
+
+    async def have(self, cids: Sequence[Cid]) -> Sequence[bool]:
+        """See `Exchange.have`."""
+        return await self.exchange.have(self.connection, cids)
+
+    async def fetch(self, cid: Cid, size_max: int) -> Received:
+        """See `Exchange.fetch`."""
+        return await self.exchange.fetch(self.connection, cid, size_max)
+
+    async def drop(self, reason: str) -> None:
+        """Close the connection."""
+        await self.connection.close(reason)
 
 
 class Room:

@@ -21,8 +21,8 @@ from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.swarm import Connection, Limits, Stream, Swarm
 from rage_net.libp2p.transport import MemoryNetwork, MemoryTransport
 from rage_net.metrics import Metrics
-from rage_net.services.exchange import Exchange
-from rage_net.services.retrieval import Network, Outcomes, Retrieval, Want, Way
+from rage_net.services.exchange import Exchange, PeerSource
+from rage_net.services.retrieval import Outcomes, Retrieval, Stage, Want, Way, known
 
 SIZES = Sizes(4096, 16384, 65536)
 
@@ -92,16 +92,16 @@ class Peer:
         sink = Collect()
 
         def way(peer: Peer) -> Way:
-            async def reach() -> Connection:
-                return await self.connect(peer)
+            async def reach() -> PeerSource:
+                return PeerSource(self.exchange, await self.connect(peer))
 
             return Way(str(peer.swarm.peer_id), reach)
 
-        async def network() -> Network:
-            return Network(self.exchange, [way(peer) for peer in sources])
+        async def stages() -> Sequence[Stage]:
+            return [known("peers", [way(peer) for peer in sources])]
 
         async with asyncio.timeout(20):
-            outcomes = await self.retrieval.fetch(Want(root, **options), network, sink)
+            outcomes = await self.retrieval.fetch(Want(root, **options), stages, sink)
         assert sink.size == len(sink.data) == outcomes.size
         return bytes(sink.data), outcomes
 

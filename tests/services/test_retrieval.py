@@ -16,6 +16,7 @@ from rage_net.libp2p import varint
 from rage_net.libp2p.swarm import Connection, Stream
 from rage_net.messages import ChunkHeader, ChunkResponse, GetRequest
 from rage_net.services import exchange, retrieval
+from rage_net.services.retrieval import remote
 
 from .conftest import Peer, World
 
@@ -361,7 +362,7 @@ async def test_rot_without_a_peer_is_an_integrity_error(world: World) -> None:
     for cid in body:
         body[cid] = bytes([body[cid][0] ^ 1]) + body[cid][1:]
     with pytest.raises(IntegrityError):
-        await reader.fetch(root, [], peers=False)
+        await reader.fetch(root, [], elsewhere=False)
 
 
 def manifest(*links: tuple[Cid, int], size: int | None = None, level: int = 1) -> bytes:
@@ -569,16 +570,16 @@ async def test_memory_in_flight_is_bounded_by_the_window(world: World, monkeypat
     root = holder.put(data).root
     most = 0
 
-    class Watching(retrieval._Remote):
+    class Watching(remote.Remote):
         def want(self, cid: Cid, size: int | None) -> asyncio.Future[bytes]:
             nonlocal most
             future = super().want(cid, size)
             most = max(most, sum(wanted.size for wanted in self._schedule._wanted.values()))
             return future
 
-    monkeypatch.setattr(retrieval, "_Remote", Watching)
+    monkeypatch.setattr(retrieval, "Remote", Watching)
     assert (await reader.fetch(root, [holder]))[0] == data
-    assert 0 < most <= 200_000 + retrieval.SIZE_GUESSED
+    assert 0 < most <= 200_000 + remote.SIZE_GUESSED
 
 
 async def test_a_download_that_is_given_up_leaves_no_task_behind(world: World) -> None:
@@ -592,5 +593,5 @@ async def test_a_download_that_is_given_up_leaves_no_task_behind(world: World) -
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    left = {task for task in asyncio.all_tasks() - before if "fetch" in repr(task) or "_Remote" in repr(task)}
+    left = {task for task in asyncio.all_tasks() - before if "fetch" in repr(task) or "Remote" in repr(task)}
     assert not left

@@ -1,0 +1,89 @@
+"""What a download asks for chunks: sources, ways to them, and stages of ways. Words only.
+
+A stage is one place to look: connected peers, the CDN, the DHT. It gives ways as it learns of them; the next stage
+begins when it has none left or is slow. Source: seed, "Retrieval Flow"; issue 3, E.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from rage_net.cid import Cid
+from rage_net.messages import ChunkHeader
+
+Kind = Literal["cdn", "p2p"]
+
+
+class Received(Protocol):
+    """A chunk in the stored form, not verified yet."""
+
+    @property
+    def header(self) -> ChunkHeader:
+        """Its sizes and encoding."""
+        ...
+
+    @property
+    def buffers(self) -> list[bytes | memoryview]:
+        """The bytes, in order."""
+        ...
+
+
+class Source(Protocol):
+    """Something that may have chunks: a peer, a CDN."""
+
+    @property
+    def key(self) -> Hashable:
+        """Who it is: two ways to one source give the same key."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        ...
+
+    @property
+    def kind(self) -> Kind:
+        """What its chunks are counted as."""
+        ...
+
+    async def have(self, cids: Sequence[Cid]) -> Sequence[bool]:
+        """Which of `cids` it has. Raises RageError."""
+        ...
+
+    async def fetch(self, cid: Cid, size_max: int) -> Received:
+        """One chunk. Raises RageError; IntegrityError `size-differs` when it is more than `size_max` plain bytes."""
+        ...
+
+    async def drop(self, reason: str) -> None:
+        """It sent wrong bytes: have nothing to do with it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way to a source: its name for people, and how to get there. `reach` raises RageError when it cannot."""
+
+    name: str
+    reach: Callable[[], Awaitable[Source]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One place to look. `ways` yields each as it is learnt, and raises RageError when the looking itself failed."""
+
+    name: str
+    ways: Callable[[], AsyncIterator[Way]]
+    nobody: str = "knows nobody to ask"
+    """What it says when it gave no way."""
+
+
+def known(name: str, ways: Iterable[Way], nobody: str = "knows nobody to ask") -> Stage:
+    """A stage whose ways are known already."""
+
+    async def each() -> AsyncIterator[Way]:
+        for way in ways:
+            yield way
+
+    return Stage(name, each, nobody)
