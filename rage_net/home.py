@@ -90,6 +90,21 @@ class Home:
         return self.root / "peers.txt"
 
     @property
+    def bans(self) -> Path:
+        """Banned peers, as text."""
+        return self.root / "bans"
+
+    @property
+    def dht(self) -> Path:
+        """The DHT's routing table, as text."""
+        return self.root / "dht"
+
+    @property
+    def discovered(self) -> Path:
+        """The last good answer of discovery servers."""
+        return self.root / "discovered"
+
+    @property
     def logs(self) -> Path:
         """Log files of a detached node."""
         return self.root / "logs"

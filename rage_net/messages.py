@@ -15,6 +15,8 @@ from rage_net.errors import RemoteProtocolError
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
+    from rage_net.pb import rage_pb2 as pb
+
 CHUNK_PROTOCOL = "/rage/chunk/1.0.0"
 
 REQUEST_BYTES_MAX = 64 << 10
@@ -153,3 +155,98 @@ def _parse(message: Message, data: bytes, limit: int) -> None:
         message.ParseFromString(data)
     except DecodeError:
         raise RemoteProtocolError("the bytes are no message of this protocol") from None
+
+
+# --- gossip -----------------------------------------------------------------------------------------------------------
+
+GOSSIP_BYTES_MAX = 4 << 10
+WORD_BYTES_MAX = 64
+"""Of an organisation, a region, a zone, a version."""
+CAPABILITIES_MAX = 16
+CAPABILITY_BYTES_MAX = 32
+ADDRESSES_MAX = 8
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """What a node says of itself; claims, all of it. `instance` is drawn at each start."""
+
+    organization: str = ""
+    region: str = ""
+    zone: str = ""
+    version: str = ""
+    free_bytes: int = 0
+    instance: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The node lives."""
+
+    node_info: NodeInfo
+
+
+@dataclass(frozen=True, slots=True)
+class PeerAnnouncement:
+    """The node is here, can do this, and listens there (addresses as bytes of multiaddrs, unread)."""
+
+    node_info: NodeInfo
+    capabilities: tuple[str, ...] = ()
+    addresses: tuple[bytes, ...] = ()
+
+
+def encode_gossip(message: Heartbeat | PeerAnnouncement) -> bytes:
+    """The message as protobuf: the data of a gossipsub message."""
+    from rage_net.pb import rage_pb2 as pb
+
+    info = message.node_info
+    wire = pb.NodeInfo(
+        organization=info.organization,
+        region=info.region,
+        zone=info.zone,
+        version=info.version,
+        free_bytes=info.free_bytes,
+        instance=info.instance,
+    )
+    if isinstance(message, Heartbeat):
+        return pb.GossipMessage(heartbeat=pb.Heartbeat(node_info=wire)).SerializeToString()
+    announcement = pb.PeerAnnouncement(
+        node_info=wire, capabilities=message.capabilities, addresses=message.addresses[:ADDRESSES_MAX]
+    )
+    return pb.GossipMessage(announcement=announcement).SerializeToString()
+
+
+def decode_gossip(data: bytes) -> Heartbeat | PeerAnnouncement:
+    """Read a message. Raises: RemoteProtocolError, also for kinds that this version does not know."""
+    from rage_net.pb import rage_pb2 as pb
+
+    wire = pb.GossipMessage()
+    _parse(wire, data, GOSSIP_BYTES_MAX)
+    kind = wire.WhichOneof("body")
+    if kind == "heartbeat":
+        return Heartbeat(_decode_info(wire.heartbeat.node_info))
+    if kind != "announcement":
+        raise RemoteProtocolError("a gossip message of no known kind")
+    body = wire.announcement
+    if len(body.capabilities) > CAPABILITIES_MAX or len(body.addresses) > ADDRESSES_MAX:
+        raise RemoteProtocolError("an announcement with too many capabilities or addresses")
+    capabilities = tuple(_check_word(text, CAPABILITY_BYTES_MAX) for text in body.capabilities)
+    return PeerAnnouncement(_decode_info(body.node_info), capabilities, tuple(body.addresses))
+
+
+def _decode_info(wire: pb.NodeInfo) -> NodeInfo:
+    return NodeInfo(
+        organization=_check_word(wire.organization, WORD_BYTES_MAX),
+        region=_check_word(wire.region, WORD_BYTES_MAX),
+        zone=_check_word(wire.zone, WORD_BYTES_MAX),
+        version=_check_word(wire.version, WORD_BYTES_MAX),
+        free_bytes=wire.free_bytes,
+        instance=wire.instance,
+    )
+
+
+def _check_word(text: str, limit: int) -> str:
+    """`text`, if it may reach logs and tables."""
+    if len(text.encode()) > limit or not text.isprintable():
+        raise RemoteProtocolError(f"a word of more than {limit} bytes, or with control characters")
+    return text

@@ -1,7 +1,7 @@
 """The peers a node knows: where they were last reached, and when. Bounded, and kept as a text file between runs.
 
-A line a peer, newest first: peer id, seconds since the epoch, addresses by comma. It is for people, completion and the
-next start; nothing is trusted because it stands here.
+A line a peer, newest first: peer id, seconds since the epoch (0 when it was only heard of), addresses by comma, and how
+we came to know it. It is for people, completion and the next start; nothing is trusted because it stands here.
 
 Source: libp2p's peer store.
 """
@@ -16,6 +16,8 @@ from rage_net.libp2p.multiaddr import Multiaddr, MultiaddrError
 from rage_net.libp2p.peer_id import PeerId, PeerIdError
 
 PEERS_MAX = 1000
+HEARD_OF_MAX = 250
+"""Of those, peers that were named to us and never reached."""
 ADDRESSES_MAX = 8
 """Addresses kept for one peer: a host with many interfaces announces more than can be tried."""
 LINE_CHARS_MAX = 4096
@@ -23,11 +25,12 @@ LINE_CHARS_MAX = 4096
 
 @dataclass(frozen=True, slots=True)
 class KnownPeer:
-    """A peer, where to dial it, best address first, and when it was last connected."""
+    """A peer, where to dial it, best address first, when it was last connected (0: never), and who named it first."""
 
     peer_id: PeerId
     addresses: tuple[Multiaddr, ...]
     last_seen: float
+    source: str = ""
 
 
 class Peerstore:
@@ -39,12 +42,30 @@ class Peerstore:
             self._peers[peer.peer_id] = peer
         self._trim()
 
-    def add(self, peer_id: PeerId, addresses: Iterable[Multiaddr], now: float) -> None:
+    def add(self, peer_id: PeerId, addresses: Iterable[Multiaddr], now: float, source: str = "") -> None:
         """The peer was reached, or said where it listens; new addresses come before old ones."""
         old = self._peers.pop(peer_id, None)
         merged = list(dict.fromkeys([*addresses, *(old.addresses if old else ())]))
-        self._peers[peer_id] = KnownPeer(peer_id, tuple(merged[:ADDRESSES_MAX]), now)
+        source = old.source if old is not None and old.source else source
+        self._peers[peer_id] = KnownPeer(peer_id, tuple(merged[:ADDRESSES_MAX]), now, source)
         self._trim()
+
+    def learn(self, peer_id: PeerId, addresses: Iterable[Multiaddr], source: str) -> bool:
+        """Somebody named the peer: its addresses come behind those that have worked. True when it is new here.
+
+        At most HEARD_OF_MAX peers that were never reached are kept, so that hearsay drives out nobody we have met.
+        """
+        old = self._peers.get(peer_id)
+        if old is not None:
+            merged = tuple(dict.fromkeys([*old.addresses, *addresses]))[:ADDRESSES_MAX]
+            self._peers[peer_id] = KnownPeer(peer_id, merged, old.last_seen, old.source or source)
+            return False
+        self._peers[peer_id] = KnownPeer(peer_id, tuple(dict.fromkeys(addresses))[:ADDRESSES_MAX], 0.0, source)
+        heard_of = [known.peer_id for known in self._peers.values() if not known.last_seen]
+        if len(heard_of) > HEARD_OF_MAX:
+            del self._peers[heard_of[0]]
+        self._trim()
+        return True
 
     def get(self, peer_id: PeerId) -> KnownPeer | None:
         """What is known of a peer."""
@@ -63,7 +84,7 @@ class Peerstore:
     def to_text(self) -> str:
         """The file's content."""
         return "".join(
-            f"{peer.peer_id} {peer.last_seen:.0f} {','.join(map(str, peer.addresses))}\n"
+            f"{peer.peer_id} {peer.last_seen:.0f} {','.join(map(str, peer.addresses))} {peer.source}".rstrip() + "\n"
             for peer in reversed(self._peers.values())
         )
 
@@ -73,11 +94,11 @@ class Peerstore:
         peers = []
         for line in text.splitlines()[:PEERS_MAX]:
             parts = line[:LINE_CHARS_MAX].split()
-            if len(parts) != 3:
+            if len(parts) not in (3, 4):
                 continue
             try:
                 addresses = tuple(Multiaddr.parse(part) for part in parts[2].split(",")[:ADDRESSES_MAX])
-                peers.append(KnownPeer(PeerId.parse(parts[0]), addresses, float(parts[1])))
+                peers.append(KnownPeer(PeerId.parse(parts[0]), addresses, float(parts[1]), "".join(parts[3:])))
             except (PeerIdError, MultiaddrError, ValueError):
                 continue
         return cls(peers)

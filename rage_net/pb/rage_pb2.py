@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16rage_net/pb/rage.proto\x12\x07rage.v1\"H\n\x0c\x43hunkRequest\x12\x12\n\x08\x63hunk_id\x18\x01 \x01(\x0cH\x00\x12\x1d\n\x04have\x18\x02 \x01(\x0b\x32\r.rage.v1.HaveH\x00\x42\x05\n\x03\x61sk\"\x19\n\x04Have\x12\x11\n\tchunk_ids\x18\x01 \x03(\x0c\"h\n\rChunkResponse\x12\x0e\n\x06status\x18\x01 \x01(\r\x12(\n\x08metadata\x18\x02 \x01(\x0b\x32\x16.rage.v1.ChunkMetadata\x12\x0c\n\x04have\x18\x03 \x01(\x0c\x12\x0f\n\x07message\x18\x04 \x01(\t\"g\n\rChunkMetadata\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x13\n\x0bstored_size\x18\x02 \x01(\x04\x12#\n\x08\x65ncoding\x18\x03 \x01(\x0e\x32\x11.rage.v1.Encoding\x12\x0e\n\x06public\x18\x04 \x01(\x08*\x1d\n\x08\x45ncoding\x12\x07\n\x03RAW\x10\x00\x12\x08\n\x04ZSTD\x10\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16rage_net/pb/rage.proto\x12\x07rage.v1\"H\n\x0c\x43hunkRequest\x12\x12\n\x08\x63hunk_id\x18\x01 \x01(\x0cH\x00\x12\x1d\n\x04have\x18\x02 \x01(\x0b\x32\r.rage.v1.HaveH\x00\x42\x05\n\x03\x61sk\"\x19\n\x04Have\x12\x11\n\tchunk_ids\x18\x01 \x03(\x0c\"h\n\rChunkResponse\x12\x0e\n\x06status\x18\x01 \x01(\r\x12(\n\x08metadata\x18\x02 \x01(\x0b\x32\x16.rage.v1.ChunkMetadata\x12\x0c\n\x04have\x18\x03 \x01(\x0c\x12\x0f\n\x07message\x18\x04 \x01(\t\"g\n\rChunkMetadata\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x13\n\x0bstored_size\x18\x02 \x01(\x04\x12#\n\x08\x65ncoding\x18\x03 \x01(\x0e\x32\x11.rage.v1.Encoding\x12\x0e\n\x06public\x18\x04 \x01(\x08\"s\n\rGossipMessage\x12\'\n\theartbeat\x18\x01 \x01(\x0b\x32\x12.rage.v1.HeartbeatH\x00\x12\x31\n\x0c\x61nnouncement\x18\x02 \x01(\x0b\x32\x19.rage.v1.PeerAnnouncementH\x00\x42\x06\n\x04\x62ody\"u\n\x08NodeInfo\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x0c\n\x04zone\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x12\n\nfree_bytes\x18\x05 \x01(\x04\x12\x10\n\x08instance\x18\x06 \x01(\x06\"1\n\tHeartbeat\x12$\n\tnode_info\x18\x01 \x01(\x0b\x32\x11.rage.v1.NodeInfo\"a\n\x10PeerAnnouncement\x12$\n\tnode_info\x18\x01 \x01(\x0b\x32\x11.rage.v1.NodeInfo\x12\x14\n\x0c\x63\x61pabilities\x18\x02 \x03(\t\x12\x11\n\taddresses\x18\x03 \x03(\x0c*\x1d\n\x08\x45ncoding\x12\x07\n\x03RAW\x10\x00\x12\x08\n\x04ZSTD\x10\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rage_net.pb.rage_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENCODING']._serialized_start=347
-  _globals['_ENCODING']._serialized_end=376
+  _globals['_ENCODING']._serialized_start=733
+  _globals['_ENCODING']._serialized_end=762
   _globals['_CHUNKREQUEST']._serialized_start=35
   _globals['_CHUNKREQUEST']._serialized_end=107
   _globals['_HAVE']._serialized_start=109
@@ -41,4 +41,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHUNKRESPONSE']._serialized_end=240
   _globals['_CHUNKMETADATA']._serialized_start=242
   _globals['_CHUNKMETADATA']._serialized_end=345
+  _globals['_GOSSIPMESSAGE']._serialized_start=347
+  _globals['_GOSSIPMESSAGE']._serialized_end=462
+  _globals['_NODEINFO']._serialized_start=464
+  _globals['_NODEINFO']._serialized_end=581
+  _globals['_HEARTBEAT']._serialized_start=583
+  _globals['_HEARTBEAT']._serialized_end=632
+  _globals['_PEERANNOUNCEMENT']._serialized_start=634
+  _globals['_PEERANNOUNCEMENT']._serialized_end=731
 # @@protoc_insertion_point(module_scope)

@@ -149,3 +149,111 @@ class ChunkMetadata(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["encoding", b"encoding", "public", b"public", "size", b"size", "stored_size", b"stored_size"]) -> None: ...
 
 global___ChunkMetadata = ChunkMetadata
+
+@typing.final
+class GossipMessage(google.protobuf.message.Message):
+    """Gossip, topic rage.global: one GossipMessage as the data of a signed gossipsub message, whose author is the node it
+    speaks of. At most 4 KiB. A heartbeat every 15 s (more seldom in large networks, see below); an announcement at the
+    start, after a change, and every 10 minutes. With n nodes known, the interval is max(15, n / 20) seconds, so that a
+    network sends some 20 heartbeats a second, whatever its size.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEARTBEAT_FIELD_NUMBER: builtins.int
+    ANNOUNCEMENT_FIELD_NUMBER: builtins.int
+    @property
+    def heartbeat(self) -> global___Heartbeat: ...
+    @property
+    def announcement(self) -> global___PeerAnnouncement: ...
+    def __init__(
+        self,
+        *,
+        heartbeat: global___Heartbeat | None = ...,
+        announcement: global___PeerAnnouncement | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["announcement", b"announcement", "body", b"body", "heartbeat", b"heartbeat"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["announcement", b"announcement", "body", b"body", "heartbeat", b"heartbeat"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["body", b"body"]) -> typing.Literal["heartbeat", "announcement"] | None: ...
+
+global___GossipMessage = GossipMessage
+
+@typing.final
+class NodeInfo(google.protobuf.message.Message):
+    """What a node says of itself: claims, all of it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ORGANIZATION_FIELD_NUMBER: builtins.int
+    REGION_FIELD_NUMBER: builtins.int
+    ZONE_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    FREE_BYTES_FIELD_NUMBER: builtins.int
+    INSTANCE_FIELD_NUMBER: builtins.int
+    organization: builtins.str
+    """each text at most 64 bytes"""
+    region: builtins.str
+    zone: builtins.str
+    version: builtins.str
+    free_bytes: builtins.int
+    instance: builtins.int
+    """Drawn at each start: two instances with one peer id are two nodes with one key."""
+    def __init__(
+        self,
+        *,
+        organization: builtins.str = ...,
+        region: builtins.str = ...,
+        zone: builtins.str = ...,
+        version: builtins.str = ...,
+        free_bytes: builtins.int = ...,
+        instance: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["free_bytes", b"free_bytes", "instance", b"instance", "organization", b"organization", "region", b"region", "version", b"version", "zone", b"zone"]) -> None: ...
+
+global___NodeInfo = NodeInfo
+
+@typing.final
+class Heartbeat(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NODE_INFO_FIELD_NUMBER: builtins.int
+    @property
+    def node_info(self) -> global___NodeInfo: ...
+    def __init__(
+        self,
+        *,
+        node_info: global___NodeInfo | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["node_info", b"node_info"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["node_info", b"node_info"]) -> None: ...
+
+global___Heartbeat = Heartbeat
+
+@typing.final
+class PeerAnnouncement(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NODE_INFO_FIELD_NUMBER: builtins.int
+    CAPABILITIES_FIELD_NUMBER: builtins.int
+    ADDRESSES_FIELD_NUMBER: builtins.int
+    @property
+    def node_info(self) -> global___NodeInfo: ...
+    @property
+    def capabilities(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """at most 16, each at most 32 bytes"""
+
+    @property
+    def addresses(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """multiaddrs without the peer id, at most 8"""
+
+    def __init__(
+        self,
+        *,
+        node_info: global___NodeInfo | None = ...,
+        capabilities: collections.abc.Iterable[builtins.str] | None = ...,
+        addresses: collections.abc.Iterable[builtins.bytes] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["node_info", b"node_info"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["addresses", b"addresses", "capabilities", b"capabilities", "node_info", b"node_info"]) -> None: ...
+
+global___PeerAnnouncement = PeerAnnouncement

@@ -681,3 +681,19 @@ async def test_the_node_wide_budget_holds_over_many_connections(world: World) ->
         await asyncio.gather(*(greedy(index) for index in range(1, 6)))
         assert 0 < peak <= MIB and b.budget.evictions >= 1
         assert b.counts["evictions"] == b.budget.evictions
+
+
+async def test_a_peer_that_is_not_admitted_is_refused_whoever_dials(world: World) -> None:
+    async with world.swarm("a") as a, world.swarm("b") as b:
+        await a.listen(Multiaddr.parse("/memory/a"))
+        await b.listen(Multiaddr.parse("/memory/b"))
+        b.admits = lambda peer_id: peer_id != a.peer_id
+        with pytest.raises(DialError, match="not admitted"):
+            await b.dial(a.peer_id, a.listen_addresses())
+        with pytest.raises(DialError, match="refused or lost"):
+            await b.dial(None, a.listen_addresses())
+        connection = await a.dial(b.peer_id, b.listen_addresses())
+        with pytest.raises((StreamClosedError, StreamResetError)):
+            async with asyncio.timeout(5):
+                await (await connection.open_stream([ECHO])).read()
+        assert not b.connections()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from rage_net import messages
 from rage_net.cid import DAG_CBOR, RAW, Cid
 from rage_net.errors import RemoteProtocolError
-from rage_net.messages import ChunkHeader, ChunkResponse, GetRequest, HaveRequest
+from rage_net.messages import ChunkHeader, ChunkResponse, GetRequest, HaveRequest, Heartbeat, NodeInfo, PeerAnnouncement
 from rage_net.pb import rage_pb2 as pb
 
 CIDS = st.builds(Cid.of, st.binary(max_size=8), st.sampled_from([RAW, DAG_CBOR]))
@@ -88,3 +90,43 @@ def test_fields_of_a_newer_peer_are_ignored() -> None:
     from_the_future = b"\xfa\x07\x03new"  # field 127, three bytes
     request = GetRequest(Cid.of(b"x"))
     assert messages.decode_request(messages.encode_request(request) + from_the_future) == request
+
+
+WORDS = st.text(st.characters(codec="ascii", categories=["L", "N"]), max_size=40)
+INFOS = st.builds(NodeInfo, WORDS, WORDS, WORDS, WORDS, st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
+
+
+@given(
+    st.builds(Heartbeat, INFOS)
+    | st.builds(
+        PeerAnnouncement,
+        INFOS,
+        st.lists(WORDS.filter(lambda it: len(it) <= 32), max_size=16).map(tuple),
+        st.lists(st.binary(max_size=40), max_size=8).map(tuple),
+    )
+)
+def test_gossip_round_trips(message: Heartbeat | PeerAnnouncement) -> None:
+    assert messages.decode_gossip(messages.encode_gossip(message)) == message
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        pb.GossipMessage(),
+        pb.GossipMessage(heartbeat=pb.Heartbeat(node_info=pb.NodeInfo(region="x" * 65))),
+        pb.GossipMessage(heartbeat=pb.Heartbeat(node_info=pb.NodeInfo(organization="red\x1b[31m"))),
+        pb.GossipMessage(announcement=pb.PeerAnnouncement(capabilities=["storage"] * 17)),
+        pb.GossipMessage(announcement=pb.PeerAnnouncement(capabilities=["x" * 33])),
+        pb.GossipMessage(announcement=pb.PeerAnnouncement(addresses=[b"x"] * 9)),
+        pb.GossipMessage(announcement=pb.PeerAnnouncement(addresses=[b"x" * 5000])),
+    ],
+)
+def test_gossip_out_of_bounds_is_refused(wire: pb.GossipMessage) -> None:
+    with pytest.raises(RemoteProtocolError):
+        messages.decode_gossip(wire.SerializeToString())
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_no_gossip_or_some(data: bytes) -> None:
+    with contextlib.suppress(RemoteProtocolError):
+        messages.decode_gossip(data)

@@ -48,3 +48,24 @@ def test_peers_and_addresses_are_bounded() -> None:
 def test_any_text_is_read_without_an_error(text: str) -> None:
     Peerstore.from_text(text)
     Peerstore.from_text(f"{peer(1)} {text} {ADDRESS}\n{text}")
+
+
+def test_hearsay_adds_peers_and_addresses_and_drives_out_nobody_we_have_met() -> None:
+    store = Peerstore()
+    for number in range(3):
+        store.add(peer(number), [ADDRESS], 10.0 + number, "inbound")
+    for number in range(100, 100 + peerstore.HEARD_OF_MAX + 50):
+        assert store.learn(peer(number), [OTHER], "dht")
+    assert len(store) == 3 + peerstore.HEARD_OF_MAX
+    assert not store.learn(peer(1), [OTHER], "mdns")
+    known = store.get(peer(1))
+    assert known is not None and known.addresses == (ADDRESS, OTHER) and known.source == "inbound"
+    newest = store.get(peer(100 + peerstore.HEARD_OF_MAX + 49))
+    assert newest is not None and newest.last_seen == 0.0 and newest.source == "dht"
+    again = Peerstore.from_text(store.to_text())
+    assert [(it.peer_id, it.source) for it in again if it.last_seen] == [(peer(n), "inbound") for n in (2, 1, 0)]
+
+
+def test_a_file_of_an_earlier_version_is_read() -> None:
+    (known,) = Peerstore.from_text(f"{peer(1)} 12 {ADDRESS}\n")
+    assert known.last_seen == 12.0 and known.source == ""

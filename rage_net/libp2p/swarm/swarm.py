@@ -100,6 +100,8 @@ class Swarm:
         self.counts: Counter[str] = Counter()
         """What happened, by name: refused, evictions, protocol_errors, handler_errors, ... Only ever grow."""
         self.budget = yamux.Budget(limits.unread_bytes)
+        self.admits: Callable[[PeerId], bool] = lambda peer_id: True
+        """Asked of every peer that has proved who it is, in both directions, and before a dial; False refuses it."""
         self._key = key
         self._transports = tuple(transports) if transports is not None else (TcpTransport(),)
         self._clock = clock
@@ -309,6 +311,8 @@ class Swarm:
             raise DialError(f"cannot dial {name}: the swarm is not running")
         if peer_id == self.peer_id:
             raise DialError("cannot dial this very node")
+        if peer_id is not None and not self.admits(peer_id):
+            raise DialError(f"{name} is not admitted here")
         if len(self._all) >= self.limits.connections:
             raise DialError(f"cannot dial {name}: {self.limits.connections} connections are open")
         link, upgraded = await self._dialer.reach(peer_id, addresses, timeout_s or self.limits.dial_timeout_s)
@@ -367,7 +371,8 @@ class Swarm:
         """Begin a connection, and decide which to keep when there are two. None when it may not be."""
         peer_id = upgraded.secured.peer_id
         others = [other for other in self._all if other.peer_id == peer_id]
-        if peer_id == self.peer_id or self._is_closing or len(self._all) - len(others) >= self.limits.connections:
+        is_full = len(self._all) - len(others) >= self.limits.connections
+        if peer_id == self.peer_id or self._is_closing or is_full or not self.admits(peer_id):
             self.counts["refused"] += 1
             link.abort()
             return None
