@@ -97,8 +97,12 @@ class Node:
         source: Source | None = None,
         sink: Sink | None = None,
         progress: Callable[[Progress], None] = lambda _: None,
+        on_item: Callable[[Any], None] = lambda _: None,
+        on_dropped: Callable[[int], None] = lambda _: None,
     ) -> R:
-        """Send `verb`, move its octets, and give its result.
+        """Send `verb`, move its octets, and give its result; each item it tells goes to `on_item` as it comes.
+
+        Where this side was too slow for some, `on_dropped` is told how many are missing before the next.
 
         Raises: what the node answers, as the same RageError; UnavailableError when it goes away midway; DeadlineError;
             and what source and sink raise.
@@ -109,7 +113,7 @@ class Node:
                 self._send_octets(verb, source, progress)
             else:
                 self._send(_head("POST", verb, len(body := _dump(verb))) + body)
-            return self._receive(verb, sink, progress)
+            return self._receive(verb, sink, progress, on_item, on_dropped)
         except TimeoutError as error:
             raise DeadlineError(
                 f"the node did not finish within {self._timeout_s:g} s",
@@ -165,7 +169,14 @@ class Node:
 
     # --- in ---
 
-    def _receive(self, verb: Verb[R], sink: Sink | None, progress: Callable[[Progress], None]) -> R:
+    def _receive(
+        self,
+        verb: Verb[R],
+        sink: Sink | None,
+        progress: Callable[[Progress], None],
+        on_item: Callable[[Any], None],
+        on_dropped: Callable[[int], None],
+    ) -> R:
         status, headers = self._read_head()
         if status == 200 and headers.get("content-type") == "application/octet-stream":
             assert sink is not None
@@ -181,8 +192,13 @@ class Node:
             match line.get("type"):
                 case "progress":
                     progress(decode(Progress, line))
+                case "item" if verb.item is not None:
+                    on_item(_decode_answer(verb.item, line.get("item")))
+                case "dropped":
+                    on_dropped(int(line.get("count", 0)))
                 case "result":
-                    return _decode_result(verb, line.get("result"))
+                    result: R = _decode_answer(verb.result, line.get("result"))
+                    return result
                 case "error":
                     raise from_plain(line)
         raise _gone(None)
@@ -323,10 +339,9 @@ def _parse(line: bytes | bytearray) -> dict[str, Any]:
     return value
 
 
-def _decode_result(verb: Verb[R], plain: Any) -> R:
+def _decode_answer(kind: type[Any], plain: Any) -> Any:
     try:
-        result: R = decode(verb.result, plain)
-        return result
+        return decode(kind, plain)
     except DecodeError as error:
         raise UnavailableError(
             "the node's answer does not fit this command; is it another version?",

@@ -1,14 +1,19 @@
 """run(verb): in the node when its Unix socket answers, else in an engine opened here. No command knows which.
 
-The way to a node imports the standard library alone; `asyncio` and the engine are loaded when there is none.
+The way to a node imports the standard library alone; `asyncio` and the engine are loaded when there is none. What a
+verb tells while it runs goes to `on_item` from either, one at a time; where the command is too slow for it (it writes
+to a pager, say) the oldest are dropped, and that is said on stderr.
 Not here: the protocol (`client`), what a result looks like (`output`). Source: design D8.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,29 +39,41 @@ def home() -> Home:
     return homes.locate(options.home or None, os.environ)
 
 
-def run(verb: Verb[R], *, source: Source | None = None, sink: Sink | None = None, label: str = "") -> R:
-    """Carry out `verb` and give its result; progress is shown with `label`.
+OnItem = Callable[[Any], None]
 
-    Raises: RageError of any class, as the engine or the node had it.
+
+def run(
+    verb: Verb[R],
+    *,
+    source: Source | None = None,
+    sink: Sink | None = None,
+    label: str = "",
+    on_item: OnItem | None = None,
+) -> R:
+    """Carry out `verb` and give its result; `on_item` takes each item it tells, else progress is shown with `label`.
+
+    Raises: RageError of any class, as the engine or the node had it; what source, sink and `on_item` raise.
     """
     _check_dry_run(verb)
     place = home()
-    with Display(label) as progress:
+    with _display(label, on_item) as progress:
         node = client.connect(homes.socket_path(place), options.timeout_s)
         if node is None:
             homes.require(place)
             try:
-                return _run_here(place, verb, source, sink, progress)
+                return _run_here(place, verb, source, sink, progress, on_item)
             except ConflictError as conflict:
                 # A node may have begun while we waited for the lock it took.
                 node = client.connect(homes.socket_path(place), options.timeout_s)
                 if node is None or conflict.id != "home-locked":
                     raise
         with node, options.timed():
-            return node.run(verb, source=source, sink=sink, progress=progress)
+            return node.run(
+                verb, source=source, sink=sink, progress=progress, on_item=on_item or _nothing, on_dropped=_say_dropped
+            )
 
 
-def run_in_node(verb: Verb[R]) -> R:
+def run_in_node(verb: Verb[R], *, source: Source | None = None, label: str = "", on_item: OnItem | None = None) -> R:
     """Carry out `verb` in the running node. Raises UnavailableError `node-unreachable` when there is none."""
     _check_dry_run(verb)
     place = home()
@@ -69,8 +86,27 @@ def run_in_node(verb: Verb[R]) -> R:
         raise UnavailableError(
             f"no node runs for {place.root}", why=why, mend=["rage node start --detach"], id="node-unreachable"
         )
-    with node:
-        return node.run(verb)
+    with _display(label, on_item) as progress, node, options.timed():
+        return node.run(verb, source=source, progress=progress, on_item=on_item or _nothing, on_dropped=_say_dropped)
+
+
+def _display(label: str, on_item: OnItem | None) -> AbstractContextManager[Callable[[Progress], None]]:
+    """Progress on stderr; none beside items, which show by themselves that something happens."""
+    return Display(label) if on_item is None else nullcontext(_nothing)
+
+
+def _nothing(_: Any) -> None:
+    pass
+
+
+def _say_dropped(count: int) -> None:
+    """That a gap lies before the next item. It is told on stderr, since stdout holds items alone."""
+    if options.format in ("json", "ndjson"):
+        line = json.dumps({"type": "dropped", "count": count})
+    else:
+        line = f"... {count} dropped here: the reader is too slow"
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
 
 
 def _check_dry_run(verb: Verb[Any]) -> None:
@@ -81,13 +117,19 @@ def _check_dry_run(verb: Verb[Any]) -> None:
 
 
 def _run_here(
-    place: Home, verb: Verb[R], source: Source | None, sink: Sink | None, progress: Callable[[Progress], None]
+    place: Home,
+    verb: Verb[R],
+    source: Source | None,
+    sink: Sink | None,
+    progress: Callable[[Progress], None],
+    on_item: OnItem | None,
 ) -> R:
     """In this process, under the home's lock. The clean-up that a signal starts is awaited before it is told."""
     import asyncio
     import gc
 
     from rage_cli.app import TerminatedError
+    from rage_cli.telling import run_telling
 
     gc.enable()
 
@@ -114,7 +156,11 @@ def _run_here(
         deadline = None if options.timeout_s is None else asyncio.get_running_loop().time() + options.timeout_s
         async with Engine.open(place, config=settings, lock_timeout_s=_lock_wait_s()) as engine:
             async with asyncio.timeout_at(deadline):
-                return await engine.run(verb, source=source, sink=sink, progress=progress)
+                if verb.item is None:
+                    return await engine.run(verb, source=source, sink=sink, progress=progress)
+                return await run_telling(
+                    lambda tell: engine.run(verb, progress=progress, tell=tell), on_item or _nothing, _say_dropped
+                )
 
     try:
         return asyncio.run(work())

@@ -2,8 +2,10 @@
 
     POST /v1/<noun>/<verb>    the verb's dataclass as JSON; or, where octets go in, the octets themselves, with the
                               dataclass as base64url JSON in `X-Rage-Verb`
-    answer                    application/x-ndjson: {"type":"progress",..} lines, then one {"type":"result","result":..}
-                              or {"type":"error",..}; where octets come out, application/octet-stream with its length
+    answer                    application/x-ndjson: {"type":"progress",..} lines now and then, {"type":"item","item":..}
+                              lines as they come, {"type":"dropped","count":..} where a reader was too slow for some,
+                              then one {"type":"result","result":..} or {"type":"error",..}; where octets come out,
+                              application/octet-stream with its length
     GET /v1/op/<id>           what became of an operation; every answer names its own in `X-Rage-Op`
 
 An error before the first byte has the error's status and is one line of JSON. An error amid octets ends the connection
@@ -24,6 +26,8 @@ import os
 import random as random_module
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -58,6 +62,9 @@ BODY_TIMEOUT_S = 30.0
 """For the whole of a verb as JSON to arrive."""
 
 PROGRESS_EVERY_S = 0.2
+ITEMS_BYTES = 256 * 1024
+"""Of items handed to a connection at a time; what it does not take holds up the next, not the verb."""
+
 OP_WAIT_S = 10.0
 """How long `GET /v1/op/<id>` waits for an operation that still runs before it says so."""
 
@@ -69,7 +76,7 @@ class Engine(Protocol):
     """What carries out verbs.
 
     `source` and `sink` block, so they are used in threads that the engine can spare: a client may stall for `STALL_S`.
-    `progress` may be called from any thread, as often as it likes.
+    `progress` and `tell` may be called from any thread, as often as they like. `tell` comes with verbs that have items.
     """
 
     async def run(
@@ -79,6 +86,7 @@ class Engine(Protocol):
         source: Source | None = None,
         sink: Sink | None = None,
         progress: Callable[[Progress], None] | None = None,
+        tell: Callable[[Any], None] | None = None,
     ) -> Any:
         """Carry out `verb` and give its result. Raises RageError."""
         ...
@@ -252,8 +260,9 @@ class Control:
     async def _carry_out(self, operation: Operation, verb: Verb[Any], source: Source | None, sink: Sink | None) -> None:
         """Run the verb and keep what came of it; nothing escapes, so that one operation never ends another."""
         try:
-            result = await self._engine.run(verb, source=source, sink=sink, progress=operation.set_progress)
-            operation.finish(_line("result", result))
+            tell = None if verb.item is None else operation.tell
+            result = await self._engine.run(verb, source=source, sink=sink, progress=operation.set_progress, tell=tell)
+            operation.finish(_line("result", _with_dropped(result, operation.items.dropped_total)))
         except RageError as error:
             operation.fail(error)
         except Exception as error:  # a bug in a verb: the node lives, the client is told where to look
@@ -277,8 +286,17 @@ class Control:
         response = web.StreamResponse(headers={**HEADERS, **headers})
         response.content_type = "application/x-ndjson"
         told: Progress | None = None
+        next_progress = asyncio.get_running_loop().time() + PROGRESS_EVERY_S
+        operation.task.add_done_callback(lambda _: operation.changed.set())
         while not operation.task.done():
-            await asyncio.wait([operation.task], timeout=PROGRESS_EVERY_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(next_progress):
+                    await operation.changed.wait()
+            operation.changed.clear()
+            await self._send_items(request, response, operation)
+            if asyncio.get_running_loop().time() < next_progress:
+                continue
+            next_progress = asyncio.get_running_loop().time() + PROGRESS_EVERY_S
             progress = operation.progress
             if operation.task.done() or progress is None or progress is told:
                 continue
@@ -288,6 +306,7 @@ class Control:
             if not _unsent_bytes(request):
                 told = progress
                 await response.write(_line("progress", progress))
+        await self._send_items(request, response, operation)
         assert operation.outcome is not None
         if not response.prepared and operation.error is not None:
             answer = error_response(operation.error)
@@ -295,6 +314,16 @@ class Control:
             return answer
         await self._write(request, response, operation.outcome)
         return response
+
+    async def _send_items(self, request: web.BaseRequest, response: web.StreamResponse, operation: Operation) -> None:
+        """Send what the verb has told so far; while the client does not take it, more is told and the oldest goes."""
+        while True:
+            dropped, lines = operation.items.take(ITEMS_BYTES)
+            if dropped:
+                lines.insert(0, msgspec.json.encode({"type": "dropped", "count": dropped}) + b"\n")
+            if not lines:
+                return
+            await self._write(request, response, b"".join(lines))
 
     async def _stream_octets(
         self, request: web.BaseRequest, operation: Operation, sink: ResponseSink
@@ -337,6 +366,11 @@ def _line(kind: str, value: Any) -> bytes:
     if kind == "progress":
         return msgspec.json.encode({"type": kind, **(msgspec.to_builtins(value) if value is not None else {})}) + b"\n"
     return msgspec.json.encode({"type": kind, kind: value}) + b"\n"
+
+
+def _with_dropped(result: Any, dropped: int) -> Any:
+    """The result, which counts what did not reach its reader: those that the engine dropped, and those dropped here."""
+    return replace(result, dropped=result.dropped + dropped) if dropped and hasattr(result, "dropped") else result
 
 
 def _unsent_bytes(request: web.BaseRequest) -> int:

@@ -161,13 +161,15 @@ class Engine:
         source: Source | None = None,
         sink: Sink | None = None,
         progress: Report | None = None,
+        tell: Callable[[Any], None] | None = None,
     ) -> R:
         """Carry out a verb and give its result. Raises RageError.
 
-        `source` and `sink` are for verbs with octets; both may block, and are used in threads. `progress` may be called
-        from any thread.
+        `source` and `sink` are for verbs with octets; both may block, and are used in threads. `progress` and `tell`,
+        which takes the items of verbs that have some, may be called from any thread.
         """
-        result: R = await VERBS[type(verb)](self, verb, _Io(source, sink, progress or (lambda _: None)))
+        nothing: Callable[[Any], None] = lambda _: None  # noqa: E731
+        result: R = await VERBS[type(verb)](self, verb, _Io(source, sink, progress or nothing, tell or nothing))
         return result
 
     # --- chunks ---
@@ -585,6 +587,7 @@ class _Io:
     source: Any
     sink: Any
     report: Report
+    tell: Callable[[Any], None]
 
 
 VERBS: dict[type[Verb[Any]], Callable[[Engine, Any, _Io], Awaitable[Any]]] = {

@@ -1,4 +1,4 @@
-"""Operations of the control API: those that run, and a bounded memory of what became of the others.
+"""Operations of the control API: those that run, what they tell, and a bounded memory of what became of the others.
 
 Not here: how they are carried out (`control`).
 """
@@ -6,12 +6,15 @@ Not here: how they are carried out (`control`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
 from rage_net.errors import RageError
+from rage_net.items import Items
 from rage_net.verbs import Progress
 
 KEPT_MAX = 256
@@ -21,7 +24,10 @@ KEPT_BYTES_MAX = 4 * 1024 * 1024
 
 @dataclass(slots=True, eq=False)
 class Operation:
-    """One verb under way or over. `outcome` is the last line of its answer, from when it is over."""
+    """One verb under way or over. `outcome` is the last line of its answer, from when it is over.
+
+    `changed` is set, in the loop that made the operation, when there are items to take.
+    """
 
     id: str
     route: str
@@ -29,10 +35,22 @@ class Operation:
     progress: Progress | None = None
     outcome: bytes | None = None
     error: RageError | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    items: Items[bytes] = field(init=False)
+    """Lines of its answer, ready to be sent."""
+
+    def __post_init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.items = Items(lambda: _wake(loop, self.changed))
 
     def set_progress(self, progress: Progress) -> None:
         """Note how far it is: one assignment, from any thread, so that a verb may tell as often as it likes."""
         self.progress = progress
+
+    def tell(self, item: Any) -> None:
+        """Have an item sent, from any thread: it is encoded here, so that what waits has a known size."""
+        line = msgspec.json.encode({"type": "item", "item": item}) + b"\n"
+        self.items.put(line, len(line))
 
     def finish(self, line: bytes) -> None:
         """It is over and well; `line` is its result."""
@@ -42,6 +60,11 @@ class Operation:
         """It is over with `error`."""
         self.error = error
         self.outcome = msgspec.json.encode(error.to_plain()) + b"\n"
+
+
+def _wake(loop: asyncio.AbstractEventLoop, changed: asyncio.Event) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: a thread outlived the node
+        loop.call_soon_threadsafe(changed.set)
 
 
 class Operations:

@@ -10,6 +10,7 @@ anything: a client that leaves cancels reads only. Source: design D8.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -138,7 +139,7 @@ def _decode(kind: Any, plain: Any, path: str) -> Any:
     if kind is Any:
         return plain
     if dataclasses.is_dataclass(kind):
-        return _decode_dataclass(typing.cast("type[Any]", kind), plain, path)
+        return _decode_dataclass(kind, plain, path)
     if kind is float and type(plain) is int:
         return float(plain)
     if type(plain) is not kind:
@@ -159,10 +160,10 @@ def _decode_union(kinds: tuple[Any, ...], plain: Any, path: str) -> Any:
     raise DecodeError(errors[0] if errors else f"{path}: null is wanted")
 
 
-def _decode_dataclass(kind: type[Any], plain: Any, path: str) -> Any:
+def _decode_dataclass(kind: Any, plain: Any, path: str) -> Any:
     if not isinstance(plain, dict):
         raise DecodeError(f"{path}: an object is wanted, not {type(plain).__name__}")
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     values = {}
     for field in dataclasses.fields(kind):
         if field.name in plain:
@@ -170,6 +171,12 @@ def _decode_dataclass(kind: type[Any], plain: Any, path: str) -> Any:
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise DecodeError(f"{path}.{field.name}: missing")
     return kind(**values)
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """The fields' types: to work them out takes longer than to decode, and a topic tells hundreds of items a second."""
+    return typing.get_type_hints(kind)
 
 
 def registry() -> dict[str, type[Verb[Any]]]:

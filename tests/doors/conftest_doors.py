@@ -80,7 +80,32 @@ class Fail(Verb[Answer]):
     how: str = "bug"
 
 
-VERBS: dict[str, type[Verb[Any]]] = {kind.route: kind for kind in (Echo, Hold, Change, Take, Give, Fail)}
+@dataclasses.dataclass(frozen=True, slots=True)
+class Told:
+    number: int
+    text: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Heard:
+    items: int
+    dropped: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tell(Verb[Heard]):
+    """Tells so many items of so many bytes, from a thread; then waits, where it is to hold, and tells one more."""
+
+    route: ClassVar[str] = "test/tell"
+    result: ClassVar[type] = Heard
+    item: ClassVar[type] = Told
+    count: int
+    size: int = 0
+    hold: bool = False
+    fail: bool = False
+
+
+VERBS: dict[str, type[Verb[Any]]] = {kind.route: kind for kind in (Echo, Hold, Change, Take, Give, Fail, Tell)}
 
 
 def pattern(size: int) -> bytes:
@@ -94,6 +119,7 @@ class FakeEngine:
         self.release = asyncio.Event()
         self.began = asyncio.Event()
         self.ended = asyncio.Event()
+        self.told = asyncio.Event()
         self.recorded: list[str] = []
         self.cancelled: list[str] = []
         self.errors: list[BaseException] = []
@@ -102,7 +128,10 @@ class FakeEngine:
         self.pause.set()
         self.thread_ended = threading.Event()
 
-    async def run(self, verb: Verb[Any], *, source: Any = None, sink: Any = None, progress: Any = None) -> Any:
+    async def run(
+        self, verb: Verb[Any], *, source: Any = None, sink: Any = None, progress: Any = None, tell: Any = None
+    ) -> Any:
+        assert (tell is None) == (verb.item is None)
         self.began.set()
         try:
             match verb:
@@ -123,6 +152,8 @@ class FakeEngine:
                         raise NotFoundError("no such thing")
                     await asyncio.to_thread(self._give, verb, sink)
                     return Answer("given")
+                case Tell():
+                    return await self._tell(verb, tell)
                 case Fail(how="integrity"):
                     raise IntegrityError("rotten", why="a flipped bit", mend=["rage chunk verify"])
                 case Fail():
@@ -135,6 +166,20 @@ class FakeEngine:
             raise
         finally:
             self.ended.set()
+
+    async def _tell(self, verb: Tell, tell: Callable[[Told], None]) -> Heard:
+        def work() -> None:
+            for number in range(verb.count):
+                tell(Told(number, "x" * verb.size))
+
+        await asyncio.to_thread(work)
+        self.told.set()
+        if verb.hold:
+            await self.release.wait()
+            tell(Told(verb.count))
+        if verb.fail:
+            raise IntegrityError("rotten after items")
+        return Heard(verb.count, 0)
 
     def _take(self, source: Any, progress: Callable[[Progress], None]) -> str:
         try:
