@@ -256,12 +256,11 @@ class Engine:
 
     async def list_peers(self, verb: peers.ListPeers) -> peers.ListPeersResult:
         """Connected peers, and with `known` those of the peer store."""
-        from rage_net.services import membership
+        from rage_net.services.membership.views import show_peers
 
-        online = await self.online()
-        return peers.ListPeersResult(
-            tuple(membership.show_peers(online.membership, self.env.monotonic(), known=verb.known))
-        )
+        members = (await self.online()).membership
+        rows = show_peers(members, verb, now=self.env.now(), monotonic=self.env.monotonic())
+        return peers.ListPeersResult(tuple(rows))
 
     async def show_peer(self, verb: peers.ShowPeer) -> peers.PeerRow:
         """One peer, dialled if need be, with its identity and a round trip."""

@@ -35,8 +35,8 @@ from rage_net.errors import EXIT_INTERRUPT, EXIT_TERMINATED, ConfigError, Storag
 from rage_net.guard import every, guard
 from rage_net.home import Home
 from rage_net.http import Http
-from rage_net.libp2p.multiaddr import Multiaddr, is_loopback
-from rage_net.libp2p.swarm import Connected, Disconnected, Event, Identified
+from rage_net.libp2p.multiaddr import Multiaddr
+from rage_net.libp2p.swarm import Disconnected, Event
 from rage_net.libp2p.transport import tune_malloc
 from rage_net.verbs.chunk import CollectGarbage
 from rage_net.verbs.node import NodeStatus, ShowStatus
@@ -242,17 +242,8 @@ class Node:
     def _note_peer(self, event: Event) -> None:
         engine, online = self.engine, self._online
         assert online is not None
-        match event:
-            case Identified():
-                addresses = [address for address in event.identify.listen_addresses if not is_loopback(address)]
-                connection = online.swarm.connection(event.peer_id)
-                if connection is not None and not connection.inbound:
-                    addresses.insert(0, connection.remote_address.without_peer_id())
-                online.membership.peerstore.add(event.peer_id, addresses, engine.env.now())
-            case Disconnected():
-                engine.metrics.forget_peer(str(event.peer_id))
-            case Connected():
-                pass
+        if isinstance(event, Disconnected):
+            engine.metrics.forget_peer(str(event.peer_id))
         labels = (engine.config.network.organization_id or "none", engine.config.network.region or "none")
         engine.metrics.peers.set(len(online.swarm.connections()), *labels)
 

@@ -1,19 +1,29 @@
-"""Meeting peers: bootstrap, under a clock of its own."""
+"""Membership: meeting peers, bans, signs of life; under a clock of its own."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
 from rage_net import keys
+from rage_net.bans import Bans
+from rage_net.errors import AccessDeniedError, NotFoundError, UnavailableError
 from rage_net.libp2p.multiaddr import Multiaddr
+from rage_net.libp2p.peer_id import PeerId
 from rage_net.libp2p.swarm import Swarm
 from rage_net.libp2p.transport import Link, MemoryNetwork, MemoryTransport
+from rage_net.liveness import GONE_S, HEALTH_MAX, TURN_S
+from rage_net.messages import NodeInfo
 from rage_net.peerstore import Peerstore
-from rage_net.services.membership import Membership
+from rage_net.services.membership import WANTED, Membership, Node
+from rage_net.services.membership.views import show_peers
+from rage_net.verbs.peer import ListPeers
 from tests.sim.env import SimulatedEnv
 from tests.sim.virtual_loop import VirtualLoop
 
@@ -59,3 +69,122 @@ async def test_a_dead_bootstrap_peer_keeps_no_other_waiting(rng: random.Random) 
         assert newcomer.connection(alive.peer_id) is not None
         await meeting
         assert loop.time() < DIAL_S + 1, "a dial that nobody answers ends in time, and no error leaves the round"
+
+
+class Members:
+    """Swarms with a membership each, on one network in memory under one virtual clock."""
+
+    def __init__(self, stack: AsyncExitStack, rng: random.Random) -> None:
+        self.rng, self._stack, self._network = rng, stack, MemoryNetwork(random=rng)
+        self.saved: dict[str, str] = {}
+
+    async def make(self, name: str, bootstrap: Sequence[Multiaddr] = (), bans: Bans | None = None) -> Membership:
+        swarm = Swarm(
+            keys.generate(self.rng),
+            transports=[Lossy(self._network, name)],
+            agent_version="rage/test",
+            clock=asyncio.get_running_loop().time,
+            random=self.rng,
+        )
+        await self._stack.enter_async_context(swarm)
+        await swarm.listen(Multiaddr.parse(f"/memory/{name}"))
+
+        async def save(text: str) -> None:
+            self.saved[name] = text
+
+        env = SimulatedEnv(f"{self.rng.random()}")
+        return Membership(swarm, Peerstore(), env, bootstrap, DIAL_S, bans=bans, save_bans=save)
+
+
+@pytest.fixture
+async def members(rng: random.Random) -> AsyncIterator[Members]:
+    async with AsyncExitStack() as stack:
+        yield Members(stack, rng)
+
+
+def address_of(members: Membership) -> Multiaddr:
+    return members.swarm.listen_addresses()[0].with_peer_id(members.swarm.peer_id)
+
+
+async def settle(seconds: float = 1.0) -> None:
+    """Virtual time passes."""
+    await asyncio.sleep(seconds)
+
+
+async def test_known_peers_are_met_while_few_are_connected_and_the_unreachable_rest(members: Members) -> None:
+    alone = await members.make("alone")
+    others = [await members.make(f"other-{number}") for number in range(WANTED + 3)]
+    for other in others:
+        assert alone.learn(other.swarm.peer_id, [address_of(other)], "server")
+        assert not alone.learn(other.swarm.peer_id, [address_of(other)], "dht"), "it is known"
+    nobody = PeerId.from_public_key(keys.generate(members.rng).public_key())
+    alone.learn(nobody, [Multiaddr.parse("/memory/dead")], "gossip")
+    for _ in range(8):
+        await alone.keep_connected()
+    assert len(alone.swarm.connections()) == WANTED, "enough is enough"
+    assert not await alone.meet(nobody)
+    assert nobody not in alone._candidates()
+
+
+async def test_hearsay_about_ourselves_or_for_another_peer_is_not_learnt(members: Members) -> None:
+    one, other = await members.make("one"), await members.make("other")
+    assert not one.learn(one.swarm.peer_id, [Multiaddr.parse("/ip4/192.0.2.1/tcp/1")], "dht")
+    assert not one.learn(other.swarm.peer_id, [address_of(one)], "dht"), "the address names another peer"
+    assert not one.learn(other.swarm.peer_id, [], "dht")
+    assert len(one.peerstore) == 0
+
+
+async def test_a_banned_peer_is_dropped_and_kept_out_in_both_directions(members: Members) -> None:
+    one, other = await members.make("one"), await members.make("other")
+    await one.connect(address_of(other))
+    result = await one.ban(str(other.swarm.peer_id), 3600.0, "it floods")
+    assert result.was_connected and result.until is not None and "it floods" in members.saved["one"]
+    await settle()
+    assert not one.swarm.connections()
+    with pytest.raises(AccessDeniedError, match="is banned") as refused:
+        await one.connect(address_of(other))
+    assert refused.value.id == "peer-banned" and refused.value.why == "it floods"
+    with contextlib.suppress(UnavailableError):
+        await other.connect(address_of(one))
+    await settle()
+    assert not one.swarm.connections()
+    assert not one.learn(other.swarm.peer_id, [address_of(other)], "dht")
+    (row,) = show_peers(one, ListPeers(state="banned"), now=one._env.now(), monotonic=0.0)
+    assert row.peer_id == str(other.swarm.peer_id) and row.reason == "it floods"
+    lifted = await one.unban(str(other.swarm.peer_id)[-8:])
+    assert not lifted.is_banned and members.saved["one"] == ""
+    await one.connect(address_of(other))
+    with pytest.raises(NotFoundError):
+        await one.unban(str(other.swarm.peer_id))
+
+
+async def test_a_ban_ends_by_itself(members: Members) -> None:
+    one, other = await members.make("one"), await members.make("other")
+    await one.ban(str(address_of(other)), 60.0, "")
+    await settle(61)
+    await one.connect(address_of(other))
+
+
+async def test_signs_of_life_are_bytes_probes_and_gossip(members: Members) -> None:
+    one, other = await members.make("one"), await members.make("other")
+    peer = other.swarm.peer_id
+    await one.connect(address_of(other))
+    await settle()
+
+    async def live(seconds: int) -> None:
+        for _ in range(seconds):
+            await settle(TURN_S)
+            await one.watch()
+
+    await live(300)
+    assert one.liveness.state(peer) == "alive", "yamux pings and probes keep it so"
+    await other.swarm.close()
+    await live(1)
+    assert one.liveness.state(peer) == "suspect", "its connection broke"
+    one.heard(peer, Node(NodeInfo(organization="acme", region="eu"), ("storage",), 0.0))
+    assert one.liveness.state(peer) == "alive", "gossip relayed a heartbeat"
+    rows = list(show_peers(one, ListPeers(state="alive"), now=0.0, monotonic=0.0))
+    assert [(row.organization, row.capabilities) for row in rows] == [("acme", ("storage",))]
+    assert not list(show_peers(one, ListPeers(known=True, organization="other"), now=0.0, monotonic=0.0))
+    await live(int(GONE_S * HEALTH_MAX) + 10)
+    assert one.liveness.state(peer) == "gone"
