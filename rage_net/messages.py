@@ -216,8 +216,8 @@ def encode_gossip(message: Heartbeat | PeerAnnouncement) -> bytes:
     return pb.GossipMessage(announcement=announcement).SerializeToString()
 
 
-def decode_gossip(data: bytes) -> Heartbeat | PeerAnnouncement:
-    """Read a message. Raises: RemoteProtocolError, also for kinds that this version does not know."""
+def decode_gossip(data: bytes) -> Heartbeat | PeerAnnouncement | None:
+    """Read a message; None for a kind that this version does not know. Raises: RemoteProtocolError."""
     from rage_net.pb import rage_pb2 as pb
 
     wire = pb.GossipMessage()
@@ -226,7 +226,7 @@ def decode_gossip(data: bytes) -> Heartbeat | PeerAnnouncement:
     if kind == "heartbeat":
         return Heartbeat(_decode_info(wire.heartbeat.node_info))
     if kind != "announcement":
-        raise RemoteProtocolError("a gossip message of no known kind")
+        return None
     body = wire.announcement
     if len(body.capabilities) > CAPABILITIES_MAX or len(body.addresses) > ADDRESSES_MAX:
         raise RemoteProtocolError("an announcement with too many capabilities or addresses")

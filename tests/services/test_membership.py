@@ -19,9 +19,9 @@ from rage_net.libp2p.peer_id import PeerId
 from rage_net.libp2p.swarm import Swarm
 from rage_net.libp2p.transport import Link, MemoryNetwork, MemoryTransport
 from rage_net.liveness import GONE_S, HEALTH_MAX, TURN_S
-from rage_net.messages import NodeInfo
+from rage_net.messages import Heartbeat, NodeInfo, PeerAnnouncement
 from rage_net.peerstore import Peerstore
-from rage_net.services.membership import WANTED, Membership, Node
+from rage_net.services.membership import WANTED, Membership
 from rage_net.services.membership.views import show_peers
 from rage_net.verbs.peer import ListPeers
 from tests.sim.env import SimulatedEnv
@@ -181,10 +181,23 @@ async def test_signs_of_life_are_bytes_probes_and_gossip(members: Members) -> No
     await other.swarm.close()
     await live(1)
     assert one.liveness.state(peer) == "suspect", "its connection broke"
-    one.heard(peer, Node(NodeInfo(organization="acme", region="eu"), ("storage",), 0.0))
+    one.note(peer, PeerAnnouncement(NodeInfo(organization="acme", region="eu"), ("storage",)))
+    one.note(peer, Heartbeat(NodeInfo(organization="acme", region="eu")))
     assert one.liveness.state(peer) == "alive", "gossip relayed a heartbeat"
     rows = list(show_peers(one, ListPeers(state="alive"), now=0.0, monotonic=0.0))
     assert [(row.organization, row.capabilities) for row in rows] == [("acme", ("storage",))]
     assert not list(show_peers(one, ListPeers(known=True, organization="other"), now=0.0, monotonic=0.0))
     await live(int(GONE_S * HEALTH_MAX) + 10)
     assert one.liveness.state(peer) == "gone"
+
+
+async def test_two_nodes_with_one_key_are_told_from_a_restart(members: Members) -> None:
+    one, other = await members.make("one"), await members.make("other")
+    peer = other.swarm.peer_id
+
+    def beat(instance: int) -> bool:
+        one.note(peer, Heartbeat(NodeInfo(instance=instance)))
+        return one.nodes[peer].is_twice
+
+    assert not beat(1) and not beat(1) and not beat(2) and not beat(2) and not beat(3), "restarts"
+    assert not beat(4) and beat(3), "the one that was before is back"

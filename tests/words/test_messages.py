@@ -112,7 +112,6 @@ def test_gossip_round_trips(message: Heartbeat | PeerAnnouncement) -> None:
 @pytest.mark.parametrize(
     "wire",
     [
-        pb.GossipMessage(),
         pb.GossipMessage(heartbeat=pb.Heartbeat(node_info=pb.NodeInfo(region="x" * 65))),
         pb.GossipMessage(heartbeat=pb.Heartbeat(node_info=pb.NodeInfo(organization="red\x1b[31m"))),
         pb.GossipMessage(announcement=pb.PeerAnnouncement(capabilities=["storage"] * 17)),
@@ -124,6 +123,11 @@ def test_gossip_round_trips(message: Heartbeat | PeerAnnouncement) -> None:
 def test_gossip_out_of_bounds_is_refused(wire: pb.GossipMessage) -> None:
     with pytest.raises(RemoteProtocolError):
         messages.decode_gossip(wire.SerializeToString())
+
+
+def test_gossip_of_a_kind_from_the_future_is_nothing_and_no_error() -> None:
+    assert messages.decode_gossip(b"") is None
+    assert messages.decode_gossip(b"\x9a\x06\x03abc") is None  # field 99
 
 
 @given(st.binary(max_size=200))

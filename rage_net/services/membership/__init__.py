@@ -24,7 +24,7 @@ from rage_net.libp2p.multiaddr import Multiaddr, MultiaddrError, is_loopback
 from rage_net.libp2p.peer_id import PeerId, PeerIdError
 from rage_net.libp2p.swarm import Connected, Disconnected, Event, Identified
 from rage_net.liveness import Changed, Liveness
-from rage_net.messages import NodeInfo
+from rage_net.messages import Heartbeat, NodeInfo, PeerAnnouncement
 from rage_net.peerstore import Peerstore
 from rage_net.services.membership.views import show_connection
 from rage_net.verbs.peer import BanResult, PeerRow
@@ -57,11 +57,14 @@ NODES_MAX = 4096
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What a node said of itself over gossip, and when; claims."""
+    """What a node said of itself over gossip; claims."""
 
     info: NodeInfo
     capabilities: tuple[str, ...] = ()
-    heard_at: float = 0.0
+    former: int = 0
+    """Its instance before this one."""
+    is_twice: bool = False
+    """Two instances speak with its key, in turn."""
 
 
 class Membership:
@@ -265,16 +268,27 @@ class Membership:
 
     # --- who lives ---
 
-    def heard(self, peer: PeerId, node: Node | None = None) -> None:
-        """A sign of life of a peer, and what it said of itself, if anything."""
+    def heard(self, peer: PeerId) -> None:
+        """A sign of life of a peer."""
+        if peer != self.swarm.peer_id and self.admits(peer):
+            self._tell(self.liveness.heard(peer, self._env.monotonic()))
+
+    def note(self, peer: PeerId, said: Heartbeat | PeerAnnouncement) -> None:
+        """What a node said of itself over gossip: a sign of life, and claims to show."""
         if peer == self.swarm.peer_id or not self.admits(peer):
             return
-        if node is not None:
-            self.nodes.pop(peer, None)
-            self.nodes[peer] = node
-            while len(self.nodes) > NODES_MAX:
-                self.nodes.popitem(last=False)
-        self._tell(self.liveness.heard(peer, self._env.monotonic()))
+        old = self.nodes.pop(peer, None)
+        capabilities = said.capabilities if isinstance(said, PeerAnnouncement) else old.capabilities if old else ()
+        former, is_twice, instance = 0, False, said.node_info.instance
+        if old is not None:
+            is_twice = old.is_twice or (old.former == instance != old.info.instance)
+            former = old.former if instance == old.info.instance else old.info.instance
+            if is_twice and not old.is_twice:
+                log.warning("two nodes speak with the key of %s", peer)
+        self.nodes[peer] = Node(said.node_info, capabilities, former, is_twice)
+        while len(self.nodes) > NODES_MAX:
+            self.nodes.popitem(last=False)
+        self.heard(peer)
 
     async def watch(self) -> None:
         """One turn of the failure detector: bytes that came are signs of life, suspects are probed."""

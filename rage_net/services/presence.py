@@ -1,0 +1,181 @@
+"""Presence: tells the network that this node lives and what it can do, and takes others' word for theirs.
+
+On `rage.global` a node publishes a heartbeat every `interval_s`, and an announcement at the start, after a change, when
+it has met new peers, and every ANNOUNCE_S. What others publish there is checked, kept from coming too often, and handed
+on: to the membership as signs of life, to the address book as hearsay. Messages of ours that we did not send mean that
+our key is used twice.
+
+Source: seed, "Message Types" (Heartbeat, PeerAnnouncement); contracts/rage.proto; issue 3, D.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rage_net import messages
+from rage_net.env import Env
+from rage_net.errors import RemoteProtocolError
+from rage_net.libp2p.errors import LimitError
+from rage_net.libp2p.gossipsub import Message, Verdict
+from rage_net.libp2p.multiaddr import Multiaddr, MultiaddrError
+from rage_net.messages import Heartbeat, NodeInfo, PeerAnnouncement
+
+if TYPE_CHECKING:
+    from rage_net.libp2p.peer_id import PeerId
+    from rage_net.libp2p.pubsub import PubSub
+
+log = logging.getLogger("rage.presence")
+
+TOPIC = "rage.global"
+HEARTBEAT_S = 15.0
+HEARTBEATS_PER_S = 20.0
+"""Of a whole network: with more nodes than this bears, each beats more seldom."""
+ANNOUNCE_S = 600.0
+ANNOUNCE_S_MIN = 30.0
+"""However many new peers are met."""
+SPACING_S_MIN = 2.0
+"""Between two messages of one author; what comes sooner is not passed on."""
+TWIN_S_MIN = 180.0
+"""After a start our own messages of before still travel for so long: nobody remembers them longer."""
+SPACED_MAX = 8192
+"""Authors whose last message is remembered."""
+
+
+def interval_s(nodes: int) -> float:
+    """Seconds between two heartbeats of one node in a network of `nodes`."""
+    return max(HEARTBEAT_S, nodes / HEARTBEATS_PER_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Self:
+    """What this node says of itself."""
+
+    info: NodeInfo
+    capabilities: tuple[str, ...]
+    addresses: tuple[Multiaddr, ...]
+
+
+class Presence:
+    """One node's word on `rage.global`, and its ear there.
+
+    Args: describe: this node, now. note: takes what a node said of itself. learn: takes a peer's addresses and where
+    they are from. nodes: how many nodes are known. may_speak: whether an author is listened to.
+    """
+
+    def __init__(
+        self,
+        pubsub: PubSub,
+        env: Env,
+        *,
+        describe: Callable[[], Self],
+        note: Callable[[PeerId, Heartbeat | PeerAnnouncement], None],
+        learn: Callable[[PeerId, Iterable[Multiaddr], str], object],
+        nodes: Callable[[], int],
+        may_speak: Callable[[PeerId], bool],
+    ) -> None:
+        self.twin_at: float | None = None
+        """When somebody else was last heard with our peer id, on the monotonic clock."""
+        self._pubsub = pubsub
+        self._env = env
+        self._describe = describe
+        self._note = note
+        self._learn = learn
+        self._nodes = nodes
+        self._may_speak = may_speak
+        self._own_seen = 0
+        self._twin_from = env.monotonic() + TWIN_S_MIN
+        self._last: OrderedDict[PeerId, float] = OrderedDict()
+        self._said: Self | None = None
+        self._beat_at = 0.0
+        self._announce_at = 0.0
+        self._announced_at = -ANNOUNCE_S_MIN
+        self._subscription = pubsub.subscribe(TOPIC, self._judge)
+
+    async def listen(self) -> None:
+        """Hand on what others publish, for as long as the task lives."""
+        async for message in self._subscription:
+            heard = messages.decode_gossip(message.data)
+            if heard is None:
+                continue
+            author = message.author
+            self._note(author, heard)
+            if isinstance(heard, PeerAnnouncement):
+                self._learn(author, _addresses(heard.addresses), "gossip")
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._subscription.close()
+
+    def met(self) -> None:
+        """New peers are connected: they want to know who we are."""
+        self._announce_at = min(self._announce_at, max(self._announced_at + ANNOUNCE_S_MIN, self._env.monotonic()))
+
+    async def speak(self) -> None:
+        """One turn: publish what is due. Call it every second or so."""
+        now = self._env.monotonic()
+        self._look_for_twin(now)
+        if not self._pubsub.peers(TOPIC):
+            return  # nobody would hear it, and it would be due again at once
+        current = self._describe()
+        has_changed = self._said is None or _lasting(current) != _lasting(self._said)
+        if now >= self._announce_at or (has_changed and now >= self._announced_at + ANNOUNCE_S_MIN):
+            raw = tuple(bytes(address) for address in current.addresses)
+            self._publish(PeerAnnouncement(current.info, current.capabilities, raw))
+            self._said, self._announced_at = current, now
+            self._announce_at = now + ANNOUNCE_S * self._env.random.uniform(0.9, 1.1)
+            self._beat_at = now + interval_s(self._nodes())  # an announcement is a sign of life too
+        elif now >= self._beat_at:
+            self._publish(Heartbeat(current.info))
+            self._beat_at = now + interval_s(self._nodes()) * self._env.random.uniform(0.9, 1.1)
+
+    def _publish(self, message: Heartbeat | PeerAnnouncement) -> None:
+        try:
+            self._pubsub.publish(TOPIC, messages.encode_gossip(message))
+        except LimitError as error:
+            log.debug("not published: %s", error)
+
+    def _look_for_twin(self, now: float) -> None:
+        seen = self._pubsub.counts["own"]
+        if seen > self._own_seen and now >= self._twin_from:
+            if self.twin_at is None:
+                log.error("another node speaks with this node's key: give each node a home and a key of its own")
+            self.twin_at = now
+        self._own_seen = seen
+
+    def _judge(self, message: Message) -> Verdict:
+        """Whether a message is passed on: quick, and before anything is believed."""
+        author = message.author
+        if not self._may_speak(author):
+            return Verdict.IGNORE
+        try:
+            messages.decode_gossip(message.data)
+        except RemoteProtocolError:
+            return Verdict.REJECT
+        now = self._env.monotonic()
+        if now - self._last.get(author, -SPACING_S_MIN) < SPACING_S_MIN:
+            return Verdict.IGNORE
+        self._last.pop(author, None)
+        self._last[author] = now
+        while len(self._last) > SPACED_MAX:
+            self._last.popitem(last=False)
+        return Verdict.ACCEPT
+
+
+def _lasting(one: Self) -> tuple[object, ...]:
+    """What is worth an announcement when it changes: free space is not."""
+    info = one.info
+    return info.organization, info.region, info.zone, info.version, one.capabilities, one.addresses
+
+
+def _addresses(raw: Sequence[bytes]) -> list[Multiaddr]:
+    found = []
+    for each in raw:
+        try:
+            found.append(Multiaddr.from_bytes(each))
+        except MultiaddrError:
+            continue
+    return found
