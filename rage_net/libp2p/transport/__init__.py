@@ -1,7 +1,7 @@
 """Transports: byte links between two places. The only modules of the stack that touch sockets or pretend to.
 
 A `Link` pushes: it hands its `Receiver` what arrived, and keeps what the receiver did not use until more comes. Two
-bodies: `TcpTransport` (sockets) and `MemoryTransport` (tests and simulations; cuts, delays and breaks by seed).
+bodies: `TcpTransport` (sockets) and `MemoryTransport` (tests and simulations; delays, losses and cuts by seed).
 Not here: who is on the other end, and what the bytes mean (`swarm`).
 """
 
