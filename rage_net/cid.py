@@ -89,6 +89,11 @@ class Cid:
     def __str__(self) -> str:
         return "b" + base64.b32encode(bytes(self)).decode("ascii").lower().rstrip("=")
 
+    @property
+    def multihash(self) -> bytes:
+        """The hash without the codec, 34 bytes: what the DHT knows a root by."""
+        return bytes(self)[2:]
+
     def spec_text(self) -> str:
         """The specification's own form, `bafk` + base58 of the bare hash: for `chunk cid --spec` alone."""
         return "bafk" + _encode_base58(self.digest)

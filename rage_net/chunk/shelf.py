@@ -23,7 +23,17 @@ _VISIBILITIES = (
     "SELECT DISTINCT visibility FROM hold JOIN document USING (holder)"
     " WHERE cid = ? AND hold.organisation IS NOT NULL AND (expires_at IS NULL OR expires_at > ?)"
 )
+_PUBLIC_ROOTS = (
+    "SELECT root FROM document WHERE root > :after AND visibility = 'public'"
+    " AND (expires_at IS NULL OR expires_at > :now)"
+    " UNION SELECT root FROM holder JOIN chunk ON chunk.cid = holder.root JOIN vouched ON vouched.chunk = chunk.id"
+    " WHERE holder.kind = 'pin' AND root > :after"
+    " ORDER BY root LIMIT :limit"
+)
 _BODY = "SELECT stored FROM body WHERE chunk = ?"
+
+PUBLIC_ROOTS_MAX = 1000
+"""Roots in one page: a hundredth of a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +64,18 @@ def look(store: ChunkStore, cid: Cid, may_see: Callable[[frozenset[str]], bool])
     if small is not None and blake3(small).digest(length=CHECKSUM_BYTES) != checksum:
         small = None  # the store's own reading will find the rot, and deal with it
     return Seen(Stat(cid, size, stored, encoding, bool(cached)), found, small)
+
+
+def public_roots(store: ChunkStore, after: Cid | None = None, limit: int = PUBLIC_ROOTS_MAX) -> list[Cid]:
+    """Roots of public documents, and pinned roots that are public, in the order of their CIDs; a page at a time."""
+    values = {"after": b"" if after is None else bytes(after), "now": store.env.now(), "limit": limit}
+    with store.index.read() as db:
+        return [Cid.from_bytes(root) for (root,) in db.execute(_PUBLIC_ROOTS, values)]
+
+
+def is_public(store: ChunkStore, cid: Cid) -> bool:
+    """Whether anyone may know that the chunk is here."""
+    return look(store, cid, lambda visibilities: "public" in visibilities) is not None
 
 
 def vouch(store: ChunkStore, cids: Iterable[Cid]) -> None:
