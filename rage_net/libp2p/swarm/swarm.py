@@ -216,6 +216,10 @@ class Swarm:
         self._handlers[protocol] = handler
         self._push_identify_soon()
 
+    def sign(self, message: bytes) -> bytes:
+        """Our signature over `message`, by the key that our peer id names. The caller's prefix says what it is for."""
+        return self._key.sign(message)
+
     def on_event(self, callback: Callable[[Event], None]) -> None:
         """Call `callback` with each `Connected`, `Disconnected`, `Identified`."""
         self._callbacks.append(callback)
