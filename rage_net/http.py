@@ -4,6 +4,7 @@
     GET /healthz              200 while the process lives
     GET /readyz               200 when it can do its work, else 503 with the reasons
     GET /metrics              on `metrics_listen`, which may be the same address
+    /api/v1/network/...       the discovery server's, where there is one (`network_api`)
 
 Whoever asks here is `anyone`: what is not public is answered like what is absent, before anything else about it can be
 learnt. Errors name no path and no cause. A `Host` that is neither an address nor a known name is refused, because a
@@ -33,7 +34,9 @@ from typing import Protocol
 import msgspec
 from aiohttp import hdrs, web
 
+from rage_net import network_api
 from rage_net.cid import Cid, CidError
+from rage_net.discovery.api import Discovery
 from rage_net.errors import (
     AccessDeniedError,
     ConfigError,
@@ -86,7 +89,7 @@ class Http:
     Args: listen, metrics_listen: HOST:PORT, port 0 for any; None opens none; the same for both is one listener. ready:
     why the node cannot do its work, best first; empty when it can. hosts: names that requests may carry, besides IP
     addresses and `localhost`. tls_cert, tls_key: PEM files; they make `listen` speak TLS, `metrics_listen` when it is
-    the same.
+    the same. discovery: answers on the discovery server's routes, which else do not exist.
     """
 
     def __init__(
@@ -102,8 +105,10 @@ class Http:
         tls_key: Path | None = None,
         connections_max: int = CONNECTIONS_MAX,
         max_age_s: int = MAX_AGE_S,
+        discovery: Discovery | None = None,
     ) -> None:
         self._chunks = chunks
+        self._discovery = discovery
         self._metrics = metrics
         self._ready = ready
         self._hosts = {"localhost", *(host.lower().rstrip(".") for host in hosts)}
@@ -116,7 +121,8 @@ class Http:
         health = {"healthz", "readyz"}
         if listen is not None:
             shared = metrics_listen == listen
-            self._add_door(listen, {"chunks", *health, *({"metrics"} if shared else ())})
+            routes = {"chunks", *health, *({"metrics"} if shared else ())}
+            self._add_door(listen, routes | ({network_api.NAME} if discovery is not None else set()))
         if metrics_listen is not None and metrics_listen != listen:
             self._add_door(metrics_listen, {"metrics", *health})
         self.addresses: list[str] = []
@@ -185,9 +191,12 @@ class Http:
     @asynccontextmanager
     async def _answer(self, request: web.BaseRequest, route: str, rest: str) -> AsyncIterator[web.StreamResponse]:
         """The answer, unsent; what it holds of memory is ours until the block ends."""
-        refused = self._check(request)
+        is_discovery = route == network_api.NAME and self._discovery is not None
+        refused = self._check(request, network_api.methods(request.path) if is_discovery else "GET, HEAD")
         if refused is not None:
             yield refused
+        elif is_discovery and self._discovery is not None:
+            yield await network_api.answer(self._discovery, request)
         elif route == "chunks":
             async with self._chunk(request, rest) as answer:
                 yield answer
@@ -203,8 +212,8 @@ class Http:
             text, content_type = self._metrics.render(request.headers.get(hdrs.ACCEPT, ""))
             yield web.Response(body=text, headers={**_NO_STORE, hdrs.CONTENT_TYPE: content_type})
 
-    def _check(self, request: web.BaseRequest) -> web.Response | None:
-        """The refusal of what no route may answer, or None."""
+    def _check(self, request: web.BaseRequest, methods: str) -> web.Response | None:
+        """The refusal of what no route may answer, or None. `methods` are those of the route, as `Allow` has them."""
         host = request.headers.get(hdrs.HOST)
         if not request.raw_path.startswith("/") or (host is None and request.version >= (1, 1)):
             raise UsageError("the request needs a Host header and a path")
@@ -212,9 +221,9 @@ class Http:
             self._metrics.denied.add(1, "http-host")
             why = "add the name to network.http.hosts if it is this node's"
             return _refuse(AccessDeniedError("this node does not answer for that host name", why=why), 421)
-        if request.method not in (hdrs.METH_GET, hdrs.METH_HEAD):
-            answer = _refuse(UsageError("GET and HEAD alone are served here"), 405)
-            answer.headers[hdrs.ALLOW] = "GET, HEAD"
+        if request.method not in methods.split(", "):
+            answer = _refuse(UsageError(f"{methods.replace(', ', ' and ')} alone is served here"), 405)
+            answer.headers[hdrs.ALLOW] = methods
             return answer
         return None
 

@@ -202,6 +202,14 @@ class Metrics:
         self.denied = counter("rage_denied_total", "Requests refused for lack of rights", "door")
         self.http_requests = counter("rage_http_requests_total", "Answers of the HTTP door", "route", "code")
         self.http_bytes = counter("rage_http_bytes_sent_total", "Bytes of chunks sent by the HTTP door")
+        self.discovery_peers = gauge(
+            "rage_discovery_peers",
+            "Peers registered at this discovery server, by whether they were reached",
+            "reachable",
+        )
+        self.discovery_checks = counter(
+            "rage_discovery_checks_total", "Peers dialled back by this discovery server, by outcome", "reachable"
+        )
         self.build = gauge("rage_build_info", "1; the version is the label", "version")
 
     def before_render(self, update: Callable[[], None]) -> None:
