@@ -10,28 +10,23 @@ Source: design D8, D9; style, "Concurrency and limits".
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import grp
 import logging
 import os
-import signal
-import socket
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from rage_net import __version__, verbs
+from rage_net import __version__, lifetime, verbs
 from rage_net import config as configuration
 from rage_net import home as homes
 from rage_net import log as logs
 from rage_net.control import Control
 from rage_net.engine import STOP_WITHIN_S, Engine, Online
 from rage_net.env import read_environment
-from rage_net.errors import EXIT_INTERRUPT, EXIT_TERMINATED, ConfigError, StorageFullError, UnavailableError
+from rage_net.errors import ConfigError, StorageFullError, UnavailableError
 from rage_net.guard import every, guard
 from rage_net.home import Home
 from rage_net.http import Http
@@ -87,7 +82,7 @@ async def run(
     for problem in config.warnings:
         log.warning("%s", problem)
     tune_malloc()
-    with _hard_end(STOP_WITHIN_S) as begin_end:
+    with lifetime.hard_end(STOP_WITHIN_S) as begin_end:
         async with Engine.open(home, config=config, lock_timeout_s=0, kind="node", serves=True) as engine:
             await Node(engine, environ).run(ready, begin_end)
 
@@ -113,23 +108,23 @@ class Node:
         `ready` and `draining` are called once each, when the node serves and when it begins to end.
         """
         async with AsyncExitStack() as stack:
-            stack.enter_context(self._signals())
+            stack.enter_context(lifetime.signals(self.engine.stop_requested))
             await stack.enter_async_context(self._control())
             self._online = online = await self.engine.online()
             online.swarm.on_event(self._note_peer)
             await self._listen(online)
             self._http = await stack.enter_async_context(self._http_door())
-            await stack.enter_async_context(_running(self._jobs(online)))
+            await stack.enter_async_context(lifetime.running(self._jobs(online)))
             self.state = "ready"
             status = await self.engine.run(ShowStatus())
             log.info("ready: %s", status.peer_id)  # its addresses are the line on stdout
-            _notify(self._environ, "READY=1")
+            lifetime.notify(self._environ, "READY=1")
             ready(status)
             await self.engine.stop_requested.wait()
             self.state = "draining"
             draining()
             log.info("stopping")
-            _notify(self._environ, "STOPPING=1")
+            lifetime.notify(self._environ, "STOPPING=1")
             await guard("peers_save", self._save_peers, self.engine.metrics)
 
     # --- doors ---
@@ -247,7 +242,7 @@ class Node:
         labels = (engine.config.network.organization_id or "none", engine.config.network.region or "none")
         engine.metrics.peers.set(len(online.swarm.connections()), *labels)
 
-    # --- status and signals ---
+    # --- status ---
 
     def _complete(self, status: NodeStatus) -> NodeStatus:
         online = self._online
@@ -260,63 +255,6 @@ class Node:
             pid=os.getpid(),
             problems=(*self._problems.values(), *status.problems),
         )
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
-
-    def _on_signal(self) -> None:
-        if self.state == "draining":  # asked twice: at once
-            log.warning("stopped a second time; ending at once")
-            os._exit(EXIT_INTERRUPT)
-        self.engine.stop_requested.set()
-
-
-@asynccontextmanager
-async def _running(jobs: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
-    """The jobs run while the block does."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(job) for job in jobs]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-
-
-@contextmanager
-def _hard_end(within_s: float) -> Iterator[Callable[[], None]]:
-    """Gives what begins the end: from then on the block is left in time, or the process ends without more ado.
-
-    A supervisor waits, and the store is always sound.
-    """
-
-    def end() -> None:
-        log.error("not drained within %.0f s; ending at once", within_s)
-        os._exit(EXIT_TERMINATED)
-
-    timer = threading.Timer(within_s, end)
-    timer.daemon = True
-    try:
-        yield timer.start
-    finally:
-        timer.cancel()
-
-
-def _notify(environ: Mapping[str, str], state: str) -> None:
-    """Tell systemd, where it waits to be told (sd_notify(3))."""
-    address = environ.get("NOTIFY_SOCKET", "")
-    if address[:1] in ("/", "@"):
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as door:
-            door.connect("\0" + address[1:] if address[0] == "@" else address)
-            door.send(state.encode())
 
 
 def _group_id(name: str) -> int:
