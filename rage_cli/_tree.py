@@ -145,6 +145,14 @@ TREE: Node = (
                     ("[CID|DOC]",),
                     None,
                 ),
+                "providers": (
+                    "Show who has a document or chunk: this store, connected peers, and those that the DHT names.",
+                    {
+                        "--limit": ("N", "At most this many."),
+                    },
+                    ("CID|DOC",),
+                    None,
+                ),
                 "pin": (
                     "Hold a root and all its chunks, document or not, until it is unpinned.",
                     {},
@@ -197,14 +205,18 @@ TREE: Node = (
             },
         ),
         "peer": (
-            "Look at peers, connect to them, ping them.",
+            "Look at peers, find them, connect to them, ping and ban them.",
             {},
             (),
             {
                 "list": (
                     "List the peers that the node is connected to.",
                     {
-                        "--known": ("", "Those of the address book too."),
+                        "--known": ("", "Those of the address book, and the banned, too."),
+                        "--state": ("connected|known|banned|alive|suspect|gone", "Only peers in this state, known ones among them."),
+                        "--org": ("ORG", "Only peers of this organisation."),
+                        "--region": ("REGION", "Only peers of this region."),
+                        "--cap": ("NAME", "Only peers with this capability."),
                     },
                     (),
                     None,
@@ -229,6 +241,134 @@ TREE: Node = (
                         "--interval": ("SECONDS", "Between two pings."),
                     },
                     ("PEER",),
+                    None,
+                ),
+                "discover": (
+                    "Look for peers by discovery servers, the DHT and mDNS, and print each as it is found; needs no node.",
+                    {
+                        "--via": ("server,dht,mdns", "Ways to look, all of them at once."),
+                        "--for": ("DURATION", "How long to look at most."),
+                        "--connect": ("", "Dial each peer that is found."),
+                        "--org": ("ORG", "Only peers of this organisation."),
+                        "--region": ("REGION", "Only peers of this region."),
+                    },
+                    (),
+                    None,
+                ),
+                "find": (
+                    "Find where a peer can be dialled: from here, discovery servers, and the DHT.",
+                    {},
+                    ("PEER",),
+                    None,
+                ),
+                "ban": (
+                    "Drop a peer and have nothing to do with it any more; a ban survives a restart.",
+                    {
+                        "--for": ("DURATION", "How long; for good without it."),
+                        "--reason": ("TEXT", "Why, for whoever meets the ban later."),
+                    },
+                    ("PEER",),
+                    None,
+                ),
+                "unban": (
+                    "Lift a ban.",
+                    {},
+                    ("PEER",),
+                    None,
+                ),
+            },
+        ),
+        "discovery": (
+            "Ask discovery servers, register there, run one.",
+            {},
+            (),
+            {
+                "serve": (
+                    "Run a discovery server; prints one line with its addresses when it is ready, and ends on SIGTERM or Ctrl-C.",
+                    {
+                        "--listen": ("HOST:PORT", "Serve HTTP here instead of where the configuration says."),
+                    },
+                    (),
+                    None,
+                ),
+                "list": (
+                    "Ask the configured discovery servers how they are, or with --peers whom they list; needs no node.",
+                    {
+                        "--peers": ("", "The peers that they list, instead of the servers."),
+                        "--org": ("ORG", "Only peers of this organisation."),
+                        "--region": ("REGION", "Only peers of this region."),
+                        "--cap": ("NAME", "Only peers with this capability."),
+                    },
+                    (),
+                    None,
+                ),
+                "register": (
+                    "Register the running node at every configured discovery server now.",
+                    {},
+                    (),
+                    None,
+                ),
+            },
+        ),
+        "dht": (
+            "Look into the DHT: its table, look-ups, each hop of one.",
+            {},
+            (),
+            {
+                "table": (
+                    "Show the node's routing table, nearest first; distances are bits in which a key differs from ours.",
+                    {
+                        "--buckets": ("", "A line a bucket instead of a line a contact."),
+                    },
+                    (),
+                    None,
+                ),
+                "find": (
+                    "Find the peers nearest to a peer id or CID, at most 20; works without a node too.",
+                    {},
+                    ("PEER|CID",),
+                    None,
+                ),
+                "providers": (
+                    "Find the peers that the DHT says provide a CID; works without a node too.",
+                    {
+                        "--limit": ("N", "At most this many."),
+                    },
+                    ("CID",),
+                    None,
+                ),
+                "trace": (
+                    "Look something up in the DHT and print each hop as it happens; works without a node too.",
+                    {},
+                    ("PEER|CID",),
+                    None,
+                ),
+            },
+        ),
+        "topic": (
+            "List topics, listen to one, publish to one.",
+            {},
+            (),
+            {
+                "list": (
+                    "List the topics that the node has joined, then those that its peers have.",
+                    {},
+                    (),
+                    None,
+                ),
+                "tail": (
+                    "Print each message of a topic as it comes, one a line; --json is NDJSON here, with the octets in base64.",
+                    {
+                        "--count": ("N", "End after so many messages; 0 is never."),
+                        "--for": ("DURATION", "End after this long."),
+                    },
+                    ("TOPIC",),
+                    None,
+                ),
+                "publish": (
+                    "Publish a file as one message of a topic.",
+                    {},
+                    ("TOPIC", "PATH|-"),
                     None,
                 ),
             },
@@ -269,6 +409,23 @@ TREE: Node = (
         "status": (
             "How this home and its node are, problems first.",
             {},
+            (),
+            None,
+        ),
+        "why": (
+            "Why a document, chunk or peer can or cannot be had, link by link.",
+            {
+                "--peer": ("MULTIADDR", "Ask this peer too; may be repeated."),
+            },
+            ("CID|DOC|PEER",),
+            None,
+        ),
+        "doctor": (
+            "Look at everything a node needs, one line a check.",
+            {
+                "--only": ("CHECK", "Make this check alone; may be repeated."),
+                "--fail-on": ("warning|error", "The least level that makes it exit 6."),
+            },
             (),
             None,
         ),

@@ -98,6 +98,23 @@ def not_one_of(option: str, value: str, choices: Sequence[str]) -> UsageError:
     return UsageError(f"{option}: {value!r} is not one of {', '.join(choices)}", mend=[f"{option} {near[0]}"])
 
 
+def words_of(option: str, value: str, choices: Sequence[str]) -> tuple[str, ...]:
+    """The words of `a,b`, each one of `choices`. Raises UsageError for another, or for none at all."""
+    words = tuple(dict.fromkeys(word.strip() for word in value.split(",") if word.strip()))
+    for word in words or (value,):
+        if word not in choices:
+            raise not_one_of(option, word, choices)
+    return words
+
+
+def duration_of(option: str, value: str, example: str) -> float | None:
+    """Seconds of a duration; None where it is empty. Raises UsageError, whose mend is the example."""
+    try:
+        return parse_duration(value) if value else None
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}", mend=[f"{option} {example}"]) from error
+
+
 def _timeout(value: str) -> float:
     try:
         return parse_duration(value)

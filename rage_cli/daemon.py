@@ -5,15 +5,16 @@ Not here: the node (`rage_net.node`). A second start is refused by the home's lo
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rage_cli import client, session
 from rage_cli.options import options
@@ -42,28 +43,35 @@ def run_here(
     listen: Sequence[str], bootstrap: Sequence[str], http: str | None, ready: Callable[[NodeStatus], None]
 ) -> None:
     """Run the node in this process until SIGTERM or SIGINT, which the node handles."""
+    from rage_net import node
+
+    _serve(
+        node.run,
+        listen=tuple(listen),
+        bootstrap=tuple(bootstrap),
+        http=http,
+        ready=ready,
+    )
+
+
+def discover_here(listen: str, ready: Callable[[Sequence[str]], None]) -> None:
+    """Run a discovery server in this process until SIGTERM or SIGINT, which it handles."""
+    discoverer = importlib.import_module("rage_net.discoverer")
+    _serve(discoverer.run, listen=listen or None, ready=ready)
+
+
+def _serve(run: Callable[..., Coroutine[Any, Any, None]], **settings: Any) -> None:
+    """Run what serves this home, and handles the signals itself."""
     import asyncio
     import gc
-
-    from rage_net import node
 
     gc.enable()
 
     place = session.home()
     homes.require(place)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    asyncio.run(
-        node.run(
-            place,
-            listen=tuple(listen),
-            bootstrap=tuple(bootstrap),
-            http=http,
-            config_path=options.config or None,
-            log_format=options.log_format,
-            verbose=options.verbose,
-            ready=ready,
-        )
-    )
+    common = {"config_path": options.config or None, "log_format": options.log_format, "verbose": options.verbose}
+    asyncio.run(run(place, **common, **settings))
 
 
 def start_detached(listen: Sequence[str], bootstrap: Sequence[str], http: str | None) -> None:
@@ -102,7 +110,6 @@ def check_addresses(listen: Sequence[str], bootstrap: Sequence[str], http: str) 
 
     Raises: UsageError for what is no address: a flag is the caller's, not the configuration's.
     """
-    from rage_net.config.values import Endpoint, split_endpoint
     from rage_net.libp2p.multiaddr import Multiaddr, MultiaddrError
 
     for address in listen:
@@ -115,11 +122,19 @@ def check_addresses(listen: Sequence[str], bootstrap: Sequence[str], http: str) 
     check_peers("--bootstrap", bootstrap)
     if http in ("", "off"):
         return "" if http else None
+    return check_endpoint("--http", http, "127.0.0.1:4080")
+
+
+def check_endpoint(option: str, text: str, example: str) -> str:
+    """HOST:PORT as it is, or empty. Raises UsageError for anything else."""
+    from rage_net.config.values import Endpoint, split_endpoint
+
     try:
-        split_endpoint(Endpoint(http))
+        if text:
+            split_endpoint(Endpoint(text))
     except ValueError as error:
-        raise UsageError(f"--http: {error}", mend=["--http 127.0.0.1:4080"]) from None
-    return http
+        raise UsageError(f"{option}: {error}", mend=[f"{option} {example}"]) from None
+    return text
 
 
 def check_peers(option: str, addresses: Sequence[str]) -> None:

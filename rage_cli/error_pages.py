@@ -11,6 +11,7 @@ from rage_net.errors import (
     AccessDeniedError,
     ConfigError,
     ConflictError,
+    FindingsError,
     IntegrityError,
     NotFoundError,
     RageError,
@@ -43,6 +44,21 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
     ),
     "config-key-unknown": (NotFoundError, "There is no such configuration key.", "rage config show"),
     "config-missing": (ConfigError, "A configuration file that was named does not exist.", "rage config path"),
+    "dht-empty": (
+        UnavailableError,
+        "The DHT's table holds nobody who could be asked.",
+        "rage peer discover --connect, or name bootstrap peers",
+    ),
+    "dht-off": (
+        UnavailableError,
+        "The configuration takes no part in the DHT.",
+        "set network.libp2p.dht.enabled",
+    ),
+    "discovery-off": (
+        UnavailableError,
+        "The configuration asks no discovery servers.",
+        "set network.discovery.enabled",
+    ),
     "document-not-found": (
         NotFoundError,
         "What was given is no CID, and no id or name of a document here. Names are known on their own node only.",
@@ -78,23 +94,51 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "another --listen or --http, or free the port",
     ),
     "manifest-invalid": (IntegrityError, "A manifest breaks its rules.", "get the document elsewhere"),
+    "mdns-off": (
+        UnavailableError,
+        "The local network cannot be asked: mDNS is off, or there is no multicast here.",
+        "rage doctor --only mdns",
+    ),
+    "message-too-large": (
+        UsageError,
+        "A message is larger than a topic carries.",
+        "rage chunk put it, and publish its CID",
+    ),
     "needs-yes": (
         UsageError,
         "It deletes something, and there is no terminal to ask on.",
         "add --yes, or look with --dry-run",
     ),
     "newer-store": (ConflictError, "A newer rage wrote this store; it was left alone.", "upgrade rage"),
+    "no-peers-found": (
+        FindingsError,
+        "Every way to discover peers was tried, and none named anybody.",
+        "rage doctor; a longer --for",
+    ),
+    "no-providers": (
+        NotFoundError,
+        "Nobody that was asked has it, or names somebody who has.",
+        "rage why names the link that is missing",
+    ),
+    "no-servers": (NotFoundError, "No discovery server is configured.", "set network.discovery.servers"),
     "no-such-route": (NotFoundError, "The control socket has no such route.", "client and node of one version"),
     "no-such-verb": (NotFoundError, "The node knows no such verb.", "client and node of one version"),
     "node-gone": (UnavailableError, "The node went away before it had answered.", "rage node status; its log says why"),
     "node-unreachable": (UnavailableError, "No node runs for this home.", "rage node start --detach"),
     "not-confirmed": (UsageError, "The question was answered with no; nothing was changed.", "nothing to do"),
+    "peer-banned": (AccessDeniedError, "The peer is banned here.", "rage peer unban"),
     "peer-gone": (UnavailableError, "The connection to a peer broke.", "retry"),
+    "peer-id-needed": (
+        UsageError,
+        "A part of a peer id was given where the whole one is needed: nobody known has an id like it.",
+        "rage peer list --known",
+    ),
     "peer-mismatch": (
         UnavailableError,
         "Another peer than the one wanted answers there.",
         "ask its operator for rage node id",
     ),
+    "peer-not-banned": (NotFoundError, "There is no ban to lift.", "rage peer list --state banned"),
     "peer-not-found": (NotFoundError, "No peer of that id, or beginning of an id, is known.", "rage peer list --known"),
     "peer-unreachable": (UnavailableError, "A peer cannot be dialled.", "is it running, and its port open to us?"),
     "read-failed": (RageError, "A file could not be read to its end.", "look at the disk: dmesg"),
@@ -102,6 +146,16 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         AccessDeniedError,
         "The directory of the node's socket is open to others.",
         "set XDG_RUNTIME_DIR to a directory of your own",
+    ),
+    "server-refused": (
+        AccessDeniedError,
+        "A discovery server answered that it will not.",
+        "read its reason; is the clock right, are the addresses reachable?",
+    ),
+    "server-unreachable": (
+        UnavailableError,
+        "A discovery server did not answer, or not as one does.",
+        "retry; is its address right?",
     ),
     "size-differs": (
         IntegrityError,
@@ -121,6 +175,12 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
     "stopping": (UnavailableError, "The node is about to end.", "retry when it runs again"),
     "storage-unavailable": (UnavailableError, "The disk under the store fails.", "dmesg; look at the disk"),
     "write-failed": (RageError, "A file could not be written.", "look at the disk: dmesg"),
+    "topic-invalid": (UsageError, "It cannot be the name of a topic.", "rage topic list"),
+    "topic-not-joined": (
+        AccessDeniedError,
+        "This node has not joined the topic.",
+        "add it to network.libp2p.gossipsub.topics",
+    ),
     "wrong-bytes": (IntegrityError, "Every peer that answered sent wrong bytes.", "name another --peer"),
 }
 """Id -> (class, meaning, what to do next)."""

@@ -3,8 +3,9 @@
 - stdout is the answer and nothing else; words, prompts, progress, logs and errors go to stderr.
 - On a terminal the answer is a table, with sizes and times for people. Piped it is tab-separated, one line a record, no
   header, raw numbers (bytes, seconds): the columns are those of the table, in its order, wide ones included.
-- `--json` is one object with `kind` and `v`; `--format ndjson` one such object a line; `-q` one identifier a line.
-  Within one `v` fields may be added, never changed.
+- `--json` is one object with `kind` and `v`; `--format ndjson` one such object a line; `-q` one identifier a line. What
+  a record itself calls its kind (chunk or manifest, heartbeat or announcement) is `what` there.
+  Within one `v` fields may be added, never changed. What is shown as it comes is in `rows`.
 - Text from elsewhere (names, agents) never moves the cursor of a terminal nor breaks a line of tab-separated output.
 - A question is asked on a terminal only, on stderr; elsewhere `--yes` is wanted, exit 2 without it.
 - `rich` is imported only when a table is drawn.
@@ -34,12 +35,15 @@ VERSION = 1
 PIPED_TABLE_COLUMNS = 240
 """`--format table` without a terminal: wide enough that nothing is cut."""
 
+WIDE_COLUMNS_MIN = 120
+"""Columns that a terminal needs for wide columns to be shown."""
+
 GAP = 2
 """Blanks between columns."""
 TEXT_COLUMNS_MIN = 8
 """A word cut shorter than this says nothing."""
 
-Kind = Literal["text", "prose", "size", "count", "time", "seconds"]
+Kind = Literal["text", "prose", "size", "count", "time", "clock", "seconds"]
 """`prose` folds where there is little room; other text is cut."""
 
 
@@ -57,11 +61,11 @@ def render(
 ) -> None:
     """Print `result`. `items` are its records, where it is a list; else the result is the one record."""
     records = [result] if items is None else items
-    match _format():
+    match chosen_format():
         case "json":
-            _write(_json(result))
+            _write(to_json(result))
         case "ndjson":
-            _write("".join(map(_json, records)))
+            _write("".join(map(to_json, records)))
         case "id":
             _write("".join(f"{text.safe(identifier(record))}\n" for record in records))
         case "table" if items is None:
@@ -69,13 +73,13 @@ def render(
         case "table":
             _print_table(records, columns)
         case _:
-            _write("".join("\t".join(_raw(column.value(record)) for column in columns) + "\n" for record in records))
+            _write("".join(to_tsv(record, columns) for record in records))
 
 
 def render_beside(result: Any) -> None:
     """Where stdout holds the octets asked for: the result on stderr, for `--json` alone."""
     if is_json():
-        sys.stderr.write(_json(result))
+        sys.stderr.write(to_json(result))
 
 
 def is_json() -> bool:
@@ -106,7 +110,8 @@ def confirm(question: str) -> None:
         raise UsageError("not confirmed; nothing was changed", id="not-confirmed")
 
 
-def _format() -> str:
+def chosen_format() -> str:
+    """The form that this answer takes."""
     if options.format == "auto":
         return "table" if sys.stdout.isatty() else "tsv"
     return options.format
@@ -116,9 +121,16 @@ def _write(output: str) -> None:
     sys.stdout.write(output)
 
 
-def _json(value: Any) -> str:
+def to_json(value: Any) -> str:
+    """A dataclass as one line of JSON, with its `kind` and `v`."""
     kind = type(value).__name__.removesuffix("Result")
-    return json.dumps({"kind": kind, "v": VERSION, **encode(value)}, ensure_ascii=False) + "\n"
+    fields = {"what" if name == "kind" else name: field for name, field in encode(value).items()}
+    return json.dumps({"kind": kind, "v": VERSION, **fields}, ensure_ascii=False) + "\n"
+
+
+def to_tsv(record: Any, columns: Sequence[Column]) -> str:
+    """A record as one line of raw values."""
+    return "\t".join(_raw(column.value(record)) for column in columns) + "\n"
 
 
 def _raw(value: Any) -> str:
@@ -131,7 +143,8 @@ def _raw(value: Any) -> str:
     return text.safe(str(value))
 
 
-def _human(value: Any, kind: Kind) -> str:
+def human(value: Any, kind: Kind) -> str:
+    """A value as a person reads it, on one line."""
     if value is None:
         return "-"
     match kind:
@@ -139,6 +152,8 @@ def _human(value: Any, kind: Kind) -> str:
             return text.format_size(value)
         case "time":
             return text.format_time(value)
+        case "clock":
+            return text.format_time_of_day(value)
         case "seconds":
             return text.format_duration(value)
         case "count":
@@ -150,7 +165,8 @@ def _human(value: Any, kind: Kind) -> str:
     return text.safe(str(value)) or "-"
 
 
-def _is_colored() -> bool:
+def is_colored() -> bool:
+    """Whether stdout may be coloured."""
     return sys.stdout.isatty() if options.color == "auto" else options.color == "always"
 
 
@@ -162,7 +178,7 @@ def _console() -> Console:
         highlight=False,
         markup=False,
         emoji=False,
-        force_terminal=_is_colored(),
+        force_terminal=is_colored(),
         width=shutil.get_terminal_size().columns if is_terminal else PIPED_TABLE_COLUMNS,
         soft_wrap=False,
     )
@@ -176,9 +192,9 @@ def _print_table(records: Sequence[Any], columns: Sequence[Column]) -> None:
     from rich.table import Table
 
     console = _console()
-    shown = [column for column in columns if not column.wide or console.width >= 120]
+    shown = [column for column in columns if not column.wide or console.width >= WIDE_COLUMNS_MIN]
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
-    rows = [[_human(column.value(record), column.kind) for column in shown] for record in records]
+    rows = [[human(column.value(record), column.kind) for column in shown] for record in records]
     widths = _widths(shown, rows, console.width)
     for column, width in zip(shown, widths, strict=False):
         justify: Literal["left", "right"] = "right" if column.kind in ("size", "count", "seconds") else "left"
@@ -216,8 +232,8 @@ def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int)
 
 def _print_card(record: Any, columns: Sequence[Column]) -> None:
     """One record, a line a field that says something; the terminal folds long ones, so that they are copied whole."""
-    rows = [(column.title, _human(column.value(record), column.kind)) for column in columns]
+    rows = [(column.title, human(column.value(record), column.kind)) for column in columns]
     rows = [(title, shown) for title, shown in rows if shown != "-"]
     width = max((len(title) for title, _ in rows), default=0)
-    bold, plain = ("\x1b[1m", "\x1b[0m") if _is_colored() else ("", "")
+    bold, plain = ("\x1b[1m", "\x1b[0m") if is_colored() else ("", "")
     _write("".join(f"{bold}{title:<{width}}{plain}{' ' * GAP}{shown}\n" for title, shown in rows))

@@ -61,6 +61,11 @@ def format_time(epoch_s: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(epoch_s))
 
 
+def format_time_of_day(epoch_s: float) -> str:
+    """A point in time of today in the local zone, to the second."""
+    return time.strftime("%H:%M:%S", time.localtime(epoch_s))
+
+
 def safe(text: str) -> str:
     """`text` on one line, without what moves the cursor, colours, reorders or cannot be encoded: that is shown escaped.
 

@@ -95,6 +95,12 @@ class IntegrityError(RageError):
     id, exit_code, wire_code = "integrity", 8, 422
 
 
+class FindingsError(RageError):
+    """A check worked, and its answer is no."""
+
+    id, exit_code, wire_code = "findings", EXIT_FINDINGS, 404
+
+
 class UnavailableError(RageError):
     """A node, peer or provider does not answer or is busy; try again."""
 
@@ -150,6 +156,7 @@ _BY_ID: dict[str, type[RageError]] = {
         CertificateError,
         ConflictError,
         IntegrityError,
+        FindingsError,
         UnavailableError,
         DeadlineError,
         StorageFullError,
@@ -204,6 +211,7 @@ __all__ = [
     "ConfigError",
     "ConflictError",
     "DeadlineError",
+    "FindingsError",
     "IntegrityError",
     "LocalProtocolError",
     "NotFoundError",

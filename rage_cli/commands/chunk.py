@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from rage_cli.command import not_one_of, noun, page
+from rage_cli.command import duration_of, not_one_of, noun, page
 from rage_cli.files import FileSource, open_sink
 from rage_cli.options import options
 from rage_cli.output import Column, confirm, is_json, render, render_beside, say
 from rage_cli.progress import Display
 from rage_cli.session import home, run
-from rage_cli.text import format_duration, format_size, parse_duration
+from rage_cli.text import format_duration, format_size
 from rage_net.errors import EXIT_FINDINGS, EXIT_OK, UsageError
 from rage_net.verbs import chunk as verbs
 from rage_net.verbs import dataclass
@@ -98,7 +98,7 @@ def put(
 ) -> None:
     """Cut a file into chunks, store them durably, and record a document that names them."""
     check_visibility(visibility)
-    keep = _duration("--retention", retention)
+    keep = duration_of("--retention", retention, "30d")
     with FileSource(path) as source:
         verb = verbs.PutChunk(
             name=name or source.name,
@@ -226,6 +226,41 @@ def verify(
     return EXIT_FINDINGS if result.bad else EXIT_OK
 
 
+PROVIDER = (
+    Column("peer id", lambda it: it.peer_id),
+    Column("state", lambda it: it.state),
+    Column("via", lambda it: it.via),
+    Column("rtt ms", lambda it: None if it.rtt_ms is None else round(it.rtt_ms, 2)),
+    Column("addresses", lambda it: it.addresses, wide=True),
+    Column("error", lambda it: it.error, wide=True),
+)
+
+
+@app.command()
+@page(
+    examples=(
+        "rage chunk providers report.md",
+        "rage chunk providers bafkr4i... --limit 5",
+        "rage chunk providers $CID -q | head -1    # in CI: exit 5 when nobody has it",
+    ),
+    exits=(5, 7),
+)
+def providers(
+    ref: Ref,
+    limit: Annotated[int, typer.Option(metavar="N", help="At most this many.", min=1, max=1000)] = 20,
+) -> None:
+    """Show who has a document or chunk: this store, connected peers, and those that the DHT names."""
+    from rage_net.refusals import no_providers
+
+    result = run(verbs.ChunkProviders(ref, limit), label=f"providers of {ref}")
+    if result.items or is_json():
+        render(result, PROVIDER, items=result.items, identifier=lambda it: it.peer_id)
+    for words in result.asked:
+        say(words)
+    if not result.items:
+        raise no_providers(ref, "; ".join(result.asked))
+
+
 PIN = (
     Column("cid", lambda it: it.cid),
     Column("pinned", lambda it: it.pinned),
@@ -283,7 +318,7 @@ def gc(
     cache: Annotated[bool, typer.Option("--cache", help="Evict cached chunks too.")] = False,
 ) -> None:
     """Delete the chunks that nothing holds and that were let go longer than the grace time ago."""
-    verb = verbs.CollectGarbage(options.dry_run, plan, _duration("--grace", grace), cache)
+    verb = verbs.CollectGarbage(options.dry_run, plan, duration_of("--grace", grace, "30d"), cache)
     if not options.dry_run and not plan and not options.yes:
         found = run(replace(verb, dry_run=True))
         confirm(f"Delete {found.chunks} chunks, {format_size(found.bytes)}?")
@@ -404,13 +439,6 @@ def _sources(words: str) -> Any:
         if name not in ("local", "cdn", "p2p"):
             raise UsageError(f"--from: {name!r} is not one of local, cdn, p2p", mend=["--from local,p2p"])
     return names
-
-
-def _duration(option: str, value: str) -> float | None:
-    try:
-        return parse_duration(value) if value else None
-    except ValueError as error:
-        raise UsageError(f"{option}: {error}", mend=[f"{option} 30d"]) from error
 
 
 def _share(value: str) -> float:

@@ -21,6 +21,8 @@ class ServerRow:
     reachable: bool | None
     """Whether its dial-back reached us; None where it has not said."""
     error: str
+    code: str = ""
+    """The error's id, such as server-unreachable or server-refused."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,9 +142,10 @@ class DiscoverPeersResult:
 
 @dataclass(frozen=True, slots=True)
 class DiscoverPeers(Verb[DiscoverPeersResult]):
-    """Look for peers in several ways at once; tells each as it is found. Works with and without a node.
+    """Look for peers in several ways at once. Works with and without a node.
 
-    Ends after `for_s`, or sooner once every way has said all it has to say (mDNS listens to the end).
+    It tells each peer once: when it is first named, or with `connect` when it has been dialled. It ends after `for_s`,
+    or sooner once every way has said all it has to say (mDNS listens to the end).
     """
 
     route: ClassVar[str] = "peer/discover"
