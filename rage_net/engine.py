@@ -19,14 +19,14 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rage_net import __version__, durable
+from rage_net import __version__, refusals
 from rage_net import config as configuration
 from rage_net import env as environment
 from rage_net import home as homes
 from rage_net.acl import ANYONE, ChunkResource, Rules, authorize
 from rage_net.chunk import manifest, views
 from rage_net.chunk.documents import Documents, check_words
-from rage_net.chunk.shelf import look
+from rage_net.chunk.shelf import is_public, look
 from rage_net.chunk.stat import Stat
 from rage_net.chunk.store import ChunkStore, Quota, open_store
 from rage_net.cid import Cid
@@ -35,24 +35,27 @@ from rage_net.env import Env, SystemEnv
 from rage_net.errors import NotFoundError, StorageFullError, UnavailableError, UsageError
 from rage_net.home import Home
 from rage_net.metrics import Metrics
-from rage_net.services.retrieval import Retrieval, Stage, Want, Way, known
-from rage_net.services.retrieval import Source as ChunkFrom
+from rage_net.services.retrieval import Retrieval, Stage, Want
 from rage_net.verbs import Progress, Sink, Source, Verb
 from rage_net.verbs import chunk as chunks
+from rage_net.verbs import dht as dhts
+from rage_net.verbs import diagnose as diagnoses
+from rage_net.verbs import discovery as servers
 from rage_net.verbs import node as nodes
 from rage_net.verbs import peer as peers
+from rage_net.verbs import topic as topics
 
 if TYPE_CHECKING:
-    from rage_net.libp2p.swarm import Swarm
+    from rage_net.libp2p.pubsub import PubSub
     from rage_net.libp2p.transport import Transport
-    from rage_net.peerstore import Peerstore
-    from rage_net.services.exchange import Exchange
-    from rage_net.services.membership import Membership, Reach
+    from rage_net.online import Online
+    from rage_net.services.routing import Routing
 
 R = TypeVar("R")
 T = TypeVar("T")
 Report = Callable[[Progress], None]
 Cancelled = Callable[[], bool]
+Tell = Callable[[Any], None]
 
 LOCK_WAIT_S = 30.0
 """How long a command waits for another that holds the home."""
@@ -62,6 +65,7 @@ a terminal or a quiet pipe may never return. What a thread leaves undone then is
 STOP_WITHIN_S = 10.0
 """What a node promises from SIGTERM to its end."""
 PINGS_MAX = 1000
+DISCOVER_S_MAX = 3600.0
 
 
 def rules_of(config: Config) -> Rules:
@@ -70,15 +74,6 @@ def rules_of(config: Config) -> Rules:
     if security.ca_cert is None:
         return Rules(frozenset(security.trusted_peers), public_to_strangers=True)
     return Rules(frozenset(), public_to_strangers=security.public_access)
-
-
-@dataclass(frozen=True, slots=True)
-class Online:
-    """The network half of an engine."""
-
-    swarm: Swarm
-    membership: Membership
-    exchange: Exchange
 
 
 class Engine:
@@ -100,6 +95,8 @@ class Engine:
         self.store = store
         self.documents = Documents(store)
         self.retrieval = Retrieval(store, env, metrics)
+        self.cdn: Stage | None = None
+        """Where CDNs are configured: the stage that asks them."""
         self.env = env
         self.metrics = metrics
         self.rules = rules_of(config)
@@ -109,7 +106,7 @@ class Engine:
         """Set by the verb node/stop; whoever runs the engine ends it."""
         self.node_status: Callable[[nodes.NodeStatus], nodes.NodeStatus] = lambda status: status
         """Given by the node: adds what only it knows."""
-        self._serves = serves
+        self.serves = serves
         self._transports = transports
         self._online: Online | None = None
         self._going_online = asyncio.Lock()
@@ -176,15 +173,21 @@ class Engine:
 
     async def put_chunk(self, verb: chunks.PutChunk, source: Source, report: Report) -> chunks.PutChunkResult:
         """Cut, store and record what `source` gives; durable when it returns."""
-        return await self._stoppable(functools.partial(self._put, verb, source, report))
+        result = await self._stoppable(functools.partial(self._put, verb, source, report))
+        if verb.visibility == "public":
+            self._announce(Cid.parse(result.root))
+        return result
 
     async def get_chunk(self, verb: chunks.GetChunk, sink: Sink, report: Report) -> chunks.GetChunkResult:
         """Give `sink` the bytes of a root, verified, from here and from peers."""
         started = self.env.monotonic()
         root = await self.env.blocking(views.find_root, self.documents, verb.ref)
-        want = Want(root, not verb.raw, "local" in verb.sources, "p2p" in verb.sources, verb.cache)
-        stages = functools.partial(self._stages, verb.peers)
+        elsewhere = any(kind in verb.sources for kind in ("cdn", "p2p"))
+        want = Want(root, not verb.raw, "local" in verb.sources, elsewhere, verb.cache)
+        stages = functools.partial(self._stages, root, verb.sources, verb.peers)
         outcomes = await self.retrieval.fetch(want, stages, _Counted(sink, report))
+        if outcomes.gave and want.join and want.cache and await self.env.blocking(self.is_public, root):
+            self._announce(root, is_fetched=True)
         seconds = round(self.env.monotonic() - started, 3)
         return chunks.GetChunkResult(str(root), outcomes.size, "", outcomes.sources, seconds)
 
@@ -290,6 +293,145 @@ class Engine:
         address = str(connection.remote_address)
         return peers.PingPeerResult(str(connection.peer_id), address, tuple(rtts), verb.count - len(rtts))
 
+    async def discover_peers(self, verb: peers.DiscoverPeers, tell: Tell) -> peers.DiscoverPeersResult:
+        """Look for peers in several ways at once."""
+        unknown = sorted(set(verb.via) - set(peers.VIAS))
+        if unknown or not verb.via or not 0 < verb.for_s <= DISCOVER_S_MAX:
+            raise UsageError(
+                f"unknown ways {', '.join(unknown)}" if unknown else f"0 to {DISCOVER_S_MAX:.0f} s, in one way or more",
+                mend=["--via server,dht,mdns --for 10s"],
+            )
+        return await (await self.online()).discovering.discover(verb, tell)
+
+    async def find_peer(self, verb: peers.FindPeer) -> peers.FindPeerResult:
+        """Where a peer may be dialled."""
+        from rage_net import lookups
+
+        return await lookups.find_peer(await self.online(), verb.peer)
+
+    async def ban_peer(self, verb: peers.BanPeer) -> peers.BanResult:
+        """Drop a peer, and have nothing to do with it."""
+        if verb.for_s is not None and verb.for_s <= 0:
+            raise UsageError("a ban lasts longer than 0 seconds", mend=["--for 1h"])
+        return await (await self.online()).membership.ban(verb.peer, verb.for_s, verb.reason)
+
+    async def unban_peer(self, verb: peers.UnbanPeer) -> peers.BanResult:
+        """Lift a ban."""
+        return await (await self.online()).membership.unban(verb.peer)
+
+    # --- content routing, gossip, servers, diagnosis: what the verbs do stands in `lookups` and `services` ---
+
+    async def list_providers(self, verb: chunks.ChunkProviders) -> chunks.ChunkProvidersResult:
+        """Who has a root."""
+        from rage_net import lookups
+
+        root = await self.env.blocking(views.find_root, self.documents, verb.ref)
+        may_ask = self.config.network.security.ca_cert is None or await self.env.blocking(self.is_public, root)
+        is_here = await self.env.blocking(self.store.has, root)
+        return await lookups.list_providers(await self.online(), root, verb.limit, is_here=is_here, may_ask=may_ask)
+
+    async def show_table(self, verb: dhts.ShowTable) -> dhts.ShowTableResult:
+        """The DHT's routing table."""
+        from rage_net.services import dht_verbs
+
+        return dht_verbs.show_table((await self._routing()).dht)
+
+    async def find_nearest(self, verb: dhts.FindNearest) -> dhts.LookUpResult:
+        """The peers nearest to a peer id or CID."""
+        from rage_net.services import dht_verbs
+
+        routing = await self._routing()
+        await routing.ready()
+        return await dht_verbs.find_nearest(routing.dht, verb.target, (await self.online()).membership.match)
+
+    async def find_providers(self, verb: dhts.FindProviders) -> dhts.LookUpResult:
+        """Who provides a CID, as the DHT has it."""
+        from rage_net.services import dht_verbs
+
+        routing = await self._routing()
+        await routing.ready()
+        return await dht_verbs.find_providers(routing.dht, verb.cid, verb.limit)
+
+    async def trace_look_up(self, verb: dhts.TraceLookUp, tell: Tell) -> dhts.LookUpResult:
+        """A look-up, hop by hop."""
+        from rage_net.services import dht_verbs
+
+        routing = await self._routing()
+        await routing.ready()
+        return await dht_verbs.trace(routing.dht, verb.target, (await self.online()).membership.match, tell)
+
+    async def _routing(self) -> Routing:
+        routing = (await self.online()).routing
+        if routing is None:
+            raise refusals.dht_off()
+        return routing
+
+    async def list_topics(self, verb: topics.ListTopics) -> topics.ListTopicsResult:
+        """Topics of this node and its peers."""
+        from rage_net.services import topic_verbs
+
+        return topic_verbs.list_topics(await self._pubsub())
+
+    async def tail_topic(self, verb: topics.TailTopic, tell: Tell) -> topics.TailTopicResult:
+        """Messages of a topic as they come."""
+        from rage_net.online import may_join
+        from rage_net.services import topic_verbs
+
+        return await topic_verbs.tail(await self._pubsub(), self.env, verb, may_join, tell)
+
+    async def publish_topic(self, verb: topics.PublishTopic, source: Source) -> topics.PublishTopicResult:
+        """One message to a topic."""
+        from rage_net.online import may_join
+        from rage_net.services import topic_verbs
+
+        return await topic_verbs.publish(await self._pubsub(), self.env, verb, source, may_join)
+
+    async def _pubsub(self) -> PubSub:
+        pubsub = (await self.online()).pubsub
+        if pubsub is None:  # an engine of one command does not gossip
+            raise UnavailableError("no node runs here", mend=["rage node start"], id="node-unreachable")
+        return pubsub
+
+    async def list_servers(self, verb: servers.ListServers) -> servers.ListServersResult:
+        """The configured discovery servers, asked now."""
+        from rage_net.services import server_verbs
+
+        return await server_verbs.list_servers(server_verbs.require((await self.online()).servers), self.env.now())
+
+    async def list_registered(self, verb: servers.ListRegistered) -> servers.ListRegisteredResult:
+        """What the discovery servers list."""
+        from rage_net.services import server_verbs
+
+        return await server_verbs.list_registered(server_verbs.require((await self.online()).servers), verb)
+
+    async def register_peer(self, verb: servers.Register) -> servers.RegisterResult:
+        """Register at every discovery server now."""
+        from rage_net.services import server_verbs
+
+        online = await self.online()
+        if not self.serves:
+            raise UnavailableError("no node runs here", mend=["rage node start"], id="node-unreachable")
+        keys = self.config.network.discovery.registration
+        return await server_verbs.register(
+            server_verbs.require(online.servers),
+            online.about(),
+            heartbeat_interval_s=keys.heartbeat_interval,
+            retry_interval_s=keys.retry_interval,
+            now=self.env.now(),
+        )
+
+    async def explain(self, verb: diagnoses.Why) -> diagnoses.WhyResult:
+        """Every link from here to a chunk, document or peer."""
+        from rage_net import diagnose
+
+        return await diagnose.explain(self, verb)
+
+    async def examine(self, verb: diagnoses.Doctor) -> diagnoses.DoctorResult:
+        """What a doctor sees of the network; home and machine are `checkup`'s."""
+        from rage_net import diagnose
+
+        return await diagnose.examine(self, verb)
+
     # --- the node ---
 
     async def show_status(self, verb: nodes.ShowStatus) -> nodes.NodeStatus:
@@ -320,7 +462,7 @@ class Engine:
 
     async def _room_problems(self) -> list[str]:
         """That nothing can be put, where no node runs that watches for it."""
-        if self._serves:
+        if self.serves:
             return []
         try:
             await self.env.blocking(functools.partial(self.store.check_room, 0, evict=False))
@@ -330,7 +472,7 @@ class Engine:
 
     async def stop_node(self, verb: nodes.StopNode) -> nodes.StopNodeResult:
         """Begin to drain."""
-        if not self._serves:
+        if not self.serves:
             raise UnavailableError("no node runs here", mend=["rage node start"], id="node-unreachable")
         self.stop_requested.set()
         return nodes.StopNodeResult(os.getpid(), STOP_WITHIN_S)
@@ -345,74 +487,46 @@ class Engine:
             return self._online
 
     async def _go_online(self) -> Online:
-        from rage_net import messages
-        from rage_net.libp2p.multiaddr import Multiaddr
-        from rage_net.libp2p.swarm import Limits, Swarm
-        from rage_net.libp2p.transport import tune_malloc
-        from rage_net.services.exchange import Exchange
-        from rage_net.services.membership import Membership
+        from rage_net.online import go_online
 
-        tune_malloc()  # else each batch of a download faults its pages in again
-        network = self.config.network
-        key = await self.env.blocking(homes.load_identity, network.security.peer_key)
-        bounds = network.limits
-        limits = Limits(
-            connections=bounds.connections,
-            connections_per_ip=bounds.connections_per_address,
-            handshakes=bounds.handshakes,
-            streams=bounds.streams_per_connection,
-            streams_total=bounds.streams,
-            unread_bytes=bounds.unread_bytes,
-            dial_timeout_s=bounds.dial_timeout,
-            handshake_timeout_s=bounds.handshake_timeout,
-            negotiate_timeout_s=bounds.request_timeout,
-            idle_s=bounds.idle_timeout,
+        return await self._closing.enter_async_context(
+            go_online(
+                self.home,
+                self.config,
+                self.store,
+                self.env,
+                self.metrics,
+                self.rules,
+                serves=self.serves,
+                transports=self._transports,
+            )
         )
-        swarm = Swarm(
-            key,
-            transports=self._transports,
-            limits=limits,
-            agent_version=f"rage/{__version__}",
-            clock=self.env.monotonic,
-            random=self.env.random,
-        )
-        await self._closing.enter_async_context(swarm)
 
-        exchange = Exchange(self.store, self.env, self.rules, self.metrics)
-        if self._serves:
-            swarm.handle(messages.CHUNK_PROTOCOL, exchange.serve)
-        bootstrap = [Multiaddr.parse(text) for text in network.libp2p.bootstrap_peers]
-        peerstore = await self.env.blocking(self._load_peerstore)
-        return Online(swarm, Membership(swarm, peerstore, self.env, bootstrap, bounds.dial_timeout), exchange)
-
-    def _load_peerstore(self) -> Peerstore:
-        from rage_net.peerstore import Peerstore
-
-        try:
-            return Peerstore.from_text(self.home.peers.read_text("utf-8", "replace"))
-        except OSError:  # a first start, or a file that cannot be read: the peers will be met again
-            return Peerstore()
-
-    def save_peerstore(self) -> None:
-        """Write down whom we know. Blocking."""
-        if self._online is not None:
-            with durable.file_errors(self.home.peers):
-                durable.write_replacing(self.home.peers, self._online.membership.peerstore.to_text().encode())
-
-    async def _stages(self, named: Sequence[str]) -> Sequence[Stage]:
-        """Where a download looks; a command without a node tries known peers too."""
-        from rage_net.services.exchange import PeerSource
+    async def _stages(self, root: Cid, sources: Sequence[str], named: Sequence[str]) -> Sequence[Stage]:
+        """Where a download looks, best first: the CDN, peers, those that servers name, those that the DHT does."""
+        from rage_net import lookups
 
         online = await self.online()
+        found = []
+        if "cdn" in sources and self.cdn is not None:
+            found.append(self.cdn)
+        if "p2p" in sources:
+            is_open = self.config.network.security.ca_cert is None
+            may_ask = is_open or await self.env.blocking(self.is_public, root)
+            holders = self.retrieval.holders(root)
+            dial_known = not self.serves
+            found += lookups.stages(online, root, named, holders, dial_known=dial_known, may_ask=may_ask)
+        return found
 
-        def way(name: str, connect: Reach) -> Way:
-            async def reach() -> ChunkFrom:
-                return PeerSource(online.exchange, await connect())
+    def is_public(self, root: Cid) -> bool:
+        """Whether anyone may know that a root is here. Blocking."""
+        return is_public(self.store, root)
 
-            return Way(name, reach)
-
-        reaches = online.membership.reaches(named, dial_known=not self._serves)
-        return [known("peers", [way(*each) for each in reaches], "none is connected or configured")]
+    def _announce(self, root: Cid, *, is_fetched: bool = False) -> None:
+        """A public root is here now: let the DHT know, where a node announces."""
+        routing = self._online.routing if self._online is not None and self.serves else None
+        if routing is not None:
+            (routing.fetched if is_fetched else routing.put)(root)
 
     # --- blocking halves of the verbs ---
 
@@ -602,6 +716,23 @@ VERBS: dict[type[Verb[Any]], Callable[[Engine, Any, _Io], Awaitable[Any]]] = {
     chunks.ExportChunk: lambda engine, verb, io: engine.export_chunk(verb, io.sink, io.report),
     chunks.ImportChunks: lambda engine, verb, io: engine.import_chunks(verb, io.source, io.report),
     peers.ListPeers: lambda engine, verb, io: engine.list_peers(verb),
+    chunks.ChunkProviders: lambda engine, verb, io: engine.list_providers(verb),
+    peers.DiscoverPeers: lambda engine, verb, io: engine.discover_peers(verb, io.tell),
+    peers.FindPeer: lambda engine, verb, io: engine.find_peer(verb),
+    peers.BanPeer: lambda engine, verb, io: engine.ban_peer(verb),
+    peers.UnbanPeer: lambda engine, verb, io: engine.unban_peer(verb),
+    dhts.ShowTable: lambda engine, verb, io: engine.show_table(verb),
+    dhts.FindNearest: lambda engine, verb, io: engine.find_nearest(verb),
+    dhts.FindProviders: lambda engine, verb, io: engine.find_providers(verb),
+    dhts.TraceLookUp: lambda engine, verb, io: engine.trace_look_up(verb, io.tell),
+    topics.ListTopics: lambda engine, verb, io: engine.list_topics(verb),
+    topics.TailTopic: lambda engine, verb, io: engine.tail_topic(verb, io.tell),
+    topics.PublishTopic: lambda engine, verb, io: engine.publish_topic(verb, io.source),
+    servers.ListServers: lambda engine, verb, io: engine.list_servers(verb),
+    servers.ListRegistered: lambda engine, verb, io: engine.list_registered(verb),
+    servers.Register: lambda engine, verb, io: engine.register_peer(verb),
+    diagnoses.Why: lambda engine, verb, io: engine.explain(verb),
+    diagnoses.Doctor: lambda engine, verb, io: engine.examine(verb),
     peers.ShowPeer: lambda engine, verb, io: engine.show_peer(verb),
     peers.ConnectPeer: lambda engine, verb, io: engine.connect_peer(verb),
     peers.PingPeer: lambda engine, verb, io: engine.ping_peer(verb, io.report),

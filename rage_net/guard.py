@@ -43,14 +43,22 @@ async def guard(name: str, job: Job, metrics: Metrics, *, timeout_s: float | Non
 
 
 async def every(
-    interval_s: float, job: Job, *, name: str, env: Env, metrics: Metrics, timeout_s: float | None = None
+    interval_s: float,
+    job: Job,
+    *,
+    name: str,
+    env: Env,
+    metrics: Metrics,
+    timeout_s: float | None = None,
+    at_once: bool = False,
 ) -> None:
     """Run `job` again and again, `interval_s` after its last end, for as long as the task lives.
 
     The first run comes after a random part of the interval, so that the jobs of a node, and the nodes of a cluster that
-    were started together, do not work in step.
+    were started together, do not work in step; or at once.
     """
-    await asyncio.sleep(env.random.uniform(0, interval_s))
+    if not at_once:
+        await asyncio.sleep(env.random.uniform(0, interval_s))
     while True:
         await guard(name, job, metrics, timeout_s=timeout_s)
         await asyncio.sleep(interval_s)

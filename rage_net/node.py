@@ -24,7 +24,7 @@ from rage_net import config as configuration
 from rage_net import home as homes
 from rage_net import log as logs
 from rage_net.control import Control
-from rage_net.engine import STOP_WITHIN_S, Engine, Online
+from rage_net.engine import STOP_WITHIN_S, Engine
 from rage_net.env import read_environment
 from rage_net.errors import ConfigError, StorageFullError, UnavailableError
 from rage_net.guard import every, guard
@@ -33,15 +33,14 @@ from rage_net.http import Http
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.swarm import Disconnected, Event
 from rage_net.libp2p.transport import tune_malloc
+from rage_net.online import Online
 from rage_net.verbs.chunk import CollectGarbage
 from rage_net.verbs.node import NodeStatus, ShowStatus
 
 log = logging.getLogger("rage.node")
 
 GC_EVERY_S = 3600.0
-BOOTSTRAP_EVERY_S = 30.0
 MEASURE_EVERY_S = 10.0
-PEERS_SAVED_EVERY_S = 60.0
 JOB_S_MAX = 6 * 3600.0
 """A job that is not done by then is stuck."""
 
@@ -125,7 +124,7 @@ class Node:
             draining()
             log.info("stopping")
             lifetime.notify(self._environ, "STOPPING=1")
-            await guard("peers_save", self._save_peers, self.engine.metrics)
+            await guard("peers_save", online.save, self.engine.metrics)
 
     # --- doors ---
 
@@ -191,7 +190,6 @@ class Node:
 
     def _jobs(self, online: Online) -> list[Coroutine[Any, Any, None]]:
         env, metrics = self.engine.env, self.engine.metrics
-        meet = online.membership.connect_to_bootstrap
 
         def job(name: str, interval_s: float, work: Callable[[], Awaitable[None]]) -> Coroutine[Any, Any, None]:
             return every(interval_s, work, name=name, env=env, metrics=metrics, timeout_s=JOB_S_MAX)
@@ -199,19 +197,11 @@ class Node:
         async def collect() -> None:
             await self.engine.run(CollectGarbage())
 
-        async def meet_at_once() -> None:
-            await guard("bootstrap", meet, metrics)
-
         return [
-            meet_at_once(),
-            job("bootstrap", BOOTSTRAP_EVERY_S, meet),
+            *online.jobs(),
             job("gc", GC_EVERY_S, collect),
-            job("peers_save", PEERS_SAVED_EVERY_S, self._save_peers),
             job("measure", MEASURE_EVERY_S, self._measure),
         ]
-
-    async def _save_peers(self) -> None:
-        await self.engine.env.blocking(self.engine.save_peerstore)
 
     async def _measure(self) -> None:
         """Keep the gauges, and notice a disk that filled up or got room again."""

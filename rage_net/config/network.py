@@ -31,16 +31,11 @@ VERSION = 1
 NOT_BUILT = (
     "network.bandwidth",
     "network.cdn",
-    "network.discovery",
     "network.geo",
-    "network.libp2p.dht",
-    "network.libp2p.gossipsub",
-    "network.libp2p.mdns",
     "network.replication",
     "network.security.acl_enforcement",
     "network.security.trust_model",
     "network.sync",
-    "network.zone",
 )
 """Sections and keys that are read and checked, and that nothing obeys yet: a file that sets one is told so."""
 

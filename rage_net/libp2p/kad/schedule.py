@@ -66,6 +66,10 @@ class Schedule:
         self._next_at = self._due_at[place]
         return self._keys[place] if self._next_at <= now else None
 
+    def due_at(self, key: bytes) -> float | None:
+        """When `key` is announced next, 0 for at once; None when it is not to be."""
+        return self._due_at.get(place_of(key))
+
     def next_timeout(self) -> float:
         """When a key is next due; infinity without any."""
         return min(self._due_at.values(), default=float("inf"))

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from rage_net import refusals
 from rage_net.bans import Ban, Bans
 from rage_net.env import Env
-from rage_net.errors import AccessDeniedError, NotFoundError, RageError, UnavailableError, UsageError
+from rage_net.errors import NotFoundError, RageError, UnavailableError, UsageError
 from rage_net.libp2p.errors import DialError, Libp2pError, PeerIdMismatchError
 from rage_net.libp2p.multiaddr import Multiaddr, MultiaddrError, is_loopback
 from rage_net.libp2p.peer_id import PeerId, PeerIdError
@@ -226,11 +227,15 @@ class Membership:
 
     def admits(self, peer: PeerId) -> bool:
         """Whether we have to do with a peer at all."""
-        return self.bans.get(peer, self._env.now()) is None
+        return self.ban_on(peer) is None
+
+    def ban_on(self, peer: PeerId) -> Ban | None:
+        """The ban on a peer, if one is in force."""
+        return self.bans.get(peer, self._env.now())
 
     async def ban(self, text: str, for_s: float | None, reason: str) -> BanResult:
         """Drop a peer and have nothing to do with it until the ban ends. Durable when it returns. Raises RageError."""
-        peer = self._named(text)
+        peer = self.named(text)
         if peer == self.swarm.peer_id:
             raise UsageError("this is the node itself", mend=["rage peer list"])
         now = self._env.now()
@@ -247,14 +252,15 @@ class Membership:
         """Lift a ban. Durable when it returns. Raises NotFoundError when there is none."""
         known = [ban.peer_id for ban in self.bans.listed(self._env.now())]
         found = [peer for peer in known if str(peer).startswith(text) or str(peer).endswith(text)]
-        peer = found[0] if len(found) == 1 else self._named(text)
+        peer = found[0] if len(found) == 1 else self.named(text)
         ban = self.bans.lift(peer)
         if ban is None:
-            raise NotFoundError(f"{peer} is not banned", mend=["rage peer list --state banned"], id="peer-not-banned")
+            raise refusals.not_banned(str(peer))
         await self._write_bans()
         return BanResult(str(peer), False, ban.until, ban.reason)
 
-    def _named(self, text: str) -> PeerId:
+    def named(self, text: str) -> PeerId:
+        """The peer that an id, a part of it or a multiaddr means. Raises RageError."""
         if text.startswith("/"):
             peer = parse_address(text).peer_id
             if peer is None:
@@ -350,11 +356,9 @@ class Membership:
         return show_connection(connection, now, rtt_s)
 
     async def _dial(self, peer: PeerId, addresses: Sequence[Multiaddr]) -> Connection:
-        ban = self.bans.get(peer, self._env.now())
+        ban = self.ban_on(peer)
         if ban is not None:
-            raise AccessDeniedError(
-                f"{peer} is banned here", why=ban.reason, mend=[f"rage peer unban {peer}"], id="peer-banned"
-            )
+            raise refusals.banned(str(peer), ban.until, ban.reason)
         try:
             connection = await self.swarm.dial(peer, addresses, timeout_s=self._dial_timeout_s)
         except PeerIdMismatchError as error:
