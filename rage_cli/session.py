@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -32,6 +33,8 @@ R = TypeVar("R")
 
 LOCK_WAIT_S = 30.0
 """For another process to let the home go, where `--timeout` does not say otherwise."""
+LOOK_AGAIN_S = 1.0
+"""Who holds the home may be a node that is starting: so often its socket is looked for meanwhile."""
 
 
 def home() -> Home:
@@ -58,14 +61,16 @@ def run(
     place = home()
     with _display(label, on_item) as progress:
         node = client.connect(homes.socket_path(place), options.timeout_s)
-        if node is None:
+        give_up_at = time.monotonic() + _lock_wait_s()
+        while node is None:
             homes.require(place)
+            left_s = give_up_at - time.monotonic()
             try:
-                return _run_here(place, verb, source, sink, progress, on_item)
+                return _run_here(place, verb, source, sink, progress, on_item, min(left_s, LOOK_AGAIN_S))
             except ConflictError as conflict:
                 # A node may have begun while we waited for the lock it took.
                 node = client.connect(homes.socket_path(place), options.timeout_s)
-                if node is None or conflict.id != "home-locked":
+                if conflict.id != "home-locked" or (node is None and left_s <= LOOK_AGAIN_S):
                     raise
         with node, options.timed():
             return node.run(
@@ -123,6 +128,7 @@ def _run_here(
     sink: Sink | None,
     progress: Callable[[Progress], None],
     on_item: OnItem | None,
+    lock_wait_s: float,
 ) -> R:
     """In this process, under the home's lock. The clean-up that a signal starts is awaited before it is told."""
     import asyncio
@@ -154,7 +160,7 @@ def _run_here(
         settings = config.load(place.root, environ=os.environ, file=Path(options.config) if options.config else None)
         # The wait for the lock has the same time and an error of its own, which says who holds it.
         deadline = None if options.timeout_s is None else asyncio.get_running_loop().time() + options.timeout_s
-        async with Engine.open(place, config=settings, lock_timeout_s=_lock_wait_s()) as engine:
+        async with Engine.open(place, config=settings, lock_timeout_s=max(0.0, lock_wait_s)) as engine:
             async with asyncio.timeout_at(deadline):
                 if verb.item is None:
                     return await engine.run(verb, source=source, sink=sink, progress=progress)
