@@ -65,8 +65,8 @@ class ForeignError(Exception):
 class Peer:
     """One foreign process. Any thread or task may call; answers come in any order."""
 
-    def __init__(self, program: str) -> None:
-        argv, cwd = command(program, HERE / ("peer.mjs" if program == "js-libp2p" else "peer.py"))
+    def __init__(self, program: str, source: str = "peer") -> None:
+        argv, cwd = command(program, HERE / f"{source}.{'mjs' if program == 'js-libp2p' else 'py'}")
         self.program = program
         self._process = subprocess.Popen(
             argv, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment()
