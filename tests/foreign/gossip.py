@@ -15,9 +15,7 @@ from multiaddr import Multiaddr
 
 host = new_host(key_pair=create_new_key_pair())
 # Its guard against more than 10 messages a second in a topic is left out: a thousand are wanted, as fast as may be.
-router = GossipSub(
-    [PROTOCOL_ID_V12, PROTOCOL_ID_V11], 6, 5, 12, heartbeat_interval=1, spam_protection_enabled=False
-)
+router = GossipSub([PROTOCOL_ID_V12, PROTOCOL_ID_V11], 6, 5, 12, heartbeat_interval=1, spam_protection_enabled=False)
 pubsub = Pubsub(host, router, cache_size=8192)
 got = {}  # author -> texts and copies
 nursery = None

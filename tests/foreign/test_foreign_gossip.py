@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.foreign("js-libp2p", "py-libp2p")]
 TOPIC = "rage.global"
 MESSAGES = 1000
 BURST = 8
-"""Published by each side at once: py-libp2p keeps 32 messages for a reader, and drops what comes beyond."""
+"""Published by each side at once: py-libp2p keeps 32 RPCs for each peer, and drops what it publishes beyond."""
 TIMEOUT_S = 60.0
 
 

@@ -7,6 +7,7 @@ Source: libp2p/specs, pubsub (The RPC), gossipsub 1.0 to 1.2; contracts/libp2p/g
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,13 +22,13 @@ TOPIC_BYTES_MAX = 256
 ID_BYTES_MAX = 128
 """Of a message's name: 54 with the longest peer id; others may name by hashes."""
 ITEMS_MAX = 5_000
-"""Subscriptions in an RPC, and messages: as js-libp2p has it."""
+"""Subscriptions and messages in an RPC: js-libp2p allows as many of each."""
 CONTROL_ITEMS_MAX = 25_000
 """Control messages in an RPC with the names and peers in them: a mebibyte of real names has fewer."""
 BACKOFF_S_MAX = 3600
 """A longer back-off is taken for this."""
 
-_SUBSCRIPTIONS, _PUBLISH, _CONTROL = 1, 2, 3
+_CONTROL = 3
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -188,21 +189,15 @@ def _ids(ids: Sequence[bytes]) -> tuple[bytes, ...]:
 
 def _count_items(raw: bytes) -> None:
     """Refuse an RPC with more than its limits of anything, or with fields cut short."""
-    counts = {_SUBSCRIPTIONS: 0, _PUBLISH: 0, _CONTROL: 0}
-    for field, body in _fields(memoryview(raw)):
+    control_items = 0
+    for items, (field, body) in enumerate(_fields(memoryview(raw)), 1):
         if field == _CONTROL:
             for _, item in _fields(body):
-                for _ in _fields(item):
-                    _count(counts, field, CONTROL_ITEMS_MAX)
-                _count(counts, field, CONTROL_ITEMS_MAX)
-        elif field in counts:
-            _count(counts, field, ITEMS_MAX)
-
-
-def _count(counts: dict[int, int], field: int, limit: int) -> None:
-    counts[field] += 1
-    if counts[field] > limit:
-        raise RemoteProtocolError(f"an RPC holds more than {limit} things of one kind")
+                control_items += 1 + sum(1 for _ in itertools.islice(_fields(item), CONTROL_ITEMS_MAX))
+                if control_items > CONTROL_ITEMS_MAX:
+                    raise RemoteProtocolError(f"an RPC holds more than {CONTROL_ITEMS_MAX} control messages and names")
+        if items > ITEMS_MAX:
+            raise RemoteProtocolError(f"an RPC holds more than {ITEMS_MAX} messages and subscriptions")
 
 
 def _fields(view: memoryview) -> Iterator[tuple[int, memoryview]]:
