@@ -29,6 +29,8 @@ class Node:
     router: Router
     is_hostile: bool
     delays: dict[PeerId, float] = field(default_factory=dict)
+    busy: dict[PeerId, float] = field(default_factory=dict)
+    """Links with bytes on their way out, and until when."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,14 @@ class World:
         hostile: float = 0.0,
         dials: int = DIALS,
         data_bytes: int = 200,
+        rate_bytes_s: float = float("inf"),
     ) -> None:
         self.now = 0.0
         self.loss = loss
         self.random = random.Random(seed)
         self.data_bytes = data_bytes
+        self.rate_bytes_s = rate_bytes_s
+        """Of each direction of a link."""
         self.rpcs = 0
         self.arrivals: dict[bytes, dict[PeerId, float]] = {}
         self._due: list[tuple[float, int, Callable[[], None]]] = []
@@ -130,14 +135,22 @@ class World:
         self._at(self.now + router.params.heartbeat_s, lambda: self._beat(id))
 
     def _flush(self, id: PeerId) -> None:
+        for peer in self.nodes[id].router.take_pending():
+            self._send(id, peer)
+
+    def _send(self, id: PeerId, peer: PeerId) -> None:
+        """Send what waits for `peer`, as fast as the link takes it."""
         node = self.nodes[id]
-        for peer in node.router.take_pending():
-            while (rpc := node.router.take(peer)) is not None:
-                if node.is_hostile:
-                    rpc = replace(rpc, messages=(), have=(), want=(), unwanted=())
-                self.rpcs += 1
-                if self.random.random() >= self.loss:
-                    self._at(self.now + node.delays[peer], lambda peer=peer, rpc=rpc: self._arrive(id, peer, rpc))
+        while node.busy.get(peer, 0.0) <= self.now and (rpc := node.router.take(peer)) is not None:
+            if node.is_hostile:
+                rpc = replace(rpc, messages=(), have=(), want=(), unwanted=())
+            self.rpcs += 1
+            sent_at = self.now + sum(message.size for message in rpc.messages) / self.rate_bytes_s
+            if self.random.random() >= self.loss:
+                self._at(sent_at + node.delays[peer], lambda rpc=rpc: self._arrive(id, peer, rpc))
+            if sent_at > self.now:
+                node.busy[peer] = sent_at
+                self._at(sent_at, lambda: self._send(id, peer))
 
     def _arrive(self, source: PeerId, id: PeerId, rpc: Rpc) -> None:
         node = self.nodes[id]
@@ -177,11 +190,20 @@ class World:
 
 
 def play(
-    seed: int, size: int, *, messages: int, loss: float, hostile: float = 0.0, params: Params = DEFAULTS, **more: int
+    seed: int,
+    size: int,
+    *,
+    messages: int,
+    loss: float,
+    hostile: float = 0.0,
+    params: Params = DEFAULTS,
+    warm_s: float = 15.0,
+    spread_s: float = 30.0,
+    **more: float,
 ) -> Figures:
-    """Let meshes form, publish from honest nodes by chance over half a minute, wait six heartbeats after the last."""
-    world = World(seed, size, loss=loss, hostile=hostile, params=params, **more)
-    warm_s, spread_s, within_s = 15.0, 30.0, 6 * params.heartbeat_s
+    """Let meshes form, publish from honest nodes by chance over `spread_s`, wait six heartbeats after the last."""
+    world = World(seed, size, loss=loss, hostile=hostile, params=params, **more)  # type: ignore[arg-type]
+    within_s = 6 * params.heartbeat_s
     world.run(warm_s)
     published = {}
     for at in sorted(world.random.uniform(warm_s, warm_s + spread_s) for _ in range(messages)):

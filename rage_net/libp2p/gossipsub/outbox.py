@@ -88,7 +88,8 @@ class Outbox:
             return None
         rpc = Rpc(
             subscriptions=tuple(self._subscriptions.items()),
-            messages=tuple(self._take_messages()),
+            # What need not be sent is said ahead of messages: behind a large one it would be too late.
+            messages=() if self._unwanted else tuple(self._take_messages()),
             have=tuple(self._take_have()),
             want=self._take_ids(self._want),
             graft=tuple(topic for topic, prune in self._mesh.items() if prune is None),
