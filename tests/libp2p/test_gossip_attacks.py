@@ -24,7 +24,8 @@ from rage_net.libp2p.gossipsub.peers import TOPICS_PER_PEER_MAX, UNWANTED_MAX
 from rage_net.libp2p.gossipsub.rpc import RPC_BYTES_MAX, Have, Prune
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId, encode_public_key
-from rage_net.libp2p.pubsub import HELD_BYTES_MAX, INBOUND_STREAMS_MAX, RPC_S_MAX, PubSub, Subscription
+from rage_net.libp2p.pubsub import PubSub, Subscription
+from rage_net.libp2p.pubsub.inbound import HELD_BYTES_MAX, INBOUND_STREAMS_MAX, RPC_S_MAX
 from rage_net.libp2p.swarm import Stream, Swarm
 from rage_net.libp2p.transport import Conditions, MemoryNetwork, MemoryTransport
 from tests.sim.virtual_loop import VirtualLoop
@@ -491,7 +492,7 @@ async def test_many_streams_of_one_peer_leave_two_and_cost_its_score(scene: Scen
             stream = await connection.open_stream(PROTOCOLS)
             await stream.write(encode(Rpc(subscriptions=(("another", True),))))
         await asyncio.sleep(0.02)
-    assert len(scene.victim._listening.get(attacker.id, ())) <= INBOUND_STREAMS_MAX
+    assert len(scene.victim._inbound.streams.get(attacker.id, ())) <= INBOUND_STREAMS_MAX
     assert scene.victim.counts["streams_refused"] >= 40
     assert scene.victim.router.is_graylisted(attacker.id)
     await scene.still_works()
@@ -513,7 +514,7 @@ async def test_unfinished_rpcs_of_many_share_a_budget(scene: Scene) -> None:
     for attacker in attackers:
         await attacker.send_raw(varint.encode(size + 5) + bytes(size))
     await until(lambda: scene.victim.counts["evictions"] >= 3)
-    assert sum(frames.held for frames in scene.victim._held.values()) <= HELD_BYTES_MAX
+    assert sum(frames.held for frames in scene.victim._inbound.held.values()) <= HELD_BYTES_MAX
     await scene.still_works()
 
 

@@ -15,7 +15,8 @@ from rage_net.libp2p.errors import LimitError
 from rage_net.libp2p.gossipsub import Message, Verdict
 from rage_net.libp2p.gossipsub.message import check_signature
 from rage_net.libp2p.multiaddr import Multiaddr
-from rage_net.libp2p.pubsub import SUBSCRIPTION_MESSAGES_MAX, PubSub, Subscription
+from rage_net.libp2p.pubsub import PubSub, Subscription
+from rage_net.libp2p.pubsub.readers import SUBSCRIPTION_MESSAGES_MAX
 from rage_net.libp2p.swarm import Limits, Swarm
 from rage_net.libp2p.transport import Conditions, MemoryNetwork, MemoryTransport
 from tests.sim.virtual_loop import VirtualLoop
@@ -198,7 +199,7 @@ async def test_a_peer_that_comes_back_gets_messages_again(world: World) -> None:
             await connection.close()
         await until(lambda: not a.pubsub.peers(TOPIC) and not b.pubsub.peers(TOPIC))
     assert a.pubsub.counts["task_errors"] == b.pubsub.counts["task_errors"] == 0
-    assert a.pubsub._speakers == a.pubsub._listening == a.pubsub._held == {}
+    assert a.pubsub._speakers == a.pubsub._inbound.streams == a.pubsub._inbound.held == {}
 
 
 async def test_a_stream_that_is_lost_is_opened_again_and_the_peer_told_everything(world: World) -> None:
@@ -206,8 +207,8 @@ async def test_a_stream_that_is_lost_is_opened_again_and_the_peer_told_everythin
     a.pubsub.subscribe(TOPIC)
     ours = b.pubsub.subscribe(TOPIC)
     await world.join(a, b)
-    await until(lambda: a.pubsub.mesh(TOPIC) and b.pubsub.mesh(TOPIC) and b.pubsub._listening.get(a.id))
-    for stream in list(b.pubsub._listening[a.id]):
+    await until(lambda: a.pubsub.mesh(TOPIC) and b.pubsub.mesh(TOPIC) and b.pubsub._inbound.streams.get(a.id))
+    for stream in list(b.pubsub._inbound.streams[a.id]):
         await stream.reset()
     await until(lambda: a.pubsub.counts["streams_lost"] == 1)
     a.pubsub.publish(TOPIC, b"after")

@@ -1,8 +1,6 @@
-"""Publish and subscribe over a swarm: `gossipsub`'s host. Streams, tasks and the heartbeat live here, rules do not.
+"""The host of a router: what others ask, peers that come and go, a stream to each, and the heartbeat.
 
-    out   one stream to each peer, in a task of its own: what its outbox holds, one RPC at a time, as fast as it reads
-    in    each stream of a peer: RPCs are cut, decoded and given to the router a few messages at a time
-
+A stream to a peer is a task of its own: it sends what the outbox holds, one RPC at a time, as fast as the peer reads.
 A peer is met when identify says that it speaks gossipsub, or when it opens a stream. What it sends too much of costs it
 the stream, its score, or, below the graylist's threshold, our ear.
 Source: libp2p/specs, pubsub (Stream management).
@@ -15,27 +13,17 @@ import contextlib
 import ipaddress
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from rage_net.libp2p.errors import Libp2pError, LimitError, RemoteProtocolError, StreamClosedError
-from rage_net.libp2p.gossipsub import (
-    PROTOCOLS,
-    Delivered,
-    Event,
-    Exchanged,
-    Frames,
-    Message,
-    Params,
-    Router,
-    Verdict,
-    decode,
-)
+from rage_net.libp2p.errors import Libp2pError, LimitError, StreamClosedError
+from rage_net.libp2p.gossipsub import PROTOCOLS, Delivered, Event, Exchanged, Message, Params, Router, Rpc, Verdict
 from rage_net.libp2p.peer_id import PeerId
+from rage_net.libp2p.pubsub.inbound import READ_BYTES, Inbound
+from rage_net.libp2p.pubsub.readers import Subscription, TopicState, Validate
 from rage_net.libp2p.swarm import Connection, Disconnected, Identified, Stream
 from rage_net.libp2p.swarm import Event as SwarmEvent
 
@@ -46,96 +34,10 @@ log = logging.getLogger(__name__)
 
 PEERS_MAX = 512
 """Peers that we gossip with; as many as a swarm has connections."""
-INBOUND_STREAMS_MAX = 2
-"""Of one peer: the newest, and one that it is leaving. A further one ends the oldest."""
-READ_BYTES = 64 * 1024
-"""Taken from a stream at a time."""
-HELD_BYTES_MAX = 16 * 1024 * 1024
-"""Of RPCs that have not come whole, of all peers; beyond it the stream that holds most is reset."""
-RPC_S_MAX = 30.0
-"""An RPC that has begun is whole within this."""
-DECODED_MAX = 8
-"""RPCs that are objects at a time, each of 1 MiB at most: the others wait as bytes."""
-SLICE_MESSAGES = 8
-"""Messages checked in one turn of the loop: each signature takes 0.1 ms."""
-SUBSCRIPTION_MESSAGES_MAX = 1_024
-SUBSCRIPTION_BYTES_MAX = 4 * 1024 * 1024
-"""What waits for one reader; the oldest makes way."""
 SUBSCRIPTIONS_MAX = 256
 """Readers at a time."""
 RETRY_S, RETRY_S_MAX = 1.0, 60.0
 """Between attempts to open a stream to a peer that stays connected; doubles."""
-
-Validate = Callable[[Message], Verdict]
-
-
-@dataclass(frozen=True, slots=True)
-class TopicState:
-    """One topic; the counts are since we first joined it or published to it."""
-
-    topic: str
-    is_joined: bool
-    peers: int
-    """Connected peers that have joined it."""
-    mesh: int
-    received: int
-    duplicates: int
-    rejected: int
-    published: int
-
-
-class Subscription:
-    """Messages of a topic as they come: iterate over it, and `close` it; or use it with `async with`."""
-
-    def __init__(self, topic: str, validate: Validate | None, on_close: Callable[[Subscription], None]) -> None:
-        self.topic = topic
-        self.validate = validate
-        self.dropped = 0
-        """Messages that made way because the reader was slow."""
-        self._on_close = on_close
-        self._waiting: deque[Message] = deque()
-        self._bytes = 0
-        self._is_closed = False
-        self._changed = asyncio.Event()
-
-    def put(self, message: Message) -> int:
-        """Give it a message. The number of those that made way."""
-        before = self.dropped
-        self._waiting.append(message)
-        self._bytes += message.size
-        while len(self._waiting) > SUBSCRIPTION_MESSAGES_MAX or self._bytes > SUBSCRIPTION_BYTES_MAX:
-            self._bytes -= self._waiting.popleft().size
-            self.dropped += 1
-        self._changed.set()
-        return self.dropped - before
-
-    def close(self) -> None:
-        """No more messages. The topic is left with its last subscription; what waits can still be read."""
-        if not self._is_closed:
-            self._is_closed = True
-            self._changed.set()
-            self._on_close(self)
-
-    def __aiter__(self) -> Subscription:
-        return self
-
-    async def __anext__(self) -> Message:
-        while not self._waiting:
-            if self._is_closed:
-                raise StopAsyncIteration
-            self._changed.clear()
-            await self._changed.wait()
-        message = self._waiting.popleft()
-        self._bytes -= message.size
-        return message
-
-    async def __aenter__(self) -> Subscription:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class PubSub:
@@ -178,9 +80,7 @@ class PubSub:
         self._subscriptions: dict[str, list[Subscription]] = {}
         self._speakers: dict[PeerId, asyncio.Task[None]] = {}
         self._wakers: dict[PeerId, asyncio.Event] = {}
-        self._listening: dict[PeerId, list[Stream]] = {}
-        self._held: dict[Stream, Frames] = {}
-        self._decoding = asyncio.Semaphore(DECODED_MAX)
+        self._inbound = Inbound(self.router, self._take)
         self._tasks: asyncio.TaskGroup | None = None
         self._running: dict[asyncio.Task[None], None] = {}  # in the order they began
 
@@ -205,8 +105,7 @@ class PubSub:
         tasks, self._tasks = self._tasks, None
         for subscription in [one for group in self._subscriptions.values() for one in group]:
             subscription.close()
-        for stream in [stream for group in self._listening.values() for stream in group]:
-            await stream.reset()
+        await self._inbound.close()
         for task in list(self._running):
             task.cancel()
         await tasks.__aexit__(None, None, None)  # no task raises; the caller's error goes its own way
@@ -348,6 +247,10 @@ class PubSub:
             if (waker := self._wakers.get(peer)) is not None:
                 waker.set()
 
+    def _take(self, peer: PeerId, rpc: Rpc) -> None:
+        self._tell(self.router.receive(peer, rpc, self._clock(), self._wall_clock()))
+        self._wake()
+
     # -- peers come and go
 
     def _on_event(self, event: SwarmEvent) -> None:
@@ -370,6 +273,15 @@ class PubSub:
         self.router.add_peer(peer, _host(connection), is_outbound=not connection.inbound, protocol=spoken[0])
         self._wakers[peer] = asyncio.Event()
         self._speakers[peer] = self._spawn(self._speak, peer, spoken)
+
+    async def _serve(self, stream: Stream) -> None:
+        """The handler of a peer's stream."""
+        if self._tasks is None:
+            raise StreamClosedError("gossip has ended")
+        self._meet(stream.connection, (stream.protocol,))
+        if stream.remote_peer not in self._speakers:
+            raise LimitError(f"{PEERS_MAX} peers gossip with us")
+        await self._inbound.serve(stream)
 
     def _part(self, peer: PeerId) -> None:
         if (task := self._speakers.pop(peer, None)) is not None:
@@ -431,85 +343,6 @@ class PubSub:
                 self.counts["bytes_on_a_wrong_stream"] += 1
         finally:
             waker.set()
-
-    # -- in
-
-    async def _serve(self, stream: Stream) -> None:
-        """The handler of a peer's stream."""
-        peer = stream.remote_peer
-        if self._tasks is None:
-            raise StreamClosedError("gossip has ended")
-        if self.router.is_graylisted(peer):
-            self.counts["streams_refused"] += 1
-            raise LimitError(f"{peer} is graylisted")
-        self._meet(stream.connection, (stream.protocol,))
-        if peer not in self._speakers:
-            raise LimitError(f"{PEERS_MAX} peers gossip with us")
-        streams = self._listening.setdefault(peer, [])
-        if len(streams) >= INBOUND_STREAMS_MAX:
-            self.counts["streams_refused"] += 1
-            self.router.penalise(peer)
-            await streams.pop(0).reset()
-        streams.append(stream)
-        frames = self._held[stream] = Frames()
-        try:
-            await self._listen(stream, frames)
-        finally:
-            del self._held[stream]
-            if stream in streams:
-                streams.remove(stream)
-            if not streams and self._listening.get(peer) is streams:
-                del self._listening[peer]
-
-    async def _listen(self, stream: Stream, frames: Frames) -> None:
-        loop = asyncio.get_running_loop()
-        deadline = None
-        while True:
-            async with asyncio.timeout_at(deadline):
-                buffers = await stream.read_some(READ_BYTES)
-            if not buffers:
-                return
-            try:
-                whole = frames.receive(buffers)
-            except RemoteProtocolError:
-                self._blame(stream.remote_peer)
-                raise
-            for raw in whole:
-                await self._take(stream.remote_peer, raw)
-            if not frames.held:
-                deadline = None
-            elif whole or deadline is None:
-                deadline = loop.time() + RPC_S_MAX
-                await self._relieve()
-
-    async def _take(self, peer: PeerId, raw: bytes) -> None:
-        """One RPC. Raises RemoteProtocolError when it is malformed, or its sender is not listened to."""
-        async with self._decoding:
-            if self.router.is_graylisted(peer):
-                self.counts["graylisted"] += 1
-                raise RemoteProtocolError(f"{peer} is graylisted")
-            try:
-                rpc = decode(raw)
-            except RemoteProtocolError:
-                self._blame(peer)
-                raise
-            for part in rpc.slices(SLICE_MESSAGES):
-                self._tell(self.router.receive(peer, part, self._clock(), self._wall_clock()))
-                self._wake()
-                if part is not rpc:
-                    await asyncio.sleep(0)
-
-    def _blame(self, peer: PeerId) -> None:
-        self.counts["malformed"] += 1
-        self.router.penalise(peer, 2.0)
-
-    async def _relieve(self) -> None:
-        """Reset the stream that holds most of unfinished RPCs, when they are too much together."""
-        while sum(frames.held for frames in self._held.values()) > HELD_BYTES_MAX:
-            greediest = max(self._held, key=lambda stream: self._held[stream].held)
-            self.counts["evictions"] += 1
-            self._held[greediest] = Frames()
-            await greediest.reset()
 
 
 def _host(connection: Connection) -> str:
