@@ -11,6 +11,10 @@ Not here: how the table is made (`completions`). Nothing is imported that is not
 import os
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 CUTOFF_S = 0.15
 """For reading the index: a person waits."""
 
@@ -18,6 +22,15 @@ CANDIDATES_MAX = 200
 """More are no help at a prompt."""
 
 PEERS_BYTES_MAX = 1024 * 1024
+
+CHECKS = (
+    *("home", "permissions", "config", "clock", "disk", "files", "node", "ports"),
+    *("addresses", "bootstrap", "discovery", "dht", "mdns"),
+)
+"""The doctor's, as `rage_net.verbs.diagnose` has them; a test compares, since that import takes too long here."""
+
+TOPICS = ("rage.acl.updates", "rage.global")
+"""That every node joins, unless its configuration says otherwise."""
 
 SCRIPTS = {"bash": "rage.bash", "zsh": "_rage", "fish": "rage.fish"}
 
@@ -85,15 +98,34 @@ def _matching(start: str, pairs: list[tuple[str, str]]) -> list[str]:
 def _values(metavar: str, start: str, home: str) -> list[str]:
     """Candidates for a value, by its metavar: `CID|DOC`, `PEER`, `PATH|-`, or the choices, in small letters."""
     parts = metavar.strip("[].").replace(",", "|").split("|")
+    found = []
     if "CID" in parts:
-        return _documents(start, home)
+        found += _tried(lambda: _documents(start, home, names="DOC" in parts))
     if "PEER" in parts or "MULTIADDR" in parts:
-        return _peers(start, home, addresses="PEER" not in parts)
+        found += _tried(lambda: _peers(start, home, addresses="PEER" not in parts))
+    if found or "CID" in parts or "PEER" in parts or "MULTIADDR" in parts:
+        return found
+    if "CHECK" in parts:
+        return [check for check in CHECKS if check.startswith(start)]
+    if "TOPIC" in parts:
+        return [topic for topic in TOPICS if topic.startswith(start)]
     if "PATH" in parts or "FILE" in parts:
         return [":files"]
     if "DIR" in parts:
         return [":dirs"]
+    if "," in metavar:  # several of them, by commas: the last is at hand
+        before, comma, start = start.rpartition(",")
+        named = before.split(",")
+        return [before + comma + part for part in parts if part.startswith(start) and part not in named]
     return [part for part in parts if part == part.lower() and part.startswith(start)]
+
+
+def _tried(look: "Callable[[], list[str]]") -> list[str]:
+    """What there is to find; nothing where the file cannot be read, so that the other file still counts."""
+    try:
+        return look()
+    except Exception:
+        return []
 
 
 def home_directory(flag: str, environment: "os._Environ[str] | dict[str, str]") -> str:
@@ -107,8 +139,8 @@ def home_directory(flag: str, environment: "os._Environ[str] | dict[str, str]") 
     return os.path.join(data if data.startswith("/") else os.path.expanduser("~/.local/share"), "rage")  # noqa: PTH111, PTH118
 
 
-def _documents(start: str, home: str) -> list[str]:
-    """Names that begin so, then roots: the index is read without a lock, and never waited for."""
+def _documents(start: str, home: str, *, names: bool) -> list[str]:
+    """Names that begin so, if they are wanted, then roots: the index is read without a lock, and never waited for."""
     import sqlite3
     import time
 
@@ -119,11 +151,12 @@ def _documents(start: str, home: str) -> list[str]:
     index.set_progress_handler(lambda: time.monotonic() > deadline, 1000)
     found = []
     try:
-        rows = index.execute(
-            "SELECT name, size FROM document WHERE name >= ? AND name < ? ORDER BY name LIMIT ?",
-            (start, start + "\U0010ffff", CANDIDATES_MAX),
-        )
-        found = [f"{name}\t{size} bytes" for name, size in rows if name and name.isprintable()]
+        if names:
+            rows = index.execute(
+                "SELECT name, size FROM document WHERE name >= ? AND name < ? ORDER BY name LIMIT ?",
+                (start, start + "\U0010ffff", CANDIDATES_MAX),
+            )
+            found = [f"{name}\t{size} bytes" for name, size in rows if name and name.isprintable()]
         if start.startswith("baf"):
             low, high = _cid_range(start)
             rows = index.execute(

@@ -16,6 +16,7 @@ from rage_cli import text
 from rage_cli.output import (
     GAP,
     PIPED_TABLE_COLUMNS,
+    TEXT_COLUMNS_MIN,
     WIDE_COLUMNS_MIN,
     Column,
     chosen_format,
@@ -25,8 +26,8 @@ from rage_cli.output import (
     to_tsv,
 )
 
-LAST_COLUMNS_MIN = 20
-"""What the last column of a table takes at least, however narrow the terminal: it then folds."""
+LAST_COLUMNS_MIN = 16
+"""What the last column of a table takes at least, while other words can give way to it."""
 
 
 class Rows:
@@ -70,8 +71,7 @@ class Rows:
         room = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPED_TABLE_COLUMNS
         pairs = list(zip(self._columns, (*self._widths, 0), strict=True))
         shown = [(column, width) for column, width in pairs if not column.wide or room >= WIDE_COLUMNS_MIN]
-        widths = [width for _, width in shown]
-        widths[-1] = max(room - sum(widths[:-1]) - GAP * (len(widths) - 1), LAST_COLUMNS_MIN)
+        widths = _fitting([column for column, _ in shown], [width for _, width in shown], room)
         head = ""
         if self._is_first:
             self._is_first = False
@@ -80,8 +80,23 @@ class Rows:
         return head + _line([human(column.value(record), column.kind) for column, _ in shown], widths) + "\n"
 
 
+def _fitting(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[int]:
+    """Widths for `room`: the last column takes what is left, and where that is too little the widest words give way."""
+    found = [*widths[:-1], LAST_COLUMNS_MIN]
+    words = [at for at, column in enumerate(columns[:-1]) if column.kind == "text"]
+    left = room - sum(found) - GAP * (len(found) - 1)
+    while left < 0 and words:
+        widest = max(words, key=found.__getitem__)
+        if found[widest] <= TEXT_COLUMNS_MIN:
+            break
+        found[widest] -= 1
+        left += 1
+    found[-1] = max(found[-1] + left, TEXT_COLUMNS_MIN)
+    return found
+
+
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """Cells, each as wide as its column: cut where it is text, never where that would cut the last."""
+    """Cells, each as wide as its column, or cut to it: a record is a line."""
     return (" " * GAP).join(_fit(cell, width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 

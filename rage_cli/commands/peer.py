@@ -147,7 +147,7 @@ FOUND = (
     Column("addresses", lambda it: it.addresses, wide=True),
     Column("error", lambda it: it.error),
 )
-FOUND_WIDTHS = (52, 10, 10, 10, 9, 16, 48)
+FOUND_WIDTHS = (52, 17, 10, 10, 9, 16, 48)
 
 
 @app.command()

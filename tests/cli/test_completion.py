@@ -16,6 +16,8 @@ from conftest_cli import RAGE, Rage, environment, runner
 from rage_cli import complete
 from rage_cli.completions import files
 from rage_net import home as homes
+from rage_net.config.network import Gossipsub
+from rage_net.verbs.diagnose import DOCTOR_CHECKS
 
 COMPLETIONS = Path(__file__).parent.parent.parent / "completions"
 
@@ -31,7 +33,7 @@ def words(*line: str) -> list[str]:
 
 def test_commands_and_their_members_are_offered() -> None:
     assert {"chunk", "node", "peer", "status"} <= set(words(""))
-    assert words("chunk", "p") == ["put", "pin"]
+    assert words("chunk", "p") == ["put", "providers", "pin"]
     assert words("node", "service", "") == ["print"]
     assert words("chunk", "nosuch", "") == []
 
@@ -55,6 +57,15 @@ def test_options_are_offered_own_ones_first() -> None:
         (["chunk", "put", "one", ""], []),
         (["completion", ""], ["bash", "zsh", "fish"]),
         (["chunk", "put", "--name", ""], []),
+        (["chunk", "get", "x", "--from", "local,p"], ["local,p2p"]),
+        (["peer", "discover", "--via", ""], ["server", "dht", "mdns"]),
+        (["peer", "discover", "--via=server,m"], ["--via=server,mdns"]),
+        (["peer", "list", "--state", "s"], ["suspect"]),
+        (["doctor", "--fail-on", ""], ["warning", "error"]),
+        (["doctor", "--only", "d"], ["disk", "discovery", "dht"]),
+        (["topic", "tail", ""], ["rage.acl.updates", "rage.global"]),
+        (["topic", "publish", "rage.global", ""], [":files"]),
+        (["dht", "t"], ["table", "trace"]),
     ],
     ids=lambda value: " ".join(value),
 )
@@ -81,6 +92,23 @@ def test_known_peers_complete_from_their_file(home: Path) -> None:
         "/ip4/192.0.2.1/tcp/4001/p2p/12D3KooWabc",
         "/ip4/192.0.2.2/tcp/2/p2p/12D3KooWxyz",
     ]
+
+
+def test_what_may_be_a_document_or_a_peer_completes_from_both(rage: Rage, home: Path) -> None:
+    root = rage("chunk", "put", "-", "--name", "report.md", "-q", stdin=b"x").stdout.decode().strip()
+    homes.Home(home).peers.write_text("12D3KooWabc 17 /ip4/192.0.2.1/tcp/4001\n")
+    at = ["--home", str(home)]
+    assert words(*at, "why", "") == ["report.md", "12D3KooWabc"]
+    assert words(*at, "why", "1") == ["12D3KooWabc"]
+    assert words(*at, "dht", "find", "") == ["12D3KooWabc"]  # which takes no names
+    assert words(*at, "dht", "trace", root[:8]) == [root]
+    (home / "index.db").write_bytes(b"garbage")
+    assert words(*at, "why", "") == ["12D3KooWabc"]
+
+
+def test_what_is_written_down_twice_is_the_same() -> None:
+    assert complete.CHECKS == DOCTOR_CHECKS
+    assert set(complete.TOPICS) <= set(Gossipsub().topics)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,30 @@ from pathlib import Path
 
 import pytest
 from conftest_cli import environment
+from conftest_engine import FakeEngine, answer_all
 
 HEAVY = {"rich", "yaml", "msgspec", "asyncio", "httpx", "aiohttp", "cryptography", "blake3", "zstandard", "google"}
 TYPER = {"typer", "click", "dataclasses", "json", "inspect", "pathlib"}
+
+NETWORK = [
+    ["peer", "list", "--state", "known"],
+    ["peer", "discover"],
+    ["peer", "find", "x"],
+    ["peer", "ban", "x", "--for", "1h"],
+    ["peer", "unban", "x"],
+    ["chunk", "providers", "x"],
+    ["topic", "list"],
+    ["topic", "tail", "t"],
+    ["topic", "publish", "t", "-"],
+    ["dht", "table"],
+    ["dht", "find", "x"],
+    ["dht", "providers", "x"],
+    ["dht", "trace", "x"],
+    ["discovery", "list"],
+    ["discovery", "list", "--peers"],
+    ["discovery", "register"],
+    ["why", "x"],
+]
 
 PROGRAM = """
 import os, sys
@@ -64,3 +85,28 @@ def test_help_loads_no_engine_and_no_rich(tmp_path: Path, words: list[str]) -> N
 )
 def test_the_way_to_a_node_is_the_standard_library_and_typer(home: Path, node: str, words: list[str]) -> None:
     assert not modules(home, *words) & HEAVY
+
+
+@pytest.mark.parametrize("form", ["auto", "ndjson"])
+@pytest.mark.parametrize("words", NETWORK, ids=" ".join)
+def test_commands_of_the_network_are_as_light(home: Path, engine: FakeEngine, words: list[str], form: str) -> None:
+    answer_all(engine)
+    loaded = modules(home, *words, "--format", form)
+    assert not loaded & HEAVY
+    assert engine.asked, "the node was not asked at all"
+
+
+def test_each_noun_loads_the_verbs_it_needs_and_no_others(home: Path, engine: FakeEngine) -> None:
+    answer_all(engine)
+    for words, needed in (
+        (["topic", "list"], {"topic"}),
+        (["dht", "table"], {"dht"}),
+        (["discovery", "list"], {"discovery"}),
+        (["peer", "list"], {"peer"}),
+        (["why", "x"], {"diagnose"}),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, *words], capture_output=True, text=True, env=environment(home), check=True
+        )
+        loaded = {name.split(".")[2] for name in done.stdout.split() if name.startswith("rage_net.verbs.")}
+        assert loaded == needed, words
