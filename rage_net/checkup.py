@@ -256,7 +256,10 @@ def _read(door: socket.socket, deadline: float) -> bytes:
 
 def _read_answer(answer: bytes) -> Answer:
     lines = answer.partition(b"\r\n\r\n")[2].splitlines()
-    plain: Any = json.loads(lines[-1]) if lines else None
+    try:
+        plain: Any = json.loads(lines[-1]) if lines else None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     if not isinstance(plain, dict):
         raise ValueError("it is no JSON")
     if plain.get("type") == "error":

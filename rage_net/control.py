@@ -237,6 +237,7 @@ class Control:
                 operation.task.cancel()
             raise
         finally:
+            operation.items.close()  # the table of operations outlives the answer
             if sink is not None:
                 sink.close()
 
@@ -286,17 +287,19 @@ class Control:
         response = web.StreamResponse(headers={**HEADERS, **headers})
         response.content_type = "application/x-ndjson"
         told: Progress | None = None
-        next_progress = asyncio.get_running_loop().time() + PROGRESS_EVERY_S
-        operation.task.add_done_callback(lambda _: operation.changed.set())
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+        operation.items.on_first = lambda: _wake(loop, changed)
+        operation.task.add_done_callback(lambda _: changed.set())
+        next_progress = loop.time() + PROGRESS_EVERY_S
         while not operation.task.done():
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(next_progress):
-                    await operation.changed.wait()
-            operation.changed.clear()
+                    await changed.wait()
+            changed.clear()
             await self._send_items(request, response, operation)
-            if asyncio.get_running_loop().time() < next_progress:
+            if loop.time() < next_progress:
                 continue
-            next_progress = asyncio.get_running_loop().time() + PROGRESS_EVERY_S
+            next_progress = loop.time() + PROGRESS_EVERY_S
             progress = operation.progress
             if operation.task.done() or progress is None or progress is told:
                 continue
@@ -366,6 +369,12 @@ def _line(kind: str, value: Any) -> bytes:
     if kind == "progress":
         return msgspec.json.encode({"type": kind, **(msgspec.to_builtins(value) if value is not None else {})}) + b"\n"
     return msgspec.json.encode({"type": kind, kind: value}) + b"\n"
+
+
+def _wake(loop: asyncio.AbstractEventLoop, changed: asyncio.Event) -> None:
+    """From any thread. Where the loop is closed a thread has outlived the node, and nobody waits."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(changed.set)
 
 
 def _with_dropped(result: Any, dropped: int) -> Any:

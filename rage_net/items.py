@@ -25,9 +25,14 @@ class Items(Generic[T]):
     """The queue. `on_first` is called, from the thread that puts, when there is something to take where nothing was."""
 
     def __init__(
-        self, on_first: Callable[[], None], *, items_max: int = ITEMS_MAX, bytes_max: int = ITEMS_BYTES_MAX
+        self,
+        on_first: Callable[[], None] = lambda: None,
+        *,
+        items_max: int = ITEMS_MAX,
+        bytes_max: int = ITEMS_BYTES_MAX,
     ) -> None:
-        self._on_first = on_first
+        self.on_first = on_first
+        self._is_closed = False
         self._items_max = items_max
         self._bytes_max = bytes_max
         self._lock = threading.Lock()
@@ -39,6 +44,8 @@ class Items(Generic[T]):
     def put(self, item: T, size: int) -> None:
         """Add an item of `size` bytes; the oldest go where it finds no room, the newest never."""
         with self._lock:
+            if self._is_closed:
+                return
             is_first = not self._waiting
             self._waiting.append((item, size))
             self._bytes += size
@@ -47,7 +54,7 @@ class Items(Generic[T]):
                 self._dropped += 1
                 self.dropped_total += 1
         if is_first:
-            self._on_first()
+            self.on_first()
 
     def take(self, bytes_max: int | None = None) -> tuple[int, list[T]]:
         """How many were dropped since the last time, before the first of what is taken; and that, oldest first.
@@ -64,3 +71,10 @@ class Items(Generic[T]):
                 size += item_size
             self._bytes -= size
         return dropped, taken
+
+    def close(self) -> None:
+        """Nobody takes any more: what waits is let go, and so is what is put from now on."""
+        with self._lock:
+            self._is_closed = True
+            self._waiting.clear()
+            self._bytes = 0

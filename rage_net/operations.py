@@ -6,7 +6,6 @@ Not here: how they are carried out (`control`).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,10 +23,7 @@ KEPT_BYTES_MAX = 4 * 1024 * 1024
 
 @dataclass(slots=True, eq=False)
 class Operation:
-    """One verb under way or over. `outcome` is the last line of its answer, from when it is over.
-
-    `changed` is set, in the loop that made the operation, when there are items to take.
-    """
+    """One verb under way or over. `outcome` is the last line of its answer, from when it is over."""
 
     id: str
     route: str
@@ -35,13 +31,8 @@ class Operation:
     progress: Progress | None = None
     outcome: bytes | None = None
     error: RageError | None = None
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    items: Items[bytes] = field(init=False)
+    items: Items[bytes] = field(default_factory=Items)
     """Lines of its answer, ready to be sent."""
-
-    def __post_init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.items = Items(lambda: _wake(loop, self.changed))
 
     def set_progress(self, progress: Progress) -> None:
         """Note how far it is: one assignment, from any thread, so that a verb may tell as often as it likes."""
@@ -60,11 +51,6 @@ class Operation:
         """It is over with `error`."""
         self.error = error
         self.outcome = msgspec.json.encode(error.to_plain()) + b"\n"
-
-
-def _wake(loop: asyncio.AbstractEventLoop, changed: asyncio.Event) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop is closed: a thread outlived the node
-        loop.call_soon_threadsafe(changed.set)
 
 
 class Operations:

@@ -32,13 +32,17 @@ PAGES = pytest.mark.parametrize(
 def test_the_tree_holds_every_command_of_this_step() -> None:
     found = {" ".join(words[1:]) for words, *_ in COMMANDS}
     wanted = {
-        *("init", "status", "demo", "completion", "help"),
+        *("init", "status", "why", "doctor", "demo", "completion", "help"),
         *(f"node {verb}" for verb in ("start", "stop", "status", "id", "service print")),
         *(
             f"chunk {verb}"
             for verb in ["put", "get", "list", "stat", "rm", "verify", "pin", "unpin", "gc", "export", "import", "cid"]
         ),
-        *(f"peer {verb}" for verb in ("list", "connect", "ping", "info")),
+        "chunk providers",
+        *(f"peer {verb}" for verb in ("list", "connect", "ping", "info", "discover", "find", "ban", "unban")),
+        *(f"dht {verb}" for verb in ("table", "find", "providers", "trace")),
+        *(f"topic {verb}" for verb in ("list", "tail", "publish")),
+        *(f"discovery {verb}" for verb in ("serve", "list", "register")),
         *(f"config {verb}" for verb in ("show", "check", "path", "migrate")),
     }
     assert wanted <= found

@@ -65,6 +65,14 @@ def test_a_part_of_a_queue_is_taken_by_bytes_one_item_at_least() -> None:
     assert items.take(3) == (0, [])
 
 
+def test_a_closed_queue_holds_nothing() -> None:
+    items, woken = queue()
+    items.put("a", 1)
+    items.close()
+    items.put("b", 1)
+    assert items.take() == (0, []) and len(woken) == 1
+
+
 def test_a_queue_that_threads_fill_while_another_empties_it_loses_nothing_uncounted() -> None:
     more, over = threading.Event(), threading.Event()
     items: Items[int] = Items(more.set, items_max=50)
@@ -187,6 +195,21 @@ async def test_a_reader_that_leaves_ends_the_verb(serve: Serve, engine: FakeEngi
         writer.transport.abort()
         await asyncio.wait_for(engine.ended.wait(), TIMEOUT_S)
     assert engine.cancelled == ["test/tell"]
+
+
+async def test_what_a_reader_that_left_did_not_take_is_not_kept(serve: Serve, engine: FakeEngine) -> None:
+    async with serve() as control:
+        reader, writer = await asyncio.open_unix_connection(str(control.path), limit=1024)
+        writer.write(raw_request("test/tell", b'{"count": 1000, "size": 10000, "hold": true}'))
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.wait_for(engine.told.wait(), TIMEOUT_S)
+        (operation,) = control._operations.running()
+        writer.transport.abort()
+        await asyncio.wait_for(engine.ended.wait(), TIMEOUT_S)
+        while control._listener.connections():
+            await asyncio.sleep(0)
+        assert control._operations.get(operation.id) is operation
+        assert operation.items.take() == (0, [])
 
 
 async def test_a_reader_that_reads_nothing_is_given_up(serve: Serve, engine: FakeEngine) -> None:
