@@ -246,7 +246,7 @@ TREE: Node = (
                 "discover": (
                     "Look for peers by discovery servers, the DHT and mDNS, and print each as it is found; needs no node.",
                     {
-                        "--via": ("server,dht,mdns", "Ways to look, all of them at once."),
+                        "--via": ("server,dht,mdns", "Ways to look, all at once; without it those that are switched on."),
                         "--for": ("DURATION", "How long to look at most."),
                         "--connect": ("", "Dial each peer that is found."),
                         "--org": ("ORG", "Only peers of this organisation."),
@@ -286,7 +286,8 @@ TREE: Node = (
                 "serve": (
                     "Run a discovery server; prints one line with its addresses when it is ready, and ends on SIGTERM or Ctrl-C.",
                     {
-                        "--listen": ("HOST:PORT", "Serve HTTP here instead of where the configuration says."),
+                        "--listen": ("HOST:PORT", "Serve here instead of at 0.0.0.0:4090; port 0 takes a free one."),
+                        "--metrics": ("HOST:PORT|off", "Serve metrics here instead of at 127.0.0.1:4091, or not at all."),
                     },
                     (),
                     None,

@@ -5,7 +5,6 @@ Not here: the node (`rage_net.node`). A second start is refused by the home's lo
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import signal
@@ -23,6 +22,7 @@ from rage_net.errors import DeadlineError, RageError, UnavailableError, UsageErr
 from rage_net.home import Home
 
 if TYPE_CHECKING:
+    from rage_net.discoverer import DiscoveryStatus
     from rage_net.verbs.node import NodeStatus
 
 READY_S = 30.0
@@ -54,10 +54,12 @@ def run_here(
     )
 
 
-def discover_here(listen: str, ready: Callable[[Sequence[str]], None]) -> None:
+def discover_here(listen: str, metrics: str | None, ready: Callable[[DiscoveryStatus], None]) -> None:
     """Run a discovery server in this process until SIGTERM or SIGINT, which it handles."""
-    discoverer = importlib.import_module("rage_net.discoverer")
-    _serve(discoverer.run, listen=listen or None, ready=ready)
+    from rage_net import discoverer
+
+    metrics_listen = discoverer.METRICS_LISTEN if metrics is None else metrics
+    _serve(discoverer.run, listen=listen, metrics_listen=metrics_listen, ready=ready)
 
 
 def _serve(run: Callable[..., Coroutine[Any, Any, None]], **settings: Any) -> None:
@@ -120,9 +122,14 @@ def check_addresses(listen: Sequence[str], bootstrap: Sequence[str], http: str) 
                 f"--listen: {address!r} is no multiaddr", why=str(error), mend=["--listen /ip4/0.0.0.0/tcp/4001"]
             ) from None
     check_peers("--bootstrap", bootstrap)
-    if http in ("", "off"):
-        return "" if http else None
-    return check_endpoint("--http", http, "127.0.0.1:4080")
+    return check_door("--http", http, "127.0.0.1:4080")
+
+
+def check_door(option: str, text: str, example: str) -> str | None:
+    """HOST:PORT as it is, empty for `off`, None where the option was not given. Raises UsageError for anything else."""
+    if text == "off":
+        return ""
+    return check_endpoint(option, text, example) or None
 
 
 def check_endpoint(option: str, text: str, example: str) -> str:

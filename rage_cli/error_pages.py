@@ -14,12 +14,19 @@ from rage_net.errors import (
     FindingsError,
     IntegrityError,
     NotFoundError,
+    PeerProtocolError,
     RageError,
     UnavailableError,
     UsageError,
 )
 
 PAGES: dict[str, tuple[type[RageError], str, str]] = {
+    "answer-too-large": (PeerProtocolError, "A server sent more than an answer may hold.", "is its address right?"),
+    "answer-type": (
+        PeerProtocolError,
+        "What a server sent is not what was asked for: another program listens there, or a portal stands between.",
+        "is its address right?",
+    ),
     "archive-incomplete": (IntegrityError, "A CAR archive lacks blocks of its root.", "export it again, whole"),
     "bug": (RageError, "Something that rage did not foresee.", "repeat with -vv and report what it prints"),
     "busy": (UnavailableError, "The node has as much under way as its limits allow.", "retry"),
@@ -66,6 +73,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
     ),
     "document-too-large": (UsageError, "The document has more chunks than a manifest can name.", "split the file"),
     "file-missing": (NotFoundError, "There is no such file.", "look at the path"),
+    "foreign-address": (
+        IntegrityError,
+        "A registration names an address that ends in another peer's id.",
+        "correct the addresses that the node announces",
+    ),
     "home-foreign": (ConflictError, "The directory holds something else.", "choose an empty directory with --home"),
     "home-locked": (
         ConflictError,
@@ -121,6 +133,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "rage why names the link that is missing",
     ),
     "no-servers": (NotFoundError, "No discovery server is configured.", "set network.discovery.servers"),
+    "no-usable-address": (
+        IntegrityError,
+        "A registration holds no address that others could dial from where the server stands.",
+        "listen on an address that is reachable, or open the port",
+    ),
     "no-such-route": (NotFoundError, "The control socket has no such route.", "client and node of one version"),
     "no-such-verb": (NotFoundError, "The node knows no such verb.", "client and node of one version"),
     "node-gone": (UnavailableError, "The node went away before it had answered.", "rage node status; its log says why"),
@@ -141,7 +158,24 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
     "peer-not-banned": (NotFoundError, "There is no ban to lift.", "rage peer list --state banned"),
     "peer-not-found": (NotFoundError, "No peer of that id, or beginning of an id, is known.", "rage peer list --known"),
     "peer-unreachable": (UnavailableError, "A peer cannot be dialled.", "is it running, and its port open to us?"),
+    "rate-limited": (UnavailableError, "A server was asked too often from this address.", "wait, then retry"),
     "read-failed": (RageError, "A file could not be read to its end.", "look at the disk: dmesg"),
+    "record-invalid": (IntegrityError, "A registration breaks a rule; the message names the field.", "correct it"),
+    "redirected": (
+        PeerProtocolError,
+        "A server sends us elsewhere; redirects are not followed.",
+        "configure the address it names, if that is right",
+    ),
+    "registry-damaged": (
+        IntegrityError,
+        "A discovery server's registry is damaged.",
+        "restart it: the file is put aside, and nodes register anew",
+    ),
+    "registry-foreign": (
+        IntegrityError,
+        "discovery.db is another program's.",
+        "run the discovery server in a home of its own",
+    ),
     "runtime-directory-unsafe": (
         AccessDeniedError,
         "The directory of the node's socket is open to others.",
@@ -157,6 +191,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "A discovery server did not answer, or not as one does.",
         "retry; is its address right?",
     ),
+    "signature-invalid": (
+        IntegrityError,
+        "A registration is not signed by the peer it speaks of.",
+        "register with the node's own key",
+    ),
     "size-differs": (
         IntegrityError,
         "More or fewer bytes came than were promised.",
@@ -171,15 +210,26 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "No peer that may have the chunk could be asked.",
         "retry; rage peer ping",
     ),
+    "stale-registration": (
+        ConflictError,
+        "A registration is older than what the server has, or was signed at another time than now.",
+        "set the clock; give each node a key of its own",
+    ),
     "stalled": (UnavailableError, "A peer sent nothing for too long.", "retry"),
     "stopping": (UnavailableError, "The node is about to end.", "retry when it runs again"),
     "storage-unavailable": (UnavailableError, "The disk under the store fails.", "dmesg; look at the disk"),
     "write-failed": (RageError, "A file could not be written.", "look at the disk: dmesg"),
+    "timeout": (UnavailableError, "A server did not answer in time.", "retry"),
     "topic-invalid": (UsageError, "It cannot be the name of a topic.", "rage topic list"),
     "topic-not-joined": (
         AccessDeniedError,
         "This node has not joined the topic.",
         "add it to network.libp2p.gossipsub.topics",
+    ),
+    "wrong-audience": (
+        AccessDeniedError,
+        "A registration was signed for another server than the one it came to.",
+        "the server's operator names its host name in network.http.hosts",
     ),
     "wrong-bytes": (IntegrityError, "Every peer that answered sent wrong bytes.", "name another --peer"),
 }

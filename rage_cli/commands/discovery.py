@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,8 +12,10 @@ from rage_cli.options import options
 from rage_cli.output import Column, is_json, render, say
 from rage_cli.session import run, run_in_node
 from rage_net.errors import RageError
-from rage_net.verbs import dataclass
 from rage_net.verbs import discovery as verbs
+
+if TYPE_CHECKING:
+    from rage_net.discoverer import DiscoveryStatus
 
 app = noun("Ask discovery servers, register there, run one.")
 
@@ -40,45 +41,40 @@ REGISTERED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class DiscoveryServer:
-    """A discovery server that serves."""
-
-    listen: tuple[str, ...]
+READY = (Column("peer id", lambda it: it.peer_id), Column("http", lambda it: it.http))
 
 
 @app.command()
 @page(
     examples=(
         "rage discovery serve",
-        "rage --home /var/lib/rage-discovery discovery serve --listen 0.0.0.0:4090",
+        "rage --home /var/lib/rage-discovery discovery serve --listen 0.0.0.0:4090 --metrics off",
         "rage discovery serve --listen 127.0.0.1:0 --json &    # in CI: prints where it listens",
     ),
-    exits=(4, 5, 7, 9, 10),
+    exits=(4, 5, 7, 8, 9, 10),
 )
 def serve(
     listen: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Serve HTTP here instead of where the configuration says.")
+        str, typer.Option(metavar="HOST:PORT", help="Serve here instead of at 0.0.0.0:4090; port 0 takes a free one.")
+    ] = "",
+    metrics: Annotated[
+        str,
+        typer.Option(metavar="HOST:PORT|off", help="Serve metrics here instead of at 127.0.0.1:4091, or not at all."),
     ] = "",
 ) -> None:
     """Run a discovery server; prints one line with its addresses when it is ready, and ends on SIGTERM or Ctrl-C."""
     from rage_cli import daemon
 
-    daemon.discover_here(daemon.check_endpoint("--listen", listen, "127.0.0.1:4090"), _show_ready)
+    door = daemon.check_endpoint("--listen", listen, "127.0.0.1:4090")
+    daemon.discover_here(door, daemon.check_door("--metrics", metrics, "127.0.0.1:4091"), _show_ready)
 
 
-def _show_ready(addresses: Sequence[str]) -> None:
+def _show_ready(status: DiscoveryStatus) -> None:
     """One line, never cut: an address is there to be copied."""
-    server = DiscoveryServer(tuple(addresses))
     if options.format == "auto" and sys.stdout.isatty():
-        sys.stdout.write("  ".join(addresses) + "\n")
+        sys.stdout.write(f"{status.peer_id}  {'  '.join(status.http)}\n")
     else:
-        render(
-            server,
-            (Column("listen", lambda it: it.listen),),
-            items=(server,),
-            identifier=lambda it: " ".join(it.listen),
-        )
+        render(status, READY, items=(status,), identifier=lambda it: it.http[0])
     sys.stdout.flush()
 
 
@@ -113,8 +109,12 @@ def _list_peers(verb: verbs.ListRegistered) -> None:
     failures = [
         (url, failure("server-unreachable", why)) for url, _, why in (line.partition(": ") for line in result.errors)
     ]
-    asked = len(failures) + len({url for peer in result.items for url in peer.servers})
-    raise_failures(f"{len(failures)} discovery servers did not answer", failures, asked, mend=["rage discovery list"])
+    raise_failures(
+        f"{len(failures)} discovery servers did not answer",
+        failures,
+        len(failures) + 1,  # where none answers, the verb itself fails
+        mend=["rage discovery list"],
+    )
 
 
 @app.command()

@@ -286,7 +286,7 @@ def test_discovery_that_finds_nobody_is_a_finding(rage: Rage, engine: FakeEngine
     assert done.stdout == b""
     assert lines(done.stderr) == [
         "error[no-peers-found]: no peers were found",
-        "  why:  server named nobody in 200 ms, dht named nobody in 500 ms, mdns named nobody in 3.0 s",
+        "  why:  server: nobody in 200 ms, dht: nobody in 500 ms, mdns: nobody in 3.0 s",
         "  mend: rage peer discover --for 1m  |  rage doctor",
     ]
     done = rage("peer", "discover", "--json", code=6)
@@ -297,19 +297,34 @@ def test_discovery_that_finds_nobody_is_a_finding(rage: Rage, engine: FakeEngine
 def test_ways_that_failed_are_partial_and_what_the_others_found_is_printed(rage: Rage, engine: FakeEngine) -> None:
     ways = (replace(WAYS[0], found=0, code="no-servers", error="no discovery server is configured"), *WAYS[1:])
     engine.answer(peer.DiscoverPeers, peer.DiscoverPeersResult(FOUND, ways), *FOUND)
-    done = rage("peer", "discover", code=3)
+    done = rage("peer", "discover", "--via", "server,dht,mdns", code=3)
     assert len(rows(done.stdout)) == 2
     assert lines(done.stderr) == [
         "error[partial]: 1 of 3 ways to discover peers failed",
         "  server: error[no-servers]: no discovery server is configured",
         "  mend: rage doctor --only discovery",
     ]
-    plain = json.loads(rage("peer", "discover", "--json", code=3).stderr)
+    plain = json.loads(rage("peer", "discover", "--via", "server,dht,mdns", "--json", code=3).stderr)
     assert plain["partial"] == [
         {"target": "server", "code": "no-servers", "exit": 5, "message": "no discovery server is configured"}
     ]
     engine.answer(peer.DiscoverPeers, peer.DiscoverPeersResult((), ways))
-    rage("peer", "discover", code=3)  # nobody found, but not everybody asked
+    rage("peer", "discover", "--via", "server,dht,mdns", code=3)  # nobody found, but not everybody asked
+
+
+def test_a_way_that_is_switched_off_has_failed_only_where_it_was_named(rage: Rage, engine: FakeEngine) -> None:
+    """A fresh home names no discovery server: `rage peer discover` is well all the same."""
+    off = replace(WAYS[0], found=0, code="no-servers", error="no discovery server is configured")
+    engine.answer(peer.DiscoverPeers, peer.DiscoverPeersResult(FOUND, (off, *WAYS[1:])), *FOUND)
+    assert rage("peer", "discover").stderr == b""
+    engine.answer(peer.DiscoverPeers, peer.DiscoverPeersResult((), (off, *WAYS[1:])))
+    found = lines(rage("peer", "discover", code=6).stderr)
+    assert found[1] == "  why:  server: no discovery server is configured, dht: nobody in 500 ms, mdns: nobody in 3.0 s"
+    broken = replace(WAYS[1], found=0, code="dht-empty", error="the DHT knows nobody to ask")
+    engine.answer(peer.DiscoverPeers, peer.DiscoverPeersResult(FOUND, (off, broken, WAYS[2])), *FOUND)
+    assert lines(rage("peer", "discover", code=3).stderr)[0] == ("error[partial]: 1 of 2 ways to discover peers failed")
+    engine.answer(peer.DiscoverPeers, peer.DiscoverPeersResult((), (off,)))
+    assert b"1 of 1 ways" in rage("peer", "discover", code=5).stderr  # nothing is switched on at all
 
 
 def test_when_all_ways_failed_alike_the_exit_code_says_how(rage: Rage, engine: FakeEngine) -> None:
@@ -354,7 +369,7 @@ def test_peers_of_servers_of_which_some_do_not_answer_are_partial(rage: Rage, en
     assert len(rows(done.stdout)) == 1
     assert "  https://b.example: error[server-unreachable]: timed out" in lines(done.stderr)
     engine.answer(discovery.ListRegistered, replace(result, items=()))
-    rage("discovery", "list", "--peers", code=7)
+    rage("discovery", "list", "--peers", code=3)  # the others answered, and list nobody
 
 
 def test_nobody_who_has_it_is_not_found_with_what_was_asked(rage: Rage, engine: FakeEngine) -> None:
