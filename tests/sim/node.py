@@ -18,6 +18,7 @@ from rage_net.guard import every, guard
 from rage_net.home import Home
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.transport import MemoryNetwork, MemoryTransport
+from rage_net.lifetime import running
 from rage_net.verbs.chunk import GetChunk, PinChunk, PutChunk
 from tests.sim.env import SimulatedEnv
 from tests.sim.virtual_loop import NODE
@@ -37,14 +38,9 @@ Jobs = Callable[[Engine, Online], AbstractAsyncContextManager[None]]
 async def meet(engine: Engine, online: Online) -> AsyncIterator[None]:
     """The job that every node has: meet those it was told of, at once and again and again."""
     work, metrics = online.membership.connect_to_bootstrap, engine.metrics
-    async with asyncio.TaskGroup() as group:
-        again = every(BOOTSTRAP_EVERY_S, work, name="bootstrap", env=engine.env, metrics=metrics)
-        tasks = [group.create_task(guard("bootstrap", work, metrics)), group.create_task(again)]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
+    again = every(BOOTSTRAP_EVERY_S, work, name="bootstrap", env=engine.env, metrics=metrics)
+    async with running([guard("bootstrap", work, metrics), again]):
+        yield
 
 
 class Given:

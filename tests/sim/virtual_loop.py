@@ -12,39 +12,14 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-import selectors
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar
 from typing import Any
 
 NODE: ContextVar[str] = ContextVar("NODE", default="")
 """Whose code runs."""
-
-
-class Jump(selectors.BaseSelector):
-    """Instead of waiting, moves the loop's clock to its next timer."""
-
-    loop: VirtualLoop
-
-    def __init__(self) -> None:
-        self._keys: dict[Any, selectors.SelectorKey] = {}
-
-    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
-        key = self._keys[fileobj] = selectors.SelectorKey(fileobj, fd, events, data)
-        return key
-
-    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        return self._keys.pop(fileobj)
-
-    def get_map(self) -> dict[Any, selectors.SelectorKey]:
-        return self._keys
-
-    def select(self, timeout: float | None = None) -> list[Any]:
-        if timeout is None:
-            raise RuntimeError("deadlock: every task waits, and no timer is set")
-        self.loop.now += max(0.0, timeout)
-        return []
+CANCELLED_MAX = 1000
+"""Cancelled timers that are left lying until they are due; beyond that, at most as many as others."""
 
 
 class Turn(asyncio.Handle):
@@ -58,12 +33,9 @@ class Turn(asyncio.Handle):
 
 
 class Timer(asyncio.TimerHandle):
-    """The same, at its time; of two at one time the one that was set first."""
+    """The same, at its time."""
 
-    __slots__ = ("number",)
-
-    def __lt__(self, other: Timer) -> bool:  # type: ignore[override]
-        return (self._when, self.number) < (other._when, other.number)
+    __slots__ = ()
 
     def _run(self) -> None:
         if not _is_held(self):
@@ -102,16 +74,16 @@ class NumberedTask(asyncio.Task):  # type: ignore[type-arg]
         return self._number
 
 
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """Starts at 0."""
+class VirtualLoop(asyncio.BaseEventLoop):
+    """Starts at 0. Has no sockets, pipes or signals: what needs one raises NotImplementedError."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.now = 0.0
         self.numbers = itertools.count()
         self.held: dict[str, list[asyncio.Handle]] = {}
-        selector = Jump()
-        selector.loop = self
-        super().__init__(selector)
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._cancelled = 0  # of the timers
         self.set_task_factory(lambda loop, coro, **more: NumberedTask(coro, loop=loop, **more))
 
     def time(self) -> float:
@@ -131,9 +103,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     ) -> Timer:
         self._check_closed()
         timer = Timer(when, callback, args, self, context)
-        timer.number = next(self.numbers)
-        heapq.heappush(self._scheduled, timer)
         timer._scheduled = True
+        heapq.heappush(self._timers, (when, next(self.numbers), timer))
         return timer
 
     def stall(self, node: str) -> None:
@@ -143,3 +114,40 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def resume(self, node: str) -> None:
         """Run all that became due meanwhile, in the order in which it did."""
         self._ready.extend(self.held.pop(node, []))
+
+    # -- what asyncio's own loops have for themselves: the same in 3.11 to 3.13
+
+    def _run_once(self) -> None:
+        """All that is ready now; when nothing is, time moves to the next timer."""
+        ready, timers = self._ready, self._timers
+        while timers and timers[0][2].cancelled():
+            self._drop(timers)
+        if not ready and not self._stopping:
+            if not timers:
+                raise RuntimeError("deadlock: every task waits, and no timer is set")
+            self.now = max(self.now, timers[0][0])
+        while timers and timers[0][0] <= self.now:
+            timer = self._drop(timers)
+            if not timer.cancelled():
+                ready.append(timer)
+        for _ in range(len(ready)):
+            turn = ready.popleft()
+            if not turn.cancelled():
+                turn._run()
+
+    def _drop(self, timers: list[tuple[float, int, Timer]]) -> Timer:
+        timer = heapq.heappop(timers)[2]
+        timer._scheduled = False
+        self._cancelled -= timer.cancelled()
+        return timer
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        if handle._scheduled:  # type: ignore[attr-defined]
+            self._cancelled += 1
+            if self._cancelled > CANCELLED_MAX and self._cancelled > len(self._timers) // 2:
+                self._timers = [entry for entry in self._timers if not entry[2].cancelled()]
+                heapq.heapify(self._timers)
+                self._cancelled = 0
+
+    def _write_to_self(self) -> None:
+        """Nobody sleeps who would have to be woken."""
