@@ -6,8 +6,9 @@ cd "$(dirname "$0")/.."
 bin=$(cd "$1/bin" && pwd)
 
 # command or header to look for, and the Debian package that has it
-needs='cc:gcc openssl:openssl fish:fish zsh:zsh tmux:tmux gmp.h:libgmp-dev'
+needs='cc:gcc openssl:openssl fish:fish zsh:zsh tmux:tmux gmp.h:libgmp-dev ip:iproute2 nft:nftables ping:iputils-ping'
 # gcc and libgmp-dev: py-libp2p compiles a C extension. fish and zsh: their completions are tried in the shells themselves.
+# iproute2, nftables and iputils-ping: the networks of tests/lab, which root alone may make.
 
 missing=
 for need in $needs; do
