@@ -84,6 +84,7 @@ class Mdns:
         self._group = Group(self._take, self.counts, port=port, interfaces=interfaces)
         self._neighbours = Neighbours(interval_s)
         self._task: asyncio.Task[None] | None = None
+        self._judged = asyncio.Event()
         self._gaps: Iterator[float] = iter(())
         self._ask_at = 0.0
         self._seen: object = None  # interfaces and addresses at the last look
@@ -101,7 +102,14 @@ class Mdns:
         """Peers remembered: of each link apart."""
         return len(self._neighbours)
 
+    async def wait_state(self) -> str:
+        """The state, once a first question has been tried: a fraction of a second after the start."""
+        await self._judged.wait()
+        return self.state
+
     async def __aenter__(self) -> Mdns:
+        self._seen = None
+        self._judged.clear()
         self._task = asyncio.create_task(self._run())
         return self
 
@@ -130,10 +138,13 @@ class Mdns:
         while True:
             try:
                 self._look(loop.time())
-                if loop.time() >= self._ask_at:
+                is_time = loop.time() >= self._ask_at
+                if is_time:
                     self._ask()
                     self._ask_at = loop.time() + next(self._gaps, self._interval_s * self._random.uniform(0.9, 1.1))
                 self._judge()
+                if is_time:
+                    self._judged.set()
             except Exception:  # a mistake of ours: mDNS is a convenience, the node lives without
                 self.counts["task_errors"] += 1
                 log.exception("a round of mDNS failed")
