@@ -14,7 +14,7 @@ import json
 import os
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -63,17 +63,13 @@ class ForeignError(Exception):
 
 
 class Peer:
-    """One foreign process. Any thread or task may call; answers come in any order.
+    """One foreign process. Any thread or task may call; answers come in any order."""
 
-    Args: source: the name of what it runs, without its ending. within: a command that runs others, as that of a host
-    in a lab does.
-    """
-
-    def __init__(self, program: str, source: str = "peer", within: Sequence[str] = ()) -> None:
+    def __init__(self, program: str, source: str = "peer") -> None:
         argv, cwd = command(program, HERE / f"{source}.{'mjs' if program == 'js-libp2p' else 'py'}")
         self.program = program
         self._process = subprocess.Popen(
-            [*within, *argv], cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment()
+            argv, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment()
         )
         self._waiting: dict[int, Future[dict[str, Any]]] = {0: Future()}
         self._ids = itertools.count(1)

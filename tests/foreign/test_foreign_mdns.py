@@ -18,7 +18,6 @@ from tests.lab.lab import Host, Lab
 
 pytestmark = [pytest.mark.anyio, pytest.mark.foreign("js-libp2p", "ip")]
 
-SOURCE = "mdns"
 TIMEOUT_S = 20.0
 
 
@@ -50,7 +49,8 @@ class Ear:
 
 
 def foreign(host: Host) -> Peer:
-    return Peer("js-libp2p", SOURCE, within=host.command([]))
+    with host.inside():  # a process begins where the thread is that starts it
+        return Peer("js-libp2p", "mdns")
 
 
 @pytest.mark.parametrize("first", ["rage", "js"])

@@ -68,7 +68,11 @@ class Host:
     ) -> subprocess.CompletedProcess[str]:
         """Run a program there to its end. Raises CalledProcessError with `check`, TimeoutExpired."""
         options = {"capture_output": True, "text": True} | options
-        return subprocess.run(self.command(argv), timeout=timeout_s, check=check, **options)
+        try:
+            return subprocess.run(self.command(argv), timeout=timeout_s, check=check, **options)
+        except subprocess.CalledProcessError as error:
+            error.add_note(f"it said: {error.stderr or error.stdout}")
+            raise
 
     def spawn(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
         """Start a program there; the lab's end ends it."""
@@ -206,6 +210,10 @@ class Lab:
                 if process.poll() is None:
                     process.kill()
                 process.wait()
+                for pipe in (process.stdin, process.stdout, process.stderr):
+                    if pipe is not None:
+                        with contextlib.suppress(OSError):  # what it never read
+                            pipe.close()
         for link in self.links:
             link.close()
         for namespace in self._namespaces:
