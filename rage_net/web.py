@@ -222,7 +222,7 @@ async def _body(response: httpx.Response, host: str, bytes_max: int) -> bytes:
     parts, size = [], 0
     too_large = announced.isascii() and announced.isdigit() and (len(announced) > 15 or int(announced) > bytes_max)
     if not too_large:
-        async for part in response.aiter_raw():
+        async for part in response.stream:  # type: ignore[union-attr]  # async transports give async streams
             size += len(part)
             too_large = size > bytes_max
             if too_large:
