@@ -159,7 +159,7 @@ class Web:
         try:
             request = httpx.Request(method, url, content=body, headers=sent, extensions=timeouts)
             host = request.url.netloc.decode("ascii")
-            if request.url.scheme not in ("http", "https"):
+            if request.url.scheme not in ("http", "https") or not request.url.host:
                 raise UsageError(
                     f"{_shown(url)} is no address of a web server", why="it begins with http:// or https://"
                 )

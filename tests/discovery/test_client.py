@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from .world import EPOCH, FAR, FAR_2, Env, Net, Peer, about, make_server, regist
 
 pytestmark = pytest.mark.anyio
 
+JSON = {"Content-Type": "application/json"}
 BEAT = {"heartbeat_interval_s": 30.0}
 
 
@@ -103,10 +105,10 @@ async def test_a_list_of_several_pages_is_read_to_its_end_and_an_endless_one_is_
     ("answer", "code"),
     [
         (lambda request: httpx.Response(200, html="<h1>Welcome to our hotel</h1>"), "answer-type"),
-        (lambda request: httpx.Response(200, text="no JSON", headers={"Content-Type": "application/json"}), "answer-type"),
+        (lambda request: httpx.Response(200, text="no JSON", headers=JSON), "answer-type"),
         (lambda request: httpx.Response(200, json=[1]), "answer-type"),
         (lambda request: httpx.Response(200, json={"peers": "all"}), "answer-type"),
-        (lambda request: httpx.Response(200, content=b"[" * 100_000, headers={"Content-Type": "application/json"}), "answer-type"),
+        (lambda request: httpx.Response(200, content=b"[" * 100_000, headers=JSON), "answer-type"),
         (lambda request: httpx.Response(200, json={"peers": ["x" * client.ANSWER_BYTES_MAX]}), "answer-too-large"),
         (lambda request: httpx.Response(302, headers={"Location": "http://169.254.169.254/"}), "redirected"),
         (lambda request: httpx.Response(500, json={"message": "no"}), "unavailable"),
@@ -126,13 +128,19 @@ async def test_an_answer_that_is_none_is_an_error_of_that_server_alone(
 
 
 async def test_a_million_peers_are_refused_by_bytes_and_a_thousand_are_not_all_believed(net: Net, env: Env) -> None:
-    one = json.dumps(listed(env)).encode()
-    huge = b'{"peers":[' + b",".join([one] * 1_000_000) + b"]}"
-    net.hosts = {
-        "huge.example": lambda request: httpx.Response(200, content=huge, headers={"Content-Type": "application/json"})
-    }
+    one, sent = json.dumps(listed(env)).encode(), 0
+
+    async def million() -> AsyncIterator[bytes]:
+        nonlocal sent
+        yield b'{"peers":['
+        for _ in range(1000):
+            sent += 1000
+            yield b",".join([one] * 1000) + b","
+
+    net.hosts = {"huge.example": lambda request: httpx.Response(200, content=million(), headers=JSON)}
     found = await net.client().bootstrap()
     assert found.peers == () and isinstance(found.outcomes[0].error, PeerProtocolError)
+    assert sent * len(one) < 2 * client.ANSWER_BYTES_MAX  # it was not read to its end
     small = [{"peer_id": str(Peer(env).peer_id), "addresses": ["/ip4/9.9.9.9/tcp/1"]} for _ in range(1000)]
     net.hosts = {"many.example": answers(small), "one.example": answers([listed(env, reachable=True)])}
     found = await net.client().bootstrap()
