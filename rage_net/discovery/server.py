@@ -215,8 +215,8 @@ class Server:
         )
 
     async def _note_check(self, peer_id: PeerId, instance: str, source: str, is_reachable: bool) -> None:
-        self._metrics.discovery_checks.add(1, "yes" if is_reachable else "no")
         await self._env.blocking(self._registry.note_check, peer_id, instance, source, is_reachable, self._env.now())
+        self._metrics.discovery_checks.add(1, "yes" if is_reachable else "no")
 
     # --- list ---
 
