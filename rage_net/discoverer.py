@@ -1,7 +1,7 @@
 """The discovery server as a process: what `rage discovery serve` runs.
 
-A home of its own (its lock, its key, `discovery.db`), the HTTP door with discovery, chunks and health, metrics on a
-listener of their own, and a swarm that listens nowhere: it dials back peers that register, one check a connection.
+A home of its own (its lock, its key, `discovery.db`), the HTTP door with discovery, chunks and health, metrics on
+loopback, and a swarm that listens nowhere: it dials back peers that register, one check a connection.
 Whoever asks is seen by the address of the connection, so no proxy belongs before it; TLS is the door's own.
 
 Source: specification, "Discovery Server API"; design D8.
@@ -22,6 +22,7 @@ from rage_net import config as configuration
 from rage_net import home as homes
 from rage_net import log as logs
 from rage_net.discovery.registry import Registry
+from rage_net.discovery.scope import parse_ip
 from rage_net.discovery.server import Server
 from rage_net.engine import STOP_WITHIN_S, Engine
 from rage_net.env import read_environment
@@ -37,6 +38,7 @@ log = logging.getLogger("rage.discovery")
 LISTEN = "0.0.0.0:4090"
 """Beside a node's 4001, 4080 and 4081. Discovery is for others, so it listens to all of them."""
 METRICS_LISTEN = "127.0.0.1:4091"
+"""Where the configuration does not say otherwise; a door on loopback has its metrics on itself."""
 FILE = "discovery.db"
 SWEEP_EVERY_S = 15.0
 DIAL_S = 4.0
@@ -60,8 +62,7 @@ class DiscoveryStatus:
 async def run(
     home: Home,
     *,
-    listen: str = "",
-    metrics_listen: str = METRICS_LISTEN,
+    listen: str | None = None,
     config_path: str | None = None,
     log_format: Literal["text", "json"] = "text",
     verbose: int = 0,
@@ -70,8 +71,7 @@ async def run(
 ) -> None:
     """Run a discovery server in this process until SIGTERM or SIGINT; it ends within `STOP_WITHIN_S`.
 
-    Args: listen: HOST:PORT, port 0 for any, empty for `LISTEN`. metrics_listen: the same for `/metrics`; empty opens
-    none. ready: called once, when it serves.
+    Args: listen: HOST:PORT, port 0 for any; None for `LISTEN`. ready: called once, when it serves.
     Raises: ConflictError when another process holds the home, or a newer rage wrote `discovery.db`; ConfigError;
     UnavailableError when the port is taken.
     """
@@ -106,7 +106,7 @@ async def run(
                     engine,
                     metrics,
                     listen=listen or LISTEN,
-                    metrics_listen=metrics_listen or None,
+                    metrics_listen=_metrics_listen(listen or LISTEN, keys.metrics_listen),
                     ready=lambda: ["the discovery server is stopping"] if engine.stop_requested.is_set() else [],
                     hosts=keys.hosts,
                     tls_cert=keys.tls_cert,
@@ -129,6 +129,15 @@ async def run(
             begin_end()
             log.info("stopping")
             lifetime.notify(environ, "STOPPING=1")
+
+
+def _metrics_listen(listen: str, configured: str | None) -> str | None:
+    """Where the metrics are: as configured, else beside a door on loopback, else on loopback alone."""
+    if configured != configuration.Network().http.metrics_listen:
+        return configured
+    host = listen.rpartition(":")[0].strip("[]")
+    ip = parse_ip(host)
+    return listen if host == "localhost" or (ip is not None and ip.is_loopback) else METRICS_LISTEN
 
 
 class DialBack:
