@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST_ARGS ?= -n 2 -q
 
-.PHONY: help demo test check lint types floors format protos completions docs deps bench clean
+.PHONY: help demo test check lint types floors format protos completions docs openapi deps bench clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort
@@ -52,6 +52,9 @@ completions: $(BIN)/rage  ## Regenerate completions/ from the command tree
 
 docs: $(BIN)/rage  ## Regenerate docs/reference.md from the tables in the code
 	$(BIN)/python -m rage_cli.reference
+
+openapi: $(BIN)/rage  ## Regenerate the verbs' part of contracts/network-layer.yaml
+	$(BIN)/python scripts/openapi.py
 
 bench: $(VENV)/.dev  ## Benchmarks beside the peers; installs the peers itself
 	$(BIN)/python -m bench
