@@ -37,8 +37,8 @@ REQUEST_TIMEOUT_S = 5.0
 """One question, a dial with it: five round trips of a slow link, and some."""
 REFRESH_CHECK_S = 600.0
 EXPIRE_S = 600.0
-CHECKS_MAX = 4
-"""Peers asked at once whether they answer."""
+CHECKS_MAX = 16
+"""Peers asked at once whether they answer: with all of them silent, a newcomer waits 20 s."""
 CHECKS_WAITING_MAX = 64
 """Beyond it a peer waits for its next identify."""
 LINE_CHARS_MAX = 4096

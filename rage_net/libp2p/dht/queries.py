@@ -23,7 +23,7 @@ from rage_net.libp2p.dht.table import Node, Table
 from rage_net.libp2p.errors import Libp2pError
 from rage_net.libp2p.kad.answers import rfc3339
 from rage_net.libp2p.kad.contact import Contact
-from rage_net.libp2p.kad.keys import BITS, K, place_of, raw_key_near
+from rage_net.libp2p.kad.keys import K, place_of, raw_key_near
 from rage_net.libp2p.kad.lookup import Candidate, LookUp
 from rage_net.libp2p.kad.messages import Kind, Message, PeerInfo, Record
 from rage_net.libp2p.kad.records import Providers
@@ -40,6 +40,11 @@ TELLING_MAX = 10
 """Peers that a record is being left with at once."""
 BATCH_MAX = 500
 """Records on one stream: 70 KiB."""
+PACE_RECORDS_S = 160.0
+"""To one peer, after a first batch: below what `kad.rates` allows, so that 100,000 roots reach two peers in 11 minutes
+instead of being refused."""
+REGION_TIMEOUTS = 4
+"""Leaving a batch with all peers of a region takes at most so many times as long as a look-up may."""
 SUSPECTS_MAX = 64
 """Contacts waiting to be asked whether they live."""
 PROVIDERS_KEPT_MAX = 256
@@ -66,11 +71,12 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Provided:
-    """What came of announcing keys. `messages` counts what was sent: questions, and batches of records."""
+    """What came of announcing keys: by questions, and batches of records, each on one stream."""
 
     announced: int
     failed: int
-    messages: int
+    questions: int
+    batches: int
     records: int
 
 
@@ -97,7 +103,7 @@ class Queries:
         self.values = values
         self.providers = providers
         self.counts: Counter[str] = Counter()
-        """look_ups, questions, failures, records_sent, ...: only ever grow."""
+        """look_ups, questions, failures, records_sent, ...; find_node, ping, ... for what others ask. Only ever grow."""
         self.suspects: dict[PeerId, Contact] = {}
         self._asking = asking
         self._clock = clock
@@ -271,7 +277,7 @@ class Queries:
 
     async def provide_due(self, schedule: Schedule, *, regions_max: int | None = None) -> Provided:
         """Announce what a schedule says is due, at most `regions_max` regions. The schedule is told what came of it."""
-        total = Provided(0, 0, 0, 0)
+        total = Provided(0, 0, 0, 0, 0)
         done = 0
         while (key := schedule.next_key(self._wall_clock())) is not None and done != regions_max:
             one = await self._provide_region(key, schedule)
@@ -284,27 +290,27 @@ class Queries:
         await self._run(look_up, Message(Kind.FIND_NODE, key))
         region = region_of(place_of(key), look_up.all_answered(), width=WIDTH)
         keys = schedule.in_region(region, self._wall_clock())
-        batches: dict[Contact, list[bytes]] = {}
+        records = {one: self._record_of(one) for one in keys}
+        waiting: dict[Contact, list[bytes]] = {}
         for one in keys:
             for contact in keepers(place_of(one), region.peers):
-                batches.setdefault(contact, []).append(one)
+                waiting.setdefault(contact, []).append(one)
         taken: Counter[bytes] = Counter()
-        messages = 0
-        for start in range(0, max(map(len, batches.values()), default=0), BATCH_MAX):
-            part = {contact: batch[start : start + BATCH_MAX] for contact, batch in batches.items()}
-            part = {contact: batch for contact, batch in part.items() if batch}
-            messages += len(part)
-            told = await self._tell_all(
-                {contact: [self._record_of(one) for one in batch] for contact, batch in part.items()}, None
-            )
-            for contact in told:
+        batches = 0
+        for start in range(0, max(map(len, waiting.values()), default=0), BATCH_MAX):
+            if start:
+                await asyncio.sleep(BATCH_MAX / PACE_RECORDS_S)
+            part = {contact: batch[start : start + BATCH_MAX] for contact, batch in waiting.items()}
+            messages = {contact: [records[one] for one in batch] for contact, batch in part.items() if batch}
+            batches += len(messages)
+            for contact in await self._tell_all(messages, REGION_TIMEOUTS * self._query_timeout_s):
                 taken.update(part[contact])
         least = min(self._replication_min, len(region.peers)) or 1
         announced = [one for one in keys if taken[one] >= least]
         failed = [one for one in keys if taken[one] < least]
         schedule.announced(announced, self._wall_clock())
         schedule.failed(failed, self._wall_clock())
-        return Provided(len(announced), len(failed), look_up.asked + messages, sum(map(len, batches.values())))
+        return Provided(len(announced), len(failed), look_up.asked, batches, sum(map(len, waiting.values())))
 
     # -- keeping the table
 
@@ -317,22 +323,11 @@ class Queries:
         return found
 
     async def refresh(self) -> int:
-        """Look into each bucket that nobody was heard from for an hour. Returns how many.
-
-        Buckets nearer than a raw key can be found for are filled by looking for ourselves.
-        """
-        looked = 0
-        own = self.table.node.long_id
-        for bucket in self.table.stale_buckets(self._clock()):
-            bits = BITS - (bucket.range[1] - bucket.range[0]).bit_length()
-            if bits <= BITS and bucket.range[0] <= own <= bucket.range[1]:
-                key = bytes(self.own)
-            else:
-                key = raw_key_near(bucket.range[0], bits, self._random)
-            bucket.last_updated = self._clock()
-            await self.find_nearest(key)
-            looked += 1
-        return looked
+        """Look into each bucket that is not full, or was silent for an hour; each at most once an hour. How many."""
+        due = self.table.buckets_to_look_into(self._clock())
+        for place, bits in due:
+            await self.find_nearest(raw_key_near(place, bits, self._random))
+        return len(due)
 
     async def check(self, contact: Contact) -> bool:
         """Ask a peer something small: it enters the table when it answers, and is on its way out when not."""

@@ -1,8 +1,11 @@
 """Questions over the swarm, and the handler of those that come: one stream a question, or a stream for many records.
 
+Our half ends after the answer, never before it: js-libp2p resets a stream whose end comes while it reads, and what it
+answered may be lost with that. Records are followed by a PING on the same stream: its answer says that all before it
+was taken, which neither the end of a stream nor silence does with every peer.
+
 What a peer tells is held against where it was reached: addresses that such a peer may not know of are left out before
-anyone sees them. Records are followed by a PING on the same stream: its answer says that all before it was taken, which
-neither the end of a stream nor silence does with every peer.
+anyone sees them.
 """
 
 from __future__ import annotations
@@ -64,7 +67,6 @@ class Streams:
         async with asyncio.timeout(self.timeout_s):
             connection = await self._reach(contact)
             async with await connection.open_stream([self.protocol], initial=frame(request)) as stream:
-                await stream.close_write()
                 message = decode(await stream.read_message(MESSAGE_BYTES_MAX))
         if message.kind is not request.kind:
             raise RemoteProtocolError(f"a {request.kind.name} is answered with a {message.kind.name}")
@@ -85,7 +87,6 @@ class Streams:
                 for start in range(0, len(messages), FRAME_RECORDS):
                     await stream.write(frame(*messages[start : start + FRAME_RECORDS]))
                 await stream.write(frame(Message(Kind.PING)))
-                await stream.close_write()
                 answer = decode(await stream.read_message(MESSAGE_BYTES_MAX))
         if answer.kind is not Kind.PING:
             raise RemoteProtocolError(f"a PING is answered with a {answer.kind.name}")

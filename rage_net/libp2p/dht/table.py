@@ -63,20 +63,19 @@ class Bucket(KBucket):
 
     def __init__(self, low: int, high: int, ksize: int) -> None:
         self.heard_at: dict[bytes, float] = {}
+        self.last_updated = self.looked_at = float("-inf")
         super().__init__(low, high, ksize)
         self.max_replacement_nodes = REPLACEMENTS_PER_BUCKET_MAX
 
     def touch_last_updated(self) -> None:
-        """The library would read the clock here."""
-        if not hasattr(self, "last_updated"):
-            self.last_updated = 0.0
+        """Nothing: the library would read the clock here."""
 
     def split(self) -> tuple[Bucket, Bucket]:
         """Two halves; who waited may find a place now."""
         middle = (self.range[0] + self.range[1]) // 2
         halves = Bucket(self.range[0], middle, self.ksize), Bucket(middle + 1, self.range[1], self.ksize)
         for half in halves:
-            half.last_updated = self.last_updated
+            half.last_updated, half.looked_at = self.last_updated, self.looked_at
         for nodes in (self.nodes, self.replacement_nodes):
             for node in nodes.values():
                 half = halves[node.long_id > middle]
@@ -193,9 +192,18 @@ class Table(KademliaTable):
         """When a contact last answered."""
         return self.buckets[self._index(contact.place)].heard_at.get(contact.peer_id.multihash)
 
-    def stale_buckets(self, now: float) -> list[Bucket]:
-        """Buckets in which nobody was heard of for REFRESH_S."""
-        return [bucket for bucket in self.buckets if bucket.last_updated + REFRESH_S <= now]
+    def buckets_to_look_into(self, now: float) -> list[tuple[int, int]]:
+        """Where few are known, or nobody was heard of for REFRESH_S: a place in each, and how many bits are its own.
+
+        Our own bucket is left out: who is there is found by looking for ourselves. The others count as looked into.
+        """
+        found = []
+        for bucket in self.buckets:
+            is_lively = len(bucket) >= self.ksize and bucket.last_updated + REFRESH_S > now
+            if bucket.looked_at + REFRESH_S <= now and not is_lively and not bucket.has_in_range(self.node):
+                bucket.looked_at = now
+                found.append((bucket.range[0], BITS - (bucket.range[1] - bucket.range[0]).bit_length()))
+        return found
 
     def __iter__(self) -> Iterator[Contact]:
         """All contacts."""

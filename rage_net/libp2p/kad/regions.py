@@ -41,13 +41,13 @@ class Region:
 def region_of(target: int, peers: Sequence[Contact], *, width: int = WIDTH) -> Region:
     """The widest region around `target` for which `peers` are enough.
 
-    Args: peers: the nearest to `target`, nearest first; fewer than `width` mean that there are no others.
+    Args: peers: nearest first; the first `width` are the nearest there are, those behind a part of the others. Fewer
+    than `width` are all there are.
     """
     if len(peers) < width:
         return Region(target, 0, tuple(peers))
-    shared = [BITS - (peer.place ^ target).bit_length() for peer in peers]
-    bits = shared[-1] + 1  # peers that share fewer than these with the target may be missing
-    return Region(target, min(bits, BITS), tuple(peers))
+    shared = BITS - (peers[width - 1].place ^ target).bit_length()
+    return Region(target, min(shared + 1, BITS), tuple(peers))  # of those that share less, some may be missing
 
 
 def keepers(place: int, peers: Iterable[Contact], count: int = K) -> list[Contact]:
