@@ -287,7 +287,6 @@ TREE: Node = (
                     "Run a discovery server; prints one line with its addresses when it is ready, and ends on SIGTERM or Ctrl-C.",
                     {
                         "--listen": ("HOST:PORT", "Serve here instead of at 0.0.0.0:4090; port 0 takes a free one."),
-                        "--metrics": ("HOST:PORT|off", "Serve metrics here instead of at 127.0.0.1:4091, or not at all."),
                     },
                     (),
                     None,

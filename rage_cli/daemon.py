@@ -54,12 +54,11 @@ def run_here(
     )
 
 
-def discover_here(listen: str, metrics: str | None, ready: Callable[[DiscoveryStatus], None]) -> None:
+def discover_here(listen: str, ready: Callable[[DiscoveryStatus], None]) -> None:
     """Run a discovery server in this process until SIGTERM or SIGINT, which it handles."""
     from rage_net import discoverer
 
-    metrics_listen = discoverer.METRICS_LISTEN if metrics is None else metrics
-    _serve(discoverer.run, listen=listen, metrics_listen=metrics_listen, ready=ready)
+    _serve(discoverer.run, listen=listen or None, ready=ready)
 
 
 def _serve(run: Callable[..., Coroutine[Any, Any, None]], **settings: Any) -> None:

@@ -143,6 +143,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
     "node-gone": (UnavailableError, "The node went away before it had answered.", "rage node status; its log says why"),
     "node-unreachable": (UnavailableError, "No node runs for this home.", "rage node start --detach"),
     "not-confirmed": (UsageError, "The question was answered with no; nothing was changed.", "nothing to do"),
+    "not-public": (
+        AccessDeniedError,
+        "The chunk is not known to be public, so that nobody outside the organisation was asked for it.",
+        "name a holder with --peer",
+    ),
     "peer-banned": (AccessDeniedError, "The peer is banned here.", "rage peer unban"),
     "peer-gone": (UnavailableError, "The connection to a peer broke.", "retry"),
     "peer-id-needed": (

@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 import sys
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path

@@ -48,7 +48,7 @@ READY = (Column("peer id", lambda it: it.peer_id), Column("http", lambda it: it.
 @page(
     examples=(
         "rage discovery serve",
-        "rage --home /var/lib/rage-discovery discovery serve --listen 0.0.0.0:4090 --metrics off",
+        "rage --home /var/lib/rage-discovery discovery serve --listen 0.0.0.0:4090",
         "rage discovery serve --listen 127.0.0.1:0 --json &    # in CI: prints where it listens",
     ),
     exits=(4, 5, 7, 8, 9, 10),
@@ -57,16 +57,11 @@ def serve(
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Serve here instead of at 0.0.0.0:4090; port 0 takes a free one.")
     ] = "",
-    metrics: Annotated[
-        str,
-        typer.Option(metavar="HOST:PORT|off", help="Serve metrics here instead of at 127.0.0.1:4091, or not at all."),
-    ] = "",
 ) -> None:
     """Run a discovery server; prints one line with its addresses when it is ready, and ends on SIGTERM or Ctrl-C."""
     from rage_cli import daemon
 
-    door = daemon.check_endpoint("--listen", listen, "127.0.0.1:4090")
-    daemon.discover_here(door, daemon.check_door("--metrics", metrics, "127.0.0.1:4091"), _show_ready)
+    daemon.discover_here(daemon.check_endpoint("--listen", listen, "127.0.0.1:4090"), _show_ready)
 
 
 def _show_ready(status: DiscoveryStatus) -> None:

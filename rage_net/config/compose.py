@@ -20,6 +20,7 @@ DEPTH_MAX = 32
 Complain = Callable[..., object]
 """Takes line, key, message and, perhaps, how to mend it."""
 
+_TOO_DEEP = f"values are nested deeper than {DEPTH_MAX}"
 _KEY_OF_LINE = re.compile(r"\s*(?:- +)?[\"']?([A-Za-z_][\w-]*)[\"']?\s*:(?:\s+(.*))?$")
 
 
@@ -46,14 +47,13 @@ def compose(data: bytes, complain: Complain) -> yaml.Node | None:
         for event in yaml.parse(text, Loader=loader):  # composing recurses, so a hostile depth must be seen before
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > DEPTH_MAX:
-                complain(
-                    event.start_mark.line + 1 if event.start_mark else 1,
-                    "",
-                    f"values are nested deeper than {DEPTH_MAX}",
-                )
+                complain(event.start_mark.line + 1 if event.start_mark else 1, "", _TOO_DEEP)
                 return None
         return yaml.compose(text, Loader=loader)
     except yaml.MarkedYAMLError as error:
+        if "nesting depth" in (error.problem or ""):  # libyaml counts too, and may be first
+            complain(error.problem_mark.line + 1 if error.problem_mark else 1, "", _TOO_DEEP)
+            return None
         _explain(error, text, complain)
     except yaml.YAMLError:
         complain(1, "", "the file holds characters that YAML does not allow")

@@ -137,7 +137,8 @@ class Routing:
         if provided.failed:
             log.warning("%d roots found too few peers that take their records; tried again later", provided.failed)
         if provided.announced:
-            log.info("announced %d roots with %d messages", provided.announced, provided.messages)
+            messages = provided.questions + provided.batches
+            log.info("announced %d roots with %d messages", provided.announced, messages)
 
     def due_in_s(self, root: Cid) -> float | None:
         """Until a root is announced again; None when it has not been announced, or is not to be."""

@@ -16,7 +16,7 @@ from conftest_cli import RAGE, Rage, environment
 from test_terminal import Terminal, finish
 
 TIMEOUT_S = 20.0
-SERVE = ["discovery", "serve", "--listen", "127.0.0.1:0", "--metrics", "off"]
+SERVE = ["discovery", "serve", "--listen", "127.0.0.1:0"]
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_at_a_terminal_it_is_one_line_and_ctrl_c_ends_it(home: Path) -> None:
 def test_a_port_that_is_taken_is_named(rage: Rage) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        found = rage("discovery", "serve", "--listen", f"127.0.0.1:{port}", "--metrics", "off", code=7)
+        found = rage("discovery", "serve", "--listen", f"127.0.0.1:{port}", code=7)
     assert f"127.0.0.1:{port}" in found.stderr.decode() and b"error[listen-failed]" in found.stderr
     assert found.stdout == b""
 
@@ -67,7 +67,7 @@ def test_without_a_home_it_says_how_to_make_one(rage: Rage) -> None:
     assert b"error[home-missing]" in rage("--home", "nowhere", *SERVE, code=5).stderr
 
 
-@pytest.mark.parametrize(("option", "mend"), [("--listen", "127.0.0.1:4090"), ("--metrics", "127.0.0.1:4091")])
+@pytest.mark.parametrize(("option", "mend"), [("--listen", "127.0.0.1:4090")])
 def test_a_bad_address_is_usage(rage: Rage, option: str, mend: str) -> None:
     found = rage("discovery", "serve", option, "4090", code=2).stderr.decode()
     assert found.startswith(f"error[usage]: {option}: HOST:PORT is wanted")

@@ -63,7 +63,7 @@ def test_the_specifications_network_yaml_reads_key_for_key(home: Path) -> None:
 
 def test_an_address_whose_transport_is_not_built_is_a_warning(home: Path) -> None:
     warning, idle = config.load(home, environ={}).warnings
-    assert "discovery" in idle.message and "libp2p.dht" in idle.message and "security" not in idle.message.split(", ")
+    assert "replication" in idle.message and "cdn" in idle.message and "security" not in idle.message.split(", ")
     assert not warning.is_error
     assert (warning.line, warning.key) == (10, "network.libp2p.listen_addresses[2]")
 

@@ -99,13 +99,16 @@ def metrics(status: dict[str, Any]) -> str:
         return answer.read().decode()  # type: ignore[no-any-return]
 
 
-async def checked(status: dict[str, Any], word: str, client: Client, peer_id: PeerId) -> bool | None:
-    """What is listed of a peer once the first dial-back with that outcome is through."""
+async def wait_checked(status: dict[str, Any], word: str) -> None:
+    """Until the first dial-back with that outcome is through."""
     async with asyncio.timeout(10):
         while f'rage_discovery_checks_total{{reachable="{word}"}} 1.0' not in await asyncio.to_thread(metrics, status):
             pass
-    found = {peer.listed.peer_id: peer.listed.reachable for peer in (await client.peers()).peers}
-    return found[peer_id]
+
+
+async def reachable(client: Client, peer_id: PeerId) -> bool | None:
+    """What the server lists of a peer."""
+    return {peer.listed.peer_id: peer.listed.reachable for peer in (await client.peers()).peers}[peer_id]
 
 
 async def test_nodes_register_are_dialled_back_and_find_each_other_and_sigterm_ends_it(
@@ -117,11 +120,13 @@ async def test_nodes_register_are_dialled_back_and_find_each_other_and_sigterm_e
     async with node(rng, url) as (swarm, one), node(rng, url) as (deaf, two):
         (row,) = await one.register(About(addresses=tuple(swarm.listen_addresses())), **BEAT)
         assert row.error is None and row.observed == "127.0.0.1"
-        await reached(two, one.peer_id, True)
+        await wait_checked(status, "yes")
+        assert await reachable(two, one.peer_id) is True
         # Another peer answers at this address: proved is who is there, not only that somebody is.
         (row,) = await two.register(About(addresses=tuple(swarm.listen_addresses())), **BEAT)
         assert row.error is None
-        await reached(one, two.peer_id, False)
+        await wait_checked(status, "no")
+        assert await reachable(one, two.peer_id) is False
         found = await two.bootstrap()
         connection = await deaf.dial(found.peers[0].listed.peer_id, found.peers[0].listed.addresses)
         assert connection.peer_id == swarm.peer_id
@@ -141,6 +146,7 @@ async def test_a_server_that_is_killed_keeps_what_it_knew_and_one_that_begins_em
         about = About(addresses=tuple(swarm.listen_addresses()))
         (row,) = await client.register(about, **BEAT)
         assert row.error is None
+        await wait_checked(status, "yes")
         process.stop(signal.SIGKILL)
         again = process.start()
         assert 'rage_discovery_peers{reachable="yes"} 1.0' in metrics(again)
@@ -152,6 +158,7 @@ async def test_a_server_that_is_killed_keeps_what_it_knew_and_one_that_begins_em
         later = Client([again["listen"][0]], client._key, client._web, client._env)
         (row,) = await later.register(about, **BEAT)
         assert row.error is None
+        await wait_checked(again, "yes")
     process.stop()
     registry = Registry(process.home.root / "discovery.db")
     assert registry.get(client.peer_id, time.time()) is not None

@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 
 from rage_net import config
 from rage_net import home as homes
-from rage_net.engine import Engine, Online
+from rage_net.engine import Engine
 from rage_net.errors import UnavailableError
 from rage_net.guard import every, guard
 from rage_net.home import Home
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.transport import MemoryNetwork, MemoryTransport
 from rage_net.lifetime import running
+from rage_net.online import Online
 from rage_net.verbs.chunk import GetChunk, PinChunk, PutChunk
 from tests.sim.env import SimulatedEnv
 from tests.sim.virtual_loop import NODE

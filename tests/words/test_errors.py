@@ -13,6 +13,7 @@ DESIGN = {  # design 4.5
     "denied": 4,
     "certificate": 4,
     "not-found": 5,
+    "findings": 6,
     "unavailable": 7,
     "protocol": 7,
     "integrity": 8,

@@ -103,7 +103,7 @@ class Queries:
         self.values = values
         self.providers = providers
         self.counts: Counter[str] = Counter()
-        """look_ups, questions, failures, records_sent, ...; find_node, ping, ... for what others ask. Only ever grow."""
+        """look_ups, questions, failures, records_sent, ...; find_node, ... for what others ask. Only ever grow."""
         self.suspects: dict[PeerId, Contact] = {}
         self._asking = asking
         self._clock = clock
