@@ -95,7 +95,7 @@ async def node(rng: random.Random, url: str) -> AsyncIterator[tuple[Swarm, Clien
 
 
 def metrics(status: dict[str, Any]) -> str:
-    with urllib.request.urlopen(status["listen"][-1] + "/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(status["http"][-1] + "/metrics", timeout=10) as answer:
         return answer.read().decode()  # type: ignore[no-any-return]
 
 
@@ -115,7 +115,7 @@ async def test_nodes_register_are_dialled_back_and_find_each_other_and_sigterm_e
     process: Process, rng: random.Random
 ) -> None:
     status = process.start()
-    url = status["listen"][0]
+    url = status["http"][0]
     assert status["peer_id"] == str(PeerId.from_public_key(homes.load_identity(process.home.identity).public_key()))
     async with node(rng, url) as (swarm, one), node(rng, url) as (deaf, two):
         (row,) = await one.register(About(addresses=tuple(swarm.listen_addresses())), **BEAT)
@@ -142,7 +142,7 @@ async def test_a_server_that_is_killed_keeps_what_it_knew_and_one_that_begins_em
     process: Process, rng: random.Random
 ) -> None:
     status = process.start()
-    async with node(rng, status["listen"][0]) as (swarm, client):
+    async with node(rng, status["http"][0]) as (swarm, client):
         about = About(addresses=tuple(swarm.listen_addresses()))
         (row,) = await client.register(about, **BEAT)
         assert row.error is None
@@ -155,7 +155,7 @@ async def test_a_server_that_is_killed_keeps_what_it_knew_and_one_that_begins_em
             path.unlink()
         again = process.start()
         assert 'rage_discovery_peers{reachable="yes"} 0.0' in metrics(again)
-        later = Client([again["listen"][0]], client._key, client._web, client._env)
+        later = Client([again["http"][0]], client._key, client._web, client._env)
         (row,) = await later.register(about, **BEAT)
         assert row.error is None
         await wait_checked(again, "yes")
