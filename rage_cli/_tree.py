@@ -430,7 +430,7 @@ TREE: Node = (
             None,
         ),
         "demo": (
-            "Three nodes, real documents, one death: see it work in half a minute.",
+            "Four nodes, real documents, one death: see it work in half a minute.",
             {},
             (),
             None,

@@ -1,9 +1,9 @@
-"""The demonstration behind `rage demo`: three real nodes on loopback, two documents, and a node killed midway.
+"""The demonstration behind `rage demo`: a discovery server and four real nodes on loopback, two documents, one death.
 
 Everything is real: processes, encrypted connections, stores in temporary homes. Nothing stays: nodes and homes are
 gone when the context is left, whatever happened. Not here: how the table looks (`commands/demo`).
 
-Source: issue 2, section G.
+Source: issue 2, section G; issue 3, "Done when".
 """
 
 from __future__ import annotations
@@ -53,9 +53,11 @@ DEATH_AT = 0.3
 CONFIG = """\
 network:
   version: 1
-  http: {{listen: null, metrics_listen: null}}
-  libp2p: {{listen_addresses: ["/ip4/127.0.0.1/tcp/0"]}}
-  security: {{trusted_peers: {peers}}}
+  http: {listen: null, metrics_listen: null}
+  libp2p: {listen_addresses: ["/ip4/127.0.0.1/tcp/0"], mdns: {enabled: false}}
+"""
+SERVERS = """\
+  discovery: {{servers: ["{url}"]}}
 """
 
 
@@ -96,11 +98,16 @@ class DemoNode:
 def perform(tell: Callable[[str], None]) -> Iterator[Step]:
     """The steps, as they are done. `tell` is given words before each. Raises IntegrityError if any byte is wrong."""
     with tempfile.TemporaryDirectory(prefix="rage-demo-") as place, _nodes(Path(place)) as nodes:
-        alpha, beta, gamma = nodes
+        server, alpha, beta, gamma, delta = nodes
         started = time.monotonic()
-        tell("starting three nodes")
-        _start(nodes)
-        yield Step("start alpha, beta, gamma", None, time.monotonic() - started, "3 nodes ready")
+        tell("starting a discovery server and three nodes")
+        _start((server,), ["discovery", "serve", "--listen", "127.0.0.1:0"])
+        for node in (alpha, beta, gamma, delta):
+            with node.home.network_yaml.open("a") as file:
+                file.write(SERVERS.format(url=server.address))
+        _start((alpha, beta, gamma), ["node", "start"])
+        outcome = f"3 nodes ready, told {server.address}"
+        yield Step("start a server, alpha, beta, gamma", None, time.monotonic() - started, outcome)
         report, archive = Path(place) / "report.txt", Path(place) / "archive.bin"
         write_text(report, TEXT_BYTES)
         write_archive(archive, ARCHIVE_BYTES)
@@ -130,6 +137,15 @@ def perform(tell: Callable[[str], None]) -> Iterator[Step]:
         if checked.bad:
             raise IntegrityError(f"{len(checked.bad)} chunks of gamma's store are bad")
         yield Step("verify gamma's store", checked.bytes, checked.seconds, f"{checked.checked} chunks, none bad")
+        tell("starting delta, which is told the server's address alone")
+        started = time.monotonic()
+        _start((delta,), ["node", "start"])
+        seconds = _get(delta, roots[0], Path(place) / "delta.out", (), report)
+        with delta.connect() as node:
+            peers = node.run(ListPeers()).items
+        outcome = f"{EQUAL}; {len(peers)} peers found"
+        yield Step("start delta, told the server alone", None, time.monotonic() - started - seconds, "1 node ready")
+        yield Step("get report.txt on delta, no peer named", TEXT_BYTES, seconds, outcome)
 
 
 def _get_while_dying(
@@ -201,13 +217,11 @@ def _brief(cid: str) -> str:
 
 
 @contextmanager
-def _nodes(place: Path) -> Iterator[tuple[DemoNode, DemoNode, DemoNode]]:
-    """Three homes; whatever process is started for them is gone at the end, the impatient Ctrl-C included."""
-    alpha, beta, gamma = (_make(place / name, name) for name in ("alpha", "beta", "gamma"))
-    nodes = (alpha, beta, gamma)
+def _nodes(place: Path) -> Iterator[tuple[DemoNode, ...]]:
+    """Five homes; whatever process is started for them is gone at the end, the impatient Ctrl-C included."""
+    nodes = tuple(_make(place / name, name) for name in ("server", "alpha", "beta", "gamma", "delta"))
     for node in nodes:
-        peers = json.dumps([other.peer_id for other in nodes if other is not node])
-        node.home.network_yaml.write_text(CONFIG.format(peers=peers), "utf-8")
+        node.home.network_yaml.write_text(CONFIG, "utf-8")
     try:
         yield nodes
     finally:
@@ -225,11 +239,11 @@ def _make(root: Path, name: str) -> DemoNode:
     return DemoNode(name, home, str(PeerId.from_public_key(key.public_key())))
 
 
-def _start(nodes: tuple[DemoNode, ...]) -> None:
-    """Start all, then wait for each one's line."""
+def _start(nodes: tuple[DemoNode, ...], arguments: list[str]) -> None:
+    """Start all, then wait for each one's line: it says where the process is reached."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAGE_")}
     for node in nodes:
-        command = [sys.executable, "-P", "-m", "rage_cli", "--home", str(node.home.root), "--json", "node", "start"]
+        command = [sys.executable, "-P", "-m", "rage_cli", "--home", str(node.home.root), "--json", *arguments]
         with (node.home.logs / "node.log").open("wb") as log:
             node.process = subprocess.Popen(
                 command,
@@ -249,7 +263,8 @@ def _start(nodes: tuple[DemoNode, ...]) -> None:
         if not line:
             words = (node.home.logs / "node.log").read_text("utf-8", "replace").strip().splitlines()
             raise UnavailableError(f"the demonstration's node {node.name} ended", why=words[-1] if words else "")
-        node.address = json.loads(line)["listen"][0]
+        ready = json.loads(line)
+        node.address = (ready.get("listen") or ready["http"])[0]
 
 
 def _stop(processes: list[subprocess.Popen[bytes]]) -> None:

@@ -9,7 +9,7 @@ from rage_cli.command import noun, page
 from rage_cli.demonstration import Step
 from rage_cli.output import Column, render, say
 
-app = noun("Three nodes, real documents, one death: see it work in half a minute.")
+app = noun("Four nodes, real documents, one death: see it work in half a minute.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ COLUMNS = (
     exits=(7, 8),
 )
 def demo() -> None:
-    """Run three nodes on this machine, move documents between them, kill one midway, and leave nothing behind."""
+    """Run a discovery server and four nodes here, move documents between them, kill one midway, and leave nothing."""
     from rage_cli.demonstration import perform
 
     started = time.monotonic()

@@ -22,12 +22,14 @@ def left_behind(place: Path) -> tuple[list[str], list[str]]:
     ]
 
 
-def test_three_nodes_two_documents_and_one_death(tmp_path: Path) -> None:
+def test_four_nodes_two_documents_and_one_death(tmp_path: Path) -> None:
     env = environment(TMPDIR=str(tmp_path))
     done = subprocess.run([*RAGE, "demo", "--json"], capture_output=True, env=env, timeout=TIMEOUT_S, check=True)
     steps = {step["what"].strip().partition(" at ")[0]: step["outcome"] for step in json.loads(done.stdout)["items"]}
     assert steps["get archive.bin on gamma"] == "equal, byte for byte"
     assert "beta gave" in steps["kill alpha"] and "alpha gave 0 MiB" not in steps["kill alpha"]
+    outcome, _, found = steps["get report.txt on delta, no peer named"].partition("; ")
+    assert outcome == "equal, byte for byte" and found in ("1 peers found", "2 peers found"), "alpha is dead"
     assert left_behind(tmp_path) == ([], [])
 
 
