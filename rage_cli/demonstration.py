@@ -102,8 +102,8 @@ def perform(tell: Callable[[str], None]) -> Iterator[Step]:
         started = time.monotonic()
         tell("starting a discovery server and three nodes")
         _start((server,), ["discovery", "serve", "--listen", "127.0.0.1:0"])
-        for node in (alpha, beta, gamma, delta):
-            with node.home.network_yaml.open("a") as file:
+        for told in (alpha, beta, gamma, delta):
+            with told.home.network_yaml.open("a") as file:
                 file.write(SERVERS.format(url=server.address))
         _start((alpha, beta, gamma), ["node", "start"])
         outcome = f"3 nodes ready, told {server.address}"
