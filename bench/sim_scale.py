@@ -1,9 +1,10 @@
 """Many whole engines in one process: `python -m bench.sim_scale [--nodes N] [--seed S]`.
 
 The engines are real, with their stores, cryptography and protocols; the network is in memory and the clock virtual
-(tests/sim). Nodes hold documents, three copies of each; then a part of them goes, half of it without notice, some come
-back, some stand still, a part is parted from the others for a minute, and packets are lost; all the while everyone
-fetches documents. The last line is for those who remain: each fetches from who has what it wants.
+(tests/sim). Every node is told of the first alone. Each puts a document, which two others find and keep; then a part of
+the nodes goes, half of it without notice, some come back, some stand still, a part is parted from the others for a
+minute, and packets are lost; all the while everyone fetches documents. Nobody is told where they are: connected peers
+are asked, and the DHT. The last line is for those who remain and documents that somebody who remains has.
 
 Prints the seed, which repeats the run, and for each part how fast time went by, memory, and how many fetches succeeded.
 """
@@ -28,8 +29,7 @@ from tests.sim.world import World, play
 
 DOCUMENT_BYTES = 40_000
 COPIES = 3
-NEIGHBOURS = 4
-"""Earlier nodes that a new one is told of."""
+SETTLE_S = 60.0
 LOSS = 0.005
 CHURN_S = 180.0
 FETCH_EVERY_S = 60.0
@@ -43,7 +43,7 @@ FILES_PER_NODE = 12
 class Document:
     root: str
     data: bytes
-    holders: tuple[Node, ...]
+    holders: list[Node]
 
 
 @dataclass
@@ -53,16 +53,17 @@ class Fetches:
     seconds: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
-    async def one(self, node: Node, document: Document) -> None:
+    async def one(self, node: Node, document: Document, *, keep: bool = False) -> bool:
         try:
-            got = await node.get(document.root, *document.holders, keep=False)
+            got = await node.get(document.root, keep=keep)
         except RageError as error:
             if node.is_up:  # else nobody waits for it any more
-                self.failures.append(f"{node.name}: {error}")
-            return
+                self.failures.append(f"{node.name}: {error}; {error.why}")
+            return False
         if got.data != document.data:
             self.failures.append(f"{node.name}: wrong bytes")
         self.seconds.append(got.seconds)
+        return True
 
     def __str__(self) -> str:
         done = sorted(self.seconds)
@@ -107,14 +108,18 @@ async def scale(world: World, count: int, gone: float) -> Fetches:
     rng = world.random
     nodes: list[Node] = []
     for number in range(count):
-        known = rng.sample(nodes, min(NEIGHBOURS, len(nodes)))
-        nodes.append(await world.node(f"n{number}", bootstrap=known))
+        nodes.append(await world.node(f"n{number}", bootstrap=nodes[:1]))
     meter.line(f"{count} nodes start")
-    await asyncio.sleep(60)
+    await asyncio.sleep(SETTLE_S)
     connections = sum(len(node.peers()) for node in nodes) / 2
     meter.line("they meet", f"{connections:.0f} connections, {(rss_mib() - before) / count:.2f} MiB a node")
-    documents = await asyncio.gather(*(spread(node, nodes, rng) for node in nodes))
-    meter.line("documents", f"{count} of {DOCUMENT_BYTES} bytes, {COPIES} copies")
+    documents = [await put(node, rng) for node in nodes]
+    await asyncio.sleep(SETTLE_S)
+    meter.line("documents", f"{count} of {DOCUMENT_BYTES} bytes, announced")
+    copying = Fetches()
+    await asyncio.gather(*(copy(document, nodes, rng, copying) for document in documents))
+    await asyncio.sleep(SETTLE_S)
+    meter.line("copies", copying)
     world.geography.loss = LOSS
     during = Fetches()
     fetching = [asyncio.create_task(keep_fetching(world, node, documents, during)) for node in nodes]
@@ -136,14 +141,17 @@ async def scale(world: World, count: int, gone: float) -> Fetches:
     return after
 
 
-async def spread(node: Node, nodes: Sequence[Node], rng: random.Random) -> Document:
+async def put(node: Node, rng: random.Random) -> Document:
     data = rng.randbytes(DOCUMENT_BYTES)
-    root = await node.put(data)
-    others = rng.sample([other for other in nodes if other is not node], COPIES - 1)
-    for other in others:
-        await other.get(root, node)
-        await other.pin(root)
-    return Document(root, data, (node, *others))
+    return Document(await node.put(data), data, [node])
+
+
+async def copy(document: Document, nodes: Sequence[Node], rng: random.Random, fetches: Fetches) -> None:
+    """Others find it and keep it."""
+    for other in rng.sample([node for node in nodes if node not in document.holders], COPIES - 1):
+        if await fetches.one(other, document, keep=True):
+            await other.pin(document.root)
+            document.holders.append(other)
 
 
 async def keep_fetching(world: World, node: Node, documents: Sequence[Document], fetches: Fetches) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,6 @@ from rage_net import config
 from rage_net import home as homes
 from rage_net.engine import Engine
 from rage_net.errors import UnavailableError
-from rage_net.guard import every, guard
 from rage_net.home import Home
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.transport import MemoryNetwork, MemoryTransport
@@ -29,19 +28,8 @@ T = TypeVar("T")
 PORT = 4001
 SPLIT = {"min_size": "4KiB", "target_size": "16KiB", "max_size": "64KiB"}
 """Small chunks, so that small documents have many."""
-BOOTSTRAP_EVERY_S = 30.0
-
-Jobs = Callable[[Engine, Online], AbstractAsyncContextManager[None]]
-"""What a node does by itself for as long as the block lasts."""
-
-
-@asynccontextmanager
-async def meet(engine: Engine, online: Online) -> AsyncIterator[None]:
-    """The job that every node has: meet those it was told of, at once and again and again."""
-    work, metrics = online.membership.connect_to_bootstrap, engine.metrics
-    again = every(BOOTSTRAP_EVERY_S, work, name="bootstrap", env=engine.env, metrics=metrics)
-    async with running([guard("bootstrap", work, metrics), again]):
-        yield
+HTTP_OFF = {"network.discovery.enabled": "false"}
+"""There are no sockets here for servers to be asked through."""
 
 
 class Given:
@@ -87,7 +75,7 @@ class Node:
     """Made and started by a `World`; everything it runs is run in its name."""
 
     def __init__(
-        self, network: MemoryNetwork, seed: int, name: str, ip: str, home: Path, flags: dict[str, Any], jobs: Jobs
+        self, network: MemoryNetwork, seed: int, name: str, ip: str, home: Path, flags: dict[str, Any]
     ) -> None:
         self.name = name
         self.ip = ip
@@ -99,7 +87,6 @@ class Node:
         self._online: Online | None = None
         self._network = network
         self._seed = seed
-        self._jobs = jobs
         self._ending = asyncio.Event()
         self._doing: dict[asyncio.Task[Any], None] = {}
         self._life: asyncio.Task[None] | None = None
@@ -191,7 +178,7 @@ class Node:
             async with self._opened() as engine:
                 online = await engine.online()
                 await online.swarm.listen(Multiaddr.parse(f"/ip4/{self.ip}/tcp/{PORT}"))
-                async with self._jobs(engine, online):
+                async with running(online.jobs()):
                     self._engine, self._online, self.peer_id = engine, online, str(online.swarm.peer_id)
                     ready.set_result(None)
                     try:
@@ -222,4 +209,5 @@ class Node:
 def flags_of(region: str, bootstrap: Sequence[str], more: dict[str, Any]) -> dict[str, Any]:
     """Configuration of a simulated node."""
     sizes = {f"network.store.split.{key}": value for key, value in SPLIT.items()}
-    return {"network.region": region, "network.libp2p.bootstrap_peers": list(bootstrap), **sizes, **more}
+    known = {"network.region": region, "network.libp2p.bootstrap_peers": list(bootstrap)}
+    return {**known, **sizes, **HTTP_OFF, **more}

@@ -10,6 +10,8 @@ from tests.sim import churn
 from tests.sim.node import Collect, Node
 from tests.sim.world import Scenario, World
 
+SETTLE_S = 30.0
+"""For nodes to meet, and for roots to be announced."""
 DIES_AT = 300_000
 """Bytes that the reader has when the first holder goes."""
 
@@ -91,6 +93,7 @@ async def a_rough_day(world: World) -> Gets:
             except RageError as error:
                 world.trace.note("failed", node.name, str(error))
     await following
+    await world.until(lambda: len(world.up) == len(nodes), within_s=30, what="all are back")
     return await fetch_all(world, documents)
 
 
@@ -102,6 +105,36 @@ async def churn_of_a_third(world: World) -> Gets:
     for node in world.random.sample(nodes, 3):
         world.vanish(node)
     return await fetch_all(world, documents)
+
+
+async def strangers(world: World) -> Gets:
+    """Sixteen nodes that were told of the first alone; each puts a document, which a stranger fetches and keeps; five
+    vanish; then who remains fetches what somebody has who remains, and nobody says where it is."""
+    return await find_among_strangers(world, count=16, vanish=5)
+
+
+async def find_among_strangers(world: World, *, count: int, vanish: int) -> Gets:
+    first = await world.node("n0")
+    nodes = [first] + [await world.node(f"n{number}", bootstrap=[first]) for number in range(1, count)]
+    await asyncio.sleep(SETTLE_S)
+    documents = []
+    for node in nodes:
+        data = world.random.randbytes(20_000)
+        documents.append(Document(await node.put(data), data, (node,)))
+    await asyncio.sleep(SETTLE_S)
+    documents = await asyncio.gather(*(keep_at_a_stranger(world, nodes, document) for document in documents))
+    await asyncio.sleep(SETTLE_S)
+    for node in world.random.sample(nodes[1:], vanish):
+        world.vanish(node)
+    return await fetch_all(world, documents, are_named=False)
+
+
+async def keep_at_a_stranger(world: World, nodes: list[Node], document: Document) -> Document:
+    """Another node fetches it, nobody says from where."""
+    other = world.random.choice([node for node in nodes if node not in document.holders])
+    await other.get(document.root)
+    await other.pin(document.root)
+    return Document(document.root, document.data, (*document.holders, other))
 
 
 @dataclass(frozen=True)
@@ -127,14 +160,15 @@ async def spread(world: World, nodes: list[Node], *, copies: int, size: int) -> 
     return documents
 
 
-async def fetch_all(world: World, documents: list[Document]) -> Gets:
+async def fetch_all(world: World, documents: list[Document], *, are_named: bool = True) -> Gets:
     """Everyone who is up fetches every document of which a holder is up, and keeps none of it."""
     failures: list[str] = []
     tried = 0
 
     async def fetch(node: Node, document: Document) -> None:
         try:
-            got = await node.get(document.root, *document.holders, keep=False)
+            holders = document.holders if are_named else ()
+            got = await node.get(document.root, *holders, keep=False)
             if got.data != document.data:
                 failures.append(f"{node.name}: wrong bytes of {document.root}")
         except RageError as error:
@@ -150,5 +184,6 @@ async def fetch_all(world: World, documents: list[Document]) -> Gets:
 
 
 SCENARIOS: dict[str, Scenario] = {
-    scenario.__name__: scenario for scenario in (a_holder_leaves, a_holder_vanishes, a_rough_day, churn_of_a_third)
+    scenario.__name__: scenario
+    for scenario in (a_holder_leaves, a_holder_vanishes, a_rough_day, churn_of_a_third, strangers)
 }

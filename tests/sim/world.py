@@ -18,16 +18,20 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
+from unittest.mock import patch
 
+from rage_net import home as homes
 from rage_net.libp2p.transport import MemoryNetwork
 from tests.sim.churn import Change
 from tests.sim.geography import REGIONS, Geography, ip_of
-from tests.sim.node import Jobs, Node, flags_of, meet
+from tests.sim.node import Node, flags_of
 from tests.sim.trace import Trace
 from tests.sim.virtual_loop import VirtualLoop
 
 T = TypeVar("T")
 
+FREE_BYTES = 100 << 30
+"""What every disk has left: nodes tell each other, so the machine's own would be another in each run."""
 LOOK_S = 0.1
 """How often `until` looks."""
 
@@ -70,7 +74,6 @@ class World:
         ip: str | None = None,
         bootstrap: Sequence[Node] = (),
         flags: dict[str, Any] | None = None,
-        jobs: Jobs = meet,
     ) -> Node:
         """A new node, started: `flags` are keys of network.yaml, `ip` its address where the number does not matter."""
         region = REGIONS[self._hosts % len(REGIONS)] if region is None else region
@@ -78,7 +81,7 @@ class World:
         self._hosts += 1
         self.geography.place(ip, region)
         settings = flags_of(region, [other.address for other in bootstrap], flags or {})
-        node = self.nodes[name] = Node(self.network, self.seed, name, ip, self._directory / name, settings, jobs)
+        node = self.nodes[name] = Node(self.network, self.seed, name, ip, self._directory / name, settings)
         await self.join(node)
         return node
 
@@ -220,7 +223,10 @@ def play(scenario: Scenario[T], seed: int, directory: Path, **options: Any) -> P
             return Played(result, trace.digest(), world.now, trace.writes, trace.bytes)
 
     try:
-        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        with (
+            patch.object(homes, "free_bytes", lambda directory: FREE_BYTES),
+            asyncio.Runner(loop_factory=VirtualLoop) as runner,
+        ):
             return runner.run(run())
     except BaseException as group:
         error = group
