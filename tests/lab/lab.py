@@ -28,8 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab.link import Conditions, enter_namespace
-from tests.lab.namespaces import RUN_TIMEOUT_S, LabError, has_netem, missing, own_prefix, remove, run, sweep
+from tests.lab.namespaces import RUN_TIMEOUT_S, LabError, has_netem, missing, own_prefix, remove, run, sweep, urgent
 
+LINK_NICE = -20
+"""The priority of a link's process: above that of what is measured with it."""
 QUEUE_PACKETS = 10_000
 """Of a device: a whole window of a fast stream may wait there while the link's process has its turn elsewhere."""
 HOSTS_MAX, LINKS_MAX, LANS_MAX = 250, 4_000, 250
@@ -160,8 +162,10 @@ class Link:
     def _start(self) -> None:
         words = [word for end in zip(self.hosts, self.devices, strict=True) for word in (end[0].namespace, end[1])]
         program = str(Path(__file__).with_name("link.py"))
+        argv = [sys.executable, "-I", program, *words, json.dumps(asdict(self.conditions))]
         self._process = subprocess.Popen(
-            [sys.executable, "-I", program, *words, json.dumps(asdict(self.conditions))],
+            urgent(argv, LINK_NICE),  # a wait for the processor would be a delay of the link's
+            start_new_session=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
