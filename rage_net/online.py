@@ -444,7 +444,7 @@ async def drain(subscription: Subscription) -> None:
 def _listen(interval_s: float, env: Env, swarm: Swarm, found: Found, *, announce: bool) -> Mdns:
     return Mdns(
         swarm.peer_id,
-        swarm.listen_addresses,
+        swarm.bound_addresses,
         found,
         interval_s=interval_s,
         random=env.random,

@@ -48,6 +48,21 @@ def test_nodes_of_a_lan_find_each_other_and_connect(lab: Lab, tmp_path: Path) ->
     assert status["peer_id"] in [item["peer_id"] for item in other.ok("peer", "list")["items"]]
 
 
+def test_a_node_that_listens_everywhere_is_found_on_each_of_its_links(lab: Lab, tmp_path: Path) -> None:
+    """None of them leads to a default route: what a socket would be bound to says nothing here."""
+    a, b, c = lab.host("a"), lab.host("b"), lab.host("c")
+    (left, _), (right, _) = lab.lan(b, a), lab.lan(b, c)
+    node = RageHost(b, tmp_path / "b", CONFIG)
+    status = node.start(listen="/ip4/0.0.0.0/tcp/0")
+    port = status["listen"][0].split("/")[4]
+    for host, address in ((a, left), (c, right)):
+        code, lines, words = discover(RageHost(host, tmp_path / host.name, CONFIG), "--connect")
+        assert code == 0, words
+        row = found(lines)[status["peer_id"]]
+        assert row["addresses"] == [f"/ip4/{address}/tcp/{port}/p2p/{status['peer_id']}"]
+        assert row["is_connected"] is True
+
+
 def test_where_multicast_is_impossible_the_command_says_why(lab: Lab, tmp_path: Path) -> None:
     host = lab.host("a")
     host.run(["ip", "link", "set", "lo", "down"])

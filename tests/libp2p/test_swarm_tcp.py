@@ -93,3 +93,14 @@ async def test_something_else_at_the_port_is_no_peer() -> None:
     server.close()
     await server.wait_closed()
     await asyncio.sleep(0)
+
+
+async def test_a_wildcard_is_bound_as_such_and_told_as_what_can_be_dialled() -> None:
+    async with swarm() as a:
+        await a.listen(Multiaddr.parse("/ip4/0.0.0.0/tcp/0"))
+        await a.listen(LOOPBACK)
+        wild, plain = a.bound_addresses()
+        port = wild.parts[1].value
+        assert wild.parts[0].value == "0.0.0.0" and port != "0"
+        assert a.listen_addresses()[0] == Multiaddr.parse(f"/ip4/127.0.0.1/tcp/{port}")
+        assert plain == a.listen_addresses()[-1]

@@ -204,6 +204,10 @@ class Swarm:
         """Where we can be dialled, without our peer id."""
         return [address for listener in self._listeners for address in listener.addresses]
 
+    def bound_addresses(self) -> list[Multiaddr]:
+        """The same, but a wildcard stands as such: `/ip4/0.0.0.0/tcp/4001` is every address of every interface."""
+        return [address for listener in self._listeners for address in listener.bound]
+
     def protocols(self) -> list[str]:
         """What we answer to."""
         return sorted(self._handlers)

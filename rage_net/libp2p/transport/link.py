@@ -69,6 +69,11 @@ class Listener(Protocol):
         """Where peers can dial, with real ports."""
         ...
 
+    @property
+    def bound(self) -> list[Multiaddr]:
+        """What is listened at, with real ports; a wildcard as such, for those who know the interfaces."""
+        ...
+
     def close(self) -> None:
         """Accept no more."""
         ...

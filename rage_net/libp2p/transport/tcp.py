@@ -175,6 +175,11 @@ class TcpListener:
         """See `Listener`: a wildcard stands for loopback and the address of the default route."""
         return [_to_multiaddr((host, name[1])) for name in self._sockets for host in _reachable(name[0])]
 
+    @property
+    def bound(self) -> list[Multiaddr]:
+        """See `Listener`."""
+        return [_to_multiaddr(name) for name in self._sockets]
+
     def close(self) -> None:
         """See `Listener`."""
         self._server.close()

@@ -35,6 +35,11 @@ class MemoryListener:
     accept: Callable[[Link], None]
     context: Context
 
+    @property
+    def bound(self) -> list[Multiaddr]:
+        """See `Listener`."""
+        return [self.address]
+
     def close(self) -> None:
         """See `Listener`."""
         if self.network.listeners.get(str(self.address)) is self:  # else the host came back and listens anew
