@@ -78,3 +78,4 @@ class Items(Generic[T]):
             self._is_closed = True
             self._waiting.clear()
             self._bytes = 0
+            self._dropped = 0

@@ -17,6 +17,7 @@ from rage_net.metrics import Metrics
 from rage_net.verbs import Verb, chunk, dht, diagnose, discovery, peer, registry, topic
 
 TIMEOUT_S = 20.0
+TURNS = 10
 
 Tell = Callable[[Any], None]
 
@@ -79,6 +80,8 @@ def engine(home: Path) -> Iterator[FakeEngine]:
         async with Control(fake, registry(), path, random=random.Random(7), metrics=Metrics(), drain_s=0.1):
             ready.set()
             await stop.wait()
+        for _ in range(TURNS):  # for connections of commands that were ended to be closed
+            await asyncio.sleep(0)
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
