@@ -383,7 +383,10 @@ async def _check_dht(engine: Engine, online: Online) -> Check:
         return Check(
             "dht", "skipped", "no peer, bootstrap peer or server is known to begin with", "", ("rage peer discover",)
         )
-    await online.routing.ready()  # its error is the finding
+    try:
+        await online.routing.ready()
+    except RageError as error:  # a first node has nobody to ask, and works
+        return _check("dht", "warning", error.message, error.why, error.mend)
     view = online.dht.view()
     return _check("dht", "ok", f"{view.mode}, {view.contacts} peers in the table")
 

@@ -47,7 +47,9 @@ def stages(
     """
     peers = [peer for peer in holders if isinstance(peer, PeerId)]
     reaches = online.membership.reaches(named, peers, dial_known=dial_known)
-    found = [known("peers", [_way(online, name, connect) for name, connect in reaches], "none is connected or known")]
+    held_before = {str(peer) for peer in peers}
+    ways = [_way(online, name, connect, is_holder=name in held_before) for name, connect in reaches]
+    found = [known("peers", ways, "none is connected or known")]
     if not may_ask:
         return [*found, Stage("dht", _keep_within)]
     if online.servers is not None and online.servers.servers:
@@ -57,11 +59,11 @@ def stages(
     return found
 
 
-def _way(online: Online, name: str, connect: Callable[[], Awaitable[Connection]]) -> Way:
+def _way(online: Online, name: str, connect: Callable[[], Awaitable[Connection]], *, is_holder: bool = False) -> Way:
     async def reach() -> Source:
         return PeerSource(online.exchange, await connect())
 
-    return Way(name, reach)
+    return Way(name, reach, is_holder)
 
 
 async def _from_servers(online: Online) -> AsyncIterator[Way]:
@@ -78,7 +80,7 @@ async def _from_servers(online: Online) -> AsyncIterator[Way]:
 async def _from_dht(online: Online, root: Cid) -> AsyncIterator[Way]:
     assert online.routing is not None
     async for provider in online.routing.providers(root):
-        yield _way(online, str(provider.peer_id), _reach(online, provider, "dht"))
+        yield _way(online, str(provider.peer_id), _reach(online, provider, "dht"), is_holder=True)
 
 
 async def _keep_within() -> AsyncIterator[Way]:

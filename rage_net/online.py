@@ -69,7 +69,7 @@ MEET_EVERY_S = 10.0
 SPEAK_EVERY_S = 1.0
 REGISTER_EVERY_S = 2.0
 ASK_SERVERS_EVERY_S = 60.0
-ANNOUNCE_EVERY_S = 5.0
+ANNOUNCE_EVERY_S = 1.0
 BOOTSTRAP_DHT_EVERY_S = 60.0
 TABLE_ENOUGH = 20
 """Contacts above which the DHT's own refresh is enough."""
@@ -141,6 +141,7 @@ async def go_online(
                 Schedule(),
                 env,
                 meet=parts.meet_somebody,
+                is_met=lambda: bool(swarm.connections()),
                 roots=functools.partial(public_roots, store),
                 is_public=functools.partial(is_public, store),
             )
@@ -319,6 +320,7 @@ class _Parts:
             job("meet", MEET_EVERY_S, self._membership.keep_connected, at_once=True),
             job("meet_named", MEET_EVERY_S, self.meet_named, at_once=True, timeout_s=None),
             job("liveness", TURN_S, self._membership.watch),
+            job("probe", TURN_S, self._membership.probe),
             job("save_peers", ASK_SERVERS_EVERY_S, self.save),
         ]
         if self._servers is not None and self._servers.servers:

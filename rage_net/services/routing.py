@@ -44,8 +44,8 @@ REFRESH_ROOTS_S = 3600.0
 class Routing:
     """The DHT as the node uses it.
 
-    Args: roots: one page of the roots that may be announced, after one of them. is_public: whether a chunk is here and
-    public. Both block.
+    Args: meet: dials those it is told of, for who knows nobody yet. is_met: whether anybody is connected. roots: one
+    page of the roots that may be announced, after one of them. is_public: whether a chunk is here and public. Both block.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Routing:
         env: Env,
         *,
         meet: Callable[[], Awaitable[None]],
+        is_met: Callable[[], bool],
         roots: Callable[[Cid | None], Sequence[Cid]],
         is_public: Callable[[Cid], bool],
     ) -> None:
@@ -62,6 +63,7 @@ class Routing:
         self._schedule = schedule
         self._env = env
         self._meet = meet
+        self._is_met = is_met
         self._roots = roots
         self._is_public = is_public
         self._fetched: OrderedDict[Cid, None] = OrderedDict()
@@ -79,7 +81,9 @@ class Routing:
             meeting.add_done_callback(lambda task: task.cancelled() or task.exception())
             try:
                 async with asyncio.timeout(READY_S_MAX):
-                    while not len(self.dht.table):  # noqa: ASYNC110  who is met is asked, and enters when it answers
+                    while not len(self.dht.table):  # who is met is asked, and enters the table when it answers
+                        if meeting.done() and not self._is_met():
+                            raise refusals.dht_empty()
                         await asyncio.sleep(READY_POLL_S)
             except TimeoutError:
                 raise refusals.dht_empty() from None

@@ -31,7 +31,8 @@ async def list_servers(servers: Client, now: float) -> verbs.ListServersResult:
         row = _registered(last, now) if last is not None else (False, None, None)
         latency_ms = None if outcome.latency_s is None else round(outcome.latency_s * 1000, 3)
         error = "" if outcome.error is None else outcome.error.message
-        rows.append(verbs.ServerRow(outcome.url, outcome.ok, latency_ms, outcome.peers, *row, error))
+        code = "" if outcome.error is None else outcome.error.id
+        rows.append(verbs.ServerRow(outcome.url, outcome.ok, latency_ms, outcome.peers, *row, error, code))
     return verbs.ListServersResult(tuple(rows))
 
 
@@ -75,6 +76,7 @@ async def register(
                 0,
                 *_registered(row, now),
                 "" if row.error is None else row.error.message,
+                "" if row.error is None else row.error.id,
             )
             for row in rows
         )

@@ -175,6 +175,7 @@ async def test_signs_of_life_are_bytes_probes_and_gossip(members: Members) -> No
         for _ in range(seconds):
             await settle(TURN_S)
             await one.watch()
+            await one.probe()
 
     await live(300)
     assert one.liveness.state(peer) == "alive", "yamux pings and probes keep it so"

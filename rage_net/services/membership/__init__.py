@@ -297,15 +297,20 @@ class Membership:
         self.heard(peer)
 
     async def watch(self) -> None:
-        """One turn of the failure detector: bytes that came are signs of life, suspects are probed."""
+        """One turn of the failure detector: bytes that came are signs of life.
+
+        It waits for nothing: a turn that comes late counts as our own stall.
+        """
         for connection in self.swarm.connections():
             if connection.bytes_in != self._bytes_in.get(connection.peer_id, -1):
                 self._bytes_in[connection.peer_id] = connection.bytes_in
                 self.heard(connection.peer_id)
-        now = self._env.monotonic()
-        self._tell(self.liveness.turn(now))
+        self._tell(self.liveness.turn(self._env.monotonic()))
+
+    async def probe(self) -> None:
+        """One round: suspects are asked for a sign of life."""
         async with asyncio.TaskGroup() as tasks:
-            for peer in self.liveness.probes(now):
+            for peer in self.liveness.probes(self._env.monotonic()):
                 assert isinstance(peer, PeerId)
                 tasks.create_task(self._probe(peer))
 

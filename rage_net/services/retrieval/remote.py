@@ -177,9 +177,9 @@ class Remote:
         if self._service.is_distrusted(source.key):
             self._note(way.name, IntegrityError("sent wrong bytes lately; not asked"))
             return
-        is_first = not self._sources
+        is_asked_at_once = way.is_holder or not self._sources  # the first may as well be
         self._sources[source.key] = source
-        if not is_first:  # the first may as well be asked for the chunk itself
+        if not is_asked_at_once:
             await self._ask_what_it_has(source)
         self._schedule.add_source(source.key)
         self._wake.set()

@@ -67,6 +67,8 @@ class Way:
 
     name: str
     reach: Callable[[], Awaitable[Source]]
+    is_holder: bool = False
+    """It is said to have the root: it is asked for chunks at once, not what it has, which saves a round trip."""
 
 
 @dataclass(frozen=True, slots=True)
