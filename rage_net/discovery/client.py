@@ -19,7 +19,6 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
@@ -28,9 +27,18 @@ import msgspec
 
 from rage_net import durable
 from rage_net.discovery import api
+from rage_net.discovery.found import (
+    MEMORY_BYTES_MAX,
+    PEERS_MAX,
+    Found,
+    FoundPeer,
+    Outcome,
+    decode_found,
+    encode_found,
+    unite,
+)
 from rage_net.discovery.proofs import SIGNATURE, audience_of, sign_query, sign_registration
 from rage_net.discovery.records import (
-    ADDRESSES_LISTED_MAX,
     ADDRESSES_MAX,
     CAPABILITIES_MAX,
     HEARTBEATS_IN_TTL,
@@ -39,7 +47,6 @@ from rage_net.discovery.records import (
     Registration,
     clamp_ttl_s,
     decode_listed,
-    encode_listed,
     visible_from,
 )
 from rage_net.discovery.schedule import Beat, next_due
@@ -71,11 +78,6 @@ ANSWER_BYTES_MAX = 256 * 1024
 PEERS_PER_ANSWER_MAX = 100
 PAGES_MAX = 10
 """Of one server's list."""
-PEERS_MAX = 1000
-"""Of all servers together."""
-REMEMBERED_MAX = 200
-"""Peers kept in the file."""
-MEMORY_BYTES_MAX = 512 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,39 +92,6 @@ class About:
     private: bool = False
     members: tuple[PeerId, ...] = ()
     """Of a private node: who may see it, when not every member of its organisation may."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What one server answered. `error` None is good."""
-
-    url: str
-    latency_s: float | None
-    peers: int = 0
-    """Usable peers in its answer."""
-    error: RageError | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether it answered as it should."""
-        return self.error is None
-
-
-@dataclass(frozen=True, slots=True)
-class FoundPeer:
-    """A peer that servers list, and which of them do. Its addresses are those of all, its words of the first."""
-
-    listed: ListedPeer
-    servers: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The servers' answers united: the reached first. `is_remembered`: no server answered, these are from the file."""
-
-    peers: tuple[FoundPeer, ...]
-    outcomes: tuple[Outcome, ...]
-    is_remembered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +155,7 @@ class Client:
             await self._remember(found)
         elif self._memory is not None:
             remembered = await self._env.blocking(self._recall)
-            found = Found(tuple(remembered), found.outcomes, is_remembered=True)
+            found = Found(remembered, found.outcomes, is_remembered=True)
         return found
 
     async def peers(self, *, organization: str = "", region: str = "", capability: str = "") -> Found:
@@ -198,7 +167,7 @@ class Client:
     async def _ask(self, path: str, words: Mapping[str, str], *, pages: int) -> Found:
         asked = [asyncio.ensure_future(self._ask_one(url, path, words, pages)) for url in self.servers]
         answers = await _gathered(asked)
-        united = _unite([(outcome.url, peers) for outcome, peers in answers])
+        united = unite([(outcome.url, peers) for outcome, peers in answers])
         return Found(tuple(united), tuple(outcome for outcome, _ in answers))
 
     async def _ask_one(
@@ -370,30 +339,20 @@ class Client:
     async def _remember(self, found: Found) -> None:
         if self._memory is None:
             return
-        peers = [{**encode_listed(peer.listed), "servers": list(peer.servers)} for peer in found.peers[:REMEMBERED_MAX]]
-        text = msgspec.json.encode({"v": 1, "saved_at": round(self._env.now()), "peers": peers})
         try:
-            await self._env.blocking(_write, self._memory, msgspec.json.format(text, indent=1) + b"\n")
+            await self._env.blocking(_write, self._memory, encode_found(found, self._env.now()))
         except RageError as error:  # a memory aid: a full disk must not keep a node from its peers
             log.warning("what the discovery servers said cannot be kept: %s", error)
 
-    def _recall(self) -> list[FoundPeer]:
-        """The peers of the file; what cannot be read is left out, as it is only a memory aid. Blocking."""
+    def _recall(self) -> tuple[FoundPeer, ...]:
+        """The peers of the file, none when it cannot be read. Blocking."""
         assert self._memory is not None
         try:
             with self._memory.open("rb") as file:
-                plain = msgspec.json.decode(file.read(MEMORY_BYTES_MAX))
-        except (OSError, ValueError, RecursionError):
-            return []
-        listed = plain.get("peers") if isinstance(plain, dict) else None
-        found = []
-        for one in listed[:REMEMBERED_MAX] if isinstance(listed, list) else []:
-            peer = decode_listed(one) if isinstance(one, dict) else None
-            if peer is not None and peer.peer_id != self.peer_id:
-                servers = one.get("servers")
-                urls = servers[:SERVERS_MAX] if isinstance(servers, list) else []
-                found.append(FoundPeer(peer, tuple(str(url)[:300] for url in urls)))
-        return found
+                peers = decode_found(file.read(MEMORY_BYTES_MAX))
+        except OSError:
+            return ()
+        return tuple(peer for peer in peers if peer.listed.peer_id != self.peer_id)
 
 
 async def _gathered(tasks: Sequence[asyncio.Future[Any]]) -> list[Any]:
@@ -403,33 +362,6 @@ async def _gathered(tasks: Sequence[asyncio.Future[Any]]) -> list[Any]:
     finally:
         for task in tasks:
             task.cancel()
-
-
-def _unite(answers: Sequence[tuple[str, Sequence[ListedPeer]]]) -> list[FoundPeer]:
-    """Each server's first, then each one's second, and so on; one entry a peer; at most `PEERS_MAX`, reached first."""
-    merged: dict[PeerId, FoundPeer] = {}
-    columns = [[(url, peer) for peer in peers] for url, peers in answers]
-    for row in zip_longest(*columns):
-        for url, peer in filter(None, row):
-            old = merged.get(peer.peer_id)
-            if old is not None:
-                merged[peer.peer_id] = FoundPeer(_merge(old.listed, peer), (*old.servers, url))
-            elif len(merged) < PEERS_MAX:
-                merged[peer.peer_id] = FoundPeer(peer, (url,))
-    ranks = {True: 0, None: 1, False: 2}
-    return sorted(merged.values(), key=lambda found: ranks[found.listed.reachable])
-
-
-def _merge(one: ListedPeer, other: ListedPeer) -> ListedPeer:
-    """The words of the first, the addresses of both in turns; reached when either reached it."""
-    both = [address for pair in zip_longest(one.addresses, other.addresses) for address in pair if address is not None]
-    said = {one.reachable, other.reachable}
-    return dataclasses.replace(
-        one,
-        addresses=tuple(dict.fromkeys(both))[:ADDRESSES_LISTED_MAX],
-        reachable=True if True in said else False if False in said else None,
-        expires_at=max(one.expires_at, other.expires_at),
-    )
 
 
 def _decode(answer: Answer) -> dict[str, Any]:

@@ -297,9 +297,10 @@ def public_key(peer_id: PeerId) -> Ed25519PublicKey:
 def decode_base64(text: str) -> bytes | None:
     """Standard base64, strictly; None when the text is none."""
     try:
-        return base64.b64decode(text.encode("ascii"), validate=True)
+        raw = base64.b64decode(text.encode("ascii"), validate=True)
     except (UnicodeEncodeError, binascii.Error):
         return None
+    return raw if base64.b64encode(raw).decode("ascii") == text else None  # the last digit has bits that are not used
 
 
 def _peer(text: str, key: str) -> PeerId:

@@ -1,35 +1,26 @@
 """discovery.db: the registrations a server holds. SQLite; blocking: called off the event loop.
 
-Nothing here is precious: an empty registry fills again within a heartbeat. So commits do not wait for the disk, and a
-file that is damaged is put aside. A file that a newer rage wrote is refused all the same, never altered.
+Nothing here is precious: an empty registry fills again within a heartbeat. So commits do not wait for the disk.
 
-Not here: what makes a registration good (`proofs`), who may see it (`server`).
+Not here: schema and versions (`database`), what makes a registration good (`proofs`), who may see it (`server`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rage_net.discovery.database import disk, open_file
 from rage_net.discovery.proofs import LEEWAY_S, check_sequence
 from rage_net.discovery.records import Registration, address_scope
 from rage_net.discovery.scope import ADDRESS_PREFIX_BITS, SITE_PREFIX_BITS, IpAddress, Scope, prefix
-from rage_net.errors import ConflictError, IntegrityError, StorageFullError, UnavailableError
+from rage_net.errors import UnavailableError
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
-
-log = logging.getLogger("rage.discovery")
-
-APPLICATION_ID = 0x52414744
-"""`RAGD`."""
-BUSY_TIMEOUT_S = 5.0
-WAL_BYTES_MAX = 4 * 1024 * 1024
 
 RECORDS_MAX = 100_000
 """Registrations held: some 100 MB of file."""
@@ -43,46 +34,14 @@ REMEMBERED_S = 2 * LEEWAY_S
 """How long an expired registration's sequence is remembered: after that its copy is too old by its own time."""
 SWEPT_MAX = 256
 """Forgotten in one step."""
+RARE_MAX = 1000
+"""Peers with one capability: fewer are sorted, more are met on the way."""
 POOL_MAX = 200
 """Rows drawn to choose a sample from, for each rank."""
 
 REACHED, UNTRIED, UNREACHED = range(3)
 """Ranks: what the dial-back found."""
 _REACHABLE: dict[int, bool | None] = {REACHED: True, UNTRIED: None, UNREACHED: False}
-
-MIGRATIONS: tuple[str, ...] = (
-    """
-    CREATE TABLE peer (
-        peer_id       BLOB PRIMARY KEY,     -- multihash
-        addresses     TEXT NOT NULL,        -- multiaddrs, by blanks
-        scope         INTEGER NOT NULL,     -- the widest of them
-        organization  TEXT NOT NULL,        -- claimed
-        region        TEXT NOT NULL,
-        zone          TEXT NOT NULL,
-        capabilities  TEXT NOT NULL,        -- with a blank before, between and behind
-        private       INTEGER NOT NULL,
-        members       TEXT NOT NULL,        -- peer ids, by blanks
-        instance      TEXT NOT NULL,
-        sequence      INTEGER NOT NULL,
-        source        TEXT NOT NULL,        -- the address it was registered from
-        address       TEXT NOT NULL,        -- that as one host counts
-        site          TEXT NOT NULL,        -- that as one site counts
-        seen_at       REAL NOT NULL,
-        expires_at    REAL NOT NULL,
-        rank          INTEGER NOT NULL,     -- 0 reached, 1 not tried, 2 tried in vain
-        checked_at    REAL,                 -- when that was found
-        draw          INTEGER NOT NULL      -- random: where a sample begins
-    ) WITHOUT ROWID;
-    CREATE INDEX peer_order ON peer (rank, peer_id);
-    CREATE INDEX peer_draw ON peer (rank, draw);
-    CREATE INDEX peer_expires ON peer (expires_at);
-    CREATE INDEX peer_organization ON peer (organization, rank, peer_id);
-    CREATE INDEX peer_region ON peer (region, rank, peer_id);
-    CREATE INDEX peer_address ON peer (address);
-    CREATE INDEX peer_site ON peer (site);
-    """,
-)
-"""Each takes a registry from version n to n + 1. Never change one that was released: add one."""
 
 _COLUMNS = (
     "peer_id, addresses, organization, region, zone, capabilities, private, members, instance, source, site, seen_at, "
@@ -95,13 +54,13 @@ class Entry:
     """A registration as it is held."""
 
     peer_id: PeerId
-    addresses: tuple[Multiaddr, ...]
+    addresses_text: str
     organization_id: str
     region: str
     zone: str
     capabilities: tuple[str, ...]
     private: bool
-    members: tuple[PeerId, ...]
+    members_text: str
     instance: str
     source: str
     site: str
@@ -109,6 +68,16 @@ class Entry:
     expires_at: float
     rank: int
     checked_at: float | None
+
+    @property
+    def addresses(self) -> tuple[Multiaddr, ...]:
+        """Where it listens; parsed when they are asked for, as most entries of a pool are not chosen."""
+        return tuple(map(Multiaddr.parse, self.addresses_text.split()))
+
+    @property
+    def members(self) -> tuple[PeerId, ...]:
+        """Of a private one, who may see it."""
+        return tuple(map(PeerId.parse, self.members_text.split()))
 
     @property
     def reachable(self) -> bool | None:
@@ -150,8 +119,13 @@ class Registry:
             ("site", per_site_max, "network"),
         )
         self._records_max = records_max
-        with _disk():
-            self._db = _open(path)
+        with disk():
+            self._db = open_file(path)
+            self._rows = self._count()
+
+    def _count(self) -> int:
+        rows: int = self._db.execute("SELECT count(*) FROM peer").fetchone()[0]
+        return rows
 
     def close(self) -> None:
         """Close the file. May be called again."""
@@ -180,7 +154,7 @@ class Registry:
                 known = {"address": found[1], "organization": found[2], "site": old.site} if found and old else {}
                 wanted = {"address": host, "organization": registration.organization_id, "site": site}
                 self._check_room(db, known, wanted)
-            is_same = old is not None and (old.source, " ".join(map(str, old.addresses))) == (str(source), addresses)
+            is_same = old is not None and (old.source, old.addresses_text) == (str(source), addresses)
             rank, checked_at = (old.rank, old.checked_at) if old is not None and is_same else (UNTRIED, None)
             row = (
                 registration.peer_id.multihash,
@@ -189,7 +163,7 @@ class Registry:
                 registration.organization_id,
                 registration.region,
                 registration.zone,
-                " ".join(("", *registration.capabilities, "")),
+                " ".join(registration.capabilities),
                 registration.private,
                 " ".join(map(str, registration.members)),
                 registration.instance,
@@ -204,13 +178,19 @@ class Registry:
                 draw,
             )
             db.execute(f"REPLACE INTO peer VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608
+            if old is None or old.capabilities != registration.capabilities:
+                db.execute("DELETE FROM capability WHERE peer_id = ?", (registration.peer_id.multihash,))
+                names = [(name, registration.peer_id.multihash) for name in registration.capabilities]
+                db.executemany("INSERT OR IGNORE INTO capability VALUES (?, ?)", names)
+            if old is None:
+                self._rows += 1
             entry = self._get(db, registration.peer_id)
             assert entry is not None
         return entry, old if old is not None and old.expires_at > now else None
 
     def get(self, peer_id: PeerId, now: float) -> Entry | None:
         """The live registration of a peer."""
-        with self._lock, _disk():
+        with self._lock, disk():
             entry = self._get(self._db, peer_id)
         return entry if entry is not None and entry.expires_at > now else None
 
@@ -230,15 +210,27 @@ class Registry:
         An entry whose rank changes between two pages may be in both or in neither.
         """
         where, values = _where(wanted, now)
+        if wanted.capability:
+            where += f" AND {self._by_capability(wanted.capability)}"
+            values += (wanted.capability,)
         if after is not None:
             where += " AND (rank, peer_id) > (?, ?)"
             values += after
         sql = f"SELECT {_COLUMNS} FROM peer WHERE {where} ORDER BY rank, peer_id LIMIT ?"  # noqa: S608
-        with self._lock, _disk():
+        with self._lock, disk():
             rows = self._db.execute(sql, (*values, limit + 1)).fetchall()
         entries = [_entry(row) for row in rows[:limit]]
         last = entries[-1] if len(rows) > limit else None
         return entries, (last.rank, last.peer_id.multihash) if last is not None else None
+
+    def _by_capability(self, name: str) -> str:
+        """Few have it: look at those alone. Many do: look at all in order, and a page is soon full."""
+        with self._lock, disk():
+            sql = "SELECT count(*) FROM (SELECT 1 FROM capability WHERE name = ? LIMIT ?)"
+            is_rare = self._db.execute(sql, (name, RARE_MAX)).fetchone()[0] < RARE_MAX
+        if is_rare:
+            return "peer_id IN (SELECT peer_id FROM capability WHERE name = ?)"
+        return "EXISTS (SELECT 1 FROM capability WHERE name = ? AND capability.peer_id = peer.peer_id)"
 
     def pool(self, wanted: Filter, *, now: float, count: int, draw: int) -> list[Entry]:
         """Entries to choose a sample from, from `draw` on: at most `POOL_MAX` of each rank.
@@ -254,7 +246,7 @@ class Registry:
                     f"SELECT {_COLUMNS} FROM peer WHERE {where} AND rank = ? AND draw {beyond} ? "  # noqa: S608
                     "ORDER BY rank, draw LIMIT ?"
                 )
-                with self._lock, _disk():
+                with self._lock, disk():
                     found += self._db.execute(sql, (*values, rank, draw, POOL_MAX - len(found))).fetchall()
                 if len(found) >= POOL_MAX:
                     break
@@ -265,9 +257,9 @@ class Registry:
 
     def counts(self, now: float) -> dict[str, int]:
         """Live registrations by what the dial-back found: yes, unknown, no."""
-        with self._lock, _disk():
+        with self._lock, disk():
             rows = self._db.execute(
-                "SELECT rank, count(*) FROM peer WHERE expires_at > ? GROUP BY rank", (now,)
+                "SELECT rank, count(*) FROM peer WHERE expires_at > ? GROUP BY +rank", (now,)
             ).fetchall()
         found = dict(rows)
         return {name: found.get(rank, 0) for rank, name in enumerate(("yes", "unknown", "no"))}
@@ -277,12 +269,14 @@ class Registry:
         with self._write() as db:
             return self._sweep(db, now)
 
-    @staticmethod
-    def _sweep(db: sqlite3.Connection, now: float) -> int:
-        return db.execute(
-            "DELETE FROM peer WHERE peer_id IN (SELECT peer_id FROM peer WHERE expires_at < ? LIMIT ?)",
-            (now - REMEMBERED_S, SWEPT_MAX),
-        ).rowcount
+    def _sweep(self, db: sqlite3.Connection, now: float) -> int:
+        sql = "DELETE FROM peer WHERE peer_id IN (SELECT peer_id FROM peer WHERE expires_at < ? LIMIT ?)"
+        return self._forget(db, sql, now - REMEMBERED_S, SWEPT_MAX)
+
+    def _forget(self, db: sqlite3.Connection, sql: str, *values: object) -> int:
+        gone = db.execute(sql, values).rowcount
+        self._rows -= gone
+        return gone
 
     @staticmethod
     def _get(db: sqlite3.Connection, peer_id: PeerId) -> Entry | None:
@@ -299,18 +293,17 @@ class Registry:
                     raise RegistryFullError(
                         f"this server holds {limit} registrations of one {name}, and takes no more of this one"
                     )
-        if known or db.execute("SELECT count(*) FROM peer").fetchone()[0] < self._records_max:
+        if known or self._rows < self._records_max:
             return
-        freed = db.execute(  # who cannot be reached makes way, the longest unseen first
-            "DELETE FROM peer WHERE peer_id IN (SELECT peer_id FROM peer WHERE rank = ? ORDER BY seen_at LIMIT 1)",
-            (UNREACHED,),
-        ).rowcount
-        if not freed:
+        # Who cannot be reached makes way.
+        sql = "DELETE FROM peer WHERE peer_id IN (SELECT peer_id FROM peer WHERE rank = ? ORDER BY draw LIMIT 1)"
+        if not self._forget(db, sql, UNREACHED):
             raise RegistryFullError(f"this server holds {self._records_max} registrations, and takes no more")
 
     @contextlib.contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, _disk():
+        with self._lock, disk():
+            rows = self._rows
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
@@ -318,6 +311,7 @@ class Registry:
             except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
+                self._rows = rows
                 raise
 
 
@@ -334,9 +328,6 @@ def _where(wanted: Filter, now: float) -> tuple[str, tuple[object, ...]]:
         if value:
             where += f" AND {column} = ?"
             values.append(value)
-    if wanted.capability:
-        where += " AND instr(capabilities, ?)"
-        values.append(f" {wanted.capability} ")
     return where, tuple(values)
 
 
@@ -345,13 +336,13 @@ def _entry(row: tuple[object, ...]) -> Entry:
     instance, source, site, seen_at, expires_at, rank, checked_at = rest
     return Entry(
         peer_id=PeerId.from_bytes(peer),  # type: ignore[arg-type]
-        addresses=tuple(map(Multiaddr.parse, str(addresses).split())),
+        addresses_text=str(addresses),
         organization_id=str(organization),
         region=str(region),
         zone=str(zone),
         capabilities=tuple(str(capabilities).split()),
         private=bool(private),
-        members=tuple(map(PeerId.parse, str(members).split())),
+        members_text=str(members),
         instance=str(instance),
         source=str(source),
         site=str(site),
@@ -360,67 +351,3 @@ def _entry(row: tuple[object, ...]) -> Entry:
         rank=rank,  # type: ignore[arg-type]
         checked_at=checked_at,  # type: ignore[arg-type]
     )
-
-
-def _open(path: Path | None) -> sqlite3.Connection:
-    if path is None:
-        return _prepare(sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False), path)
-    try:
-        return _connect(path)
-    except sqlite3.DatabaseError as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise
-    aside = path.with_name(path.name + ".damaged")
-    log.warning("%s is damaged and put aside as %s; peers register again at their next heartbeat", path, aside.name)
-    path.replace(aside)
-    for suffix in ("-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-    return _connect(path)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-    try:
-        return _prepare(db, path)
-    except BaseException:
-        db.close()
-        raise
-
-
-def _prepare(db: sqlite3.Connection, path: Path | None) -> sqlite3.Connection:
-    db.execute("PRAGMA trusted_schema = OFF")
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    application = db.execute("PRAGMA application_id").fetchone()[0]
-    if (version or application) and application != APPLICATION_ID:
-        raise IntegrityError(f"{path} is no registry of rage", why="another program wrote it", id="registry-foreign")
-    if version > len(MIGRATIONS):
-        raise ConflictError(
-            f"{path} is of version {version}; this rage reads up to {len(MIGRATIONS)}",
-            why="a newer rage wrote it; it was not altered",
-            mend=["pip install --upgrade rage-network"],
-            id="newer-store",
-        )
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = NORMAL")
-    db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_MAX}")
-    for step in range(version, len(MIGRATIONS)):
-        script = f"BEGIN IMMEDIATE; {MIGRATIONS[step]}; PRAGMA application_id = {APPLICATION_ID};"
-        db.executescript(f"{script} PRAGMA user_version = {step + 1}; COMMIT;")
-    db.execute("SELECT count(*) FROM peer").fetchone()  # damage shows now, not at the first request
-    return db
-
-
-@contextlib.contextmanager
-def _disk() -> Iterator[None]:
-    """What SQLite says, as what the caller can do about it."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
-            raise StorageFullError("the registry has no room", why=str(error), mend=["df -h"]) from error
-        raise UnavailableError("the registry cannot be used", why=str(error), id="storage-unavailable") from error
-    except sqlite3.DatabaseError as error:
-        raise IntegrityError(
-            "the registry is damaged", why=str(error), mend=["restart: it is put aside"], id="registry-damaged"
-        ) from error

@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from rage_net.discovery import api, client
-from rage_net.discovery.client import REMEMBERED_MAX, Client, Found
+from rage_net.discovery.client import Client
+from rage_net.discovery.found import MEMORY_BYTES_MAX, PEERS_MAX, REMEMBERED_MAX, Found
 from rage_net.discovery.records import ListedPeer, decode_listed, encode_listed
 from rage_net.discovery.schedule import SPREAD
 from rage_net.errors import PeerProtocolError, UnavailableError
@@ -157,7 +158,7 @@ async def test_one_servers_long_list_pushes_out_no_others(env: Env, rng: random.
     honest = [listed(env) for _ in range(5)]
     net.hosts = {"greedy.example": endless, "honest.example": answers(honest)}
     found = await net.client().peers()
-    assert len(found.peers) == client.PEERS_MAX
+    assert len(found.peers) == PEERS_MAX
     assert {peer["peer_id"] for peer in honest} <= set(found_ids(found)[:10])
 
 
@@ -258,7 +259,7 @@ async def test_the_memory_is_bounded_and_a_full_disk_is_no_error(
     memory = tmp_path / "discovery.json"
     assert len((await net.client(memory=memory).bootstrap()).peers) == 4 * client.PEERS_PER_ANSWER_MAX
     assert len(json.loads(memory.read_bytes())["peers"]) == REMEMBERED_MAX
-    assert memory.stat().st_size < client.MEMORY_BYTES_MAX
+    assert memory.stat().st_size < MEMORY_BYTES_MAX
     gone = await net.client(memory=tmp_path / "gone" / "discovery.json").bootstrap()
     assert gone.peers and "cannot be kept" in caplog.text
 

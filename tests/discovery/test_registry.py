@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rage_net.discovery import registry as registry_module
+from rage_net.discovery import database
 from rage_net.discovery.registry import REMEMBERED_S, SWEPT_MAX, Filter, Registry
 from rage_net.discovery.scope import parse_ip
 from rage_net.errors import ConflictError, IntegrityError, RageError, UnavailableError
@@ -113,11 +113,11 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(
     registry = Registry(path)
     peer = put(registry, env)
     registry.close()
-    good = registry_module.MIGRATIONS
-    monkeypatch.setattr(registry_module, "MIGRATIONS", (*good, "CREATE TABLE a (b); nonsense"))
+    good = database.MIGRATIONS
+    monkeypatch.setattr(database, "MIGRATIONS", (*good, "CREATE TABLE a (b); nonsense"))
     with pytest.raises(RageError):
         Registry(path)
-    monkeypatch.setattr(registry_module, "MIGRATIONS", (*good, "ALTER TABLE peer ADD COLUMN later TEXT"))
+    monkeypatch.setattr(database, "MIGRATIONS", (*good, "ALTER TABLE peer ADD COLUMN later TEXT"))
     registry = Registry(path)
     assert listed(registry, env) == {str(peer.peer_id)}
     registry.close()

@@ -145,7 +145,7 @@ def test_no_bit_of_a_body_or_its_signature_can_be_changed(seed: int, data: st.Da
     changed = bytes((*body[:at], body[at] ^ (1 << data.draw(st.integers(0, 7))), *body[at + 1 :]))
     with pytest.raises(RageError):
         verify_registration(changed, signature, now=env.now(), place=PLACE)
-    at = data.draw(st.integers(8, len(signature) - 3))  # the last digit has bits that base64 does not use
+    at = data.draw(st.integers(8, len(signature) - 3))
     other = "A" if signature[at] != "A" else "B"
     with pytest.raises(RageError):
         verify_registration(body, signature[:at] + other + signature[at + 1 :], now=env.now(), place=PLACE)
