@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from rage_net.engine import Engine
 
 PROVIDERS_MAX = 20
-CHECK_S_MAX = 15.0
-"""For one check of the doctor."""
+CHECK_S_MAX = 20.0
+"""For one check of the doctor: a dial that nobody answers takes 15."""
 
 
 class _Walk:

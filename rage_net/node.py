@@ -13,6 +13,7 @@ from __future__ import annotations
 import grp
 import logging
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -40,6 +41,8 @@ from rage_net.verbs.node import NodeStatus, ShowStatus
 log = logging.getLogger("rage.node")
 
 GC_EVERY_S = 3600.0
+LEAVE_S_MAX = 1.0
+"""For discovery servers to be told that the node ends."""
 MEASURE_EVERY_S = 10.0
 JOB_S_MAX = 6 * 3600.0
 """A job that is not done by then is stuck."""
@@ -125,6 +128,7 @@ class Node:
             log.info("stopping")
             lifetime.notify(self._environ, "STOPPING=1")
             await guard("peers_save", online.save, self.engine.metrics)
+            await guard("leave", online.leave, self.engine.metrics, timeout_s=LEAVE_S_MAX)
 
     # --- doors ---
 
@@ -221,8 +225,22 @@ class Node:
             self.state = "ready" if self.state == "read-only" else self.state
 
     def _count_events(self) -> None:
-        for event, total in self._online.swarm.counts.items() if self._online is not None else ():
-            self.engine.metrics.swarm_events.follow(total, event)
+        if self._online is None:
+            return
+        online, metrics = self._online, self.engine.metrics
+        parts = (
+            (metrics.swarm_events, online.swarm.counts),
+            (metrics.gossip_events, online.pubsub.counts if online.pubsub is not None else {}),
+            (metrics.dht_events, online.dht.counts if online.dht is not None else {}),
+            (metrics.mdns_events, online.mdns.counts if online.mdns is not None else {}),
+        )
+        for counter, counts in parts:
+            for event, total in counts.items():
+                counter.follow(total, event)
+        states = Counter(state for _, state in online.membership.liveness)
+        metrics.known_peers.replace({(state,): states[state] for state in ("alive", "suspect", "gone")})
+        metrics.dht_contacts.set(len(online.dht.table) if online.dht is not None else 0)
+        metrics.announced_roots.set(len(online.routing) if online.routing is not None else 0)
 
     def _note_peer(self, event: Event) -> None:
         engine, online = self.engine, self._online
@@ -243,7 +261,7 @@ class Node:
             http=tuple(self._http.addresses) if self._http else (),
             peers=len(online.swarm.connections()) if online else 0,
             pid=os.getpid(),
-            problems=(*self._problems.values(), *status.problems),
+            problems=(*self._problems.values(), *(online.problems() if online else ()), *status.problems),
         )
 
 

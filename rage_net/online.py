@@ -41,7 +41,7 @@ from rage_net.libp2p.mdns import Mdns
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.libp2p.pubsub import PubSub, Subscription
-from rage_net.libp2p.swarm import Connected, Event, Limits, Swarm
+from rage_net.libp2p.swarm import Limits, Swarm
 from rage_net.libp2p.transport import tune_malloc
 from rage_net.liveness import TURN_S
 from rage_net.messages import NodeInfo
@@ -97,6 +97,10 @@ class Online:
     about: Callable[[], About]
     save: Callable[[], Awaitable[None]]
     """Writes down whom we know, for the next start."""
+    leave: Callable[[], Awaitable[None]]
+    """Takes the registrations at discovery servers back: the node ends."""
+    problems: Callable[[], list[str]]
+    """What an operator has to mend, for people."""
     jobs: Callable[[], list[Coroutine[Any, Any, None]]]
     """What a node runs in the background, for as long as it lives."""
 
@@ -161,7 +165,6 @@ async def go_online(
                 may_speak=membership.admits,
             )
             stack.callback(presence.close)
-            swarm.on_event(parts.on_event)
             parts.presence = presence
         can_listen = network.libp2p.mdns.enabled and transports is None
         if serves and can_listen:
@@ -192,6 +195,8 @@ async def go_online(
             mdns,
             about,
             parts.save,
+            parts.leave,
+            parts.problems,
             parts.jobs,
         )
 
@@ -240,11 +245,6 @@ class _Parts:
         is_needless = self._swarm.connection(peer) is not None or len(self._swarm.connections()) >= MET_MAX
         if not is_needless and not self._named.full():
             self._named.put_nowait(peer)
-
-    def on_event(self, event: Event) -> None:
-        """New peers want to know who we are."""
-        if isinstance(event, Connected) and self.presence is not None:
-            self.presence.met()
 
     def claims(self, peer: PeerId) -> tuple[str, str, tuple[str, ...]]:
         """Organisation, region and capabilities that a node claims; empty where it said nothing."""
@@ -302,6 +302,19 @@ class _Parts:
     async def save(self) -> None:
         """Write down whom we know, for the next start."""
         await self._env.blocking(self._write, self._membership.peerstore.to_text(), self.dht and self.dht.to_text())
+
+    async def leave(self) -> None:
+        """Nobody needs to look for us here any more; servers that do not answer will forget us by themselves."""
+        if self._servers is not None:
+            await self._servers.leave(self.about())
+
+    def problems(self) -> list[str]:
+        """See `Online.problems`."""
+        rows = self._servers.registrations() if self._servers is not None else ()
+        found = [f"{row.url} knows another node with this node's key, at {row.twin}" for row in rows if row.twin]
+        if self.presence is not None and self.presence.twin_at is not None and not found:
+            found.append("another node speaks with this node's key: give each a home and a key of its own")
+        return found
 
     def _write(self, peers: str, table: str | None) -> None:
         for path, text in ((self._home.peers, peers), (self._home.dht, table)):

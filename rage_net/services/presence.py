@@ -90,6 +90,7 @@ class Presence:
         self._twin_from = env.monotonic() + TWIN_S_MIN
         self._last: OrderedDict[PeerId, float] = OrderedDict()
         self._said: Self | None = None
+        self._told: frozenset[PeerId] = frozenset()  # peers that had joined when we last announced ourselves
         self._beat_at = 0.0
         self._announce_at = 0.0
         self._announced_at = -ANNOUNCE_S_MIN
@@ -110,22 +111,21 @@ class Presence:
         """Listen no more."""
         self._subscription.close()
 
-    def met(self) -> None:
-        """New peers are connected: they want to know who we are."""
-        self._announce_at = min(self._announce_at, max(self._announced_at + ANNOUNCE_S_MIN, self._env.monotonic()))
-
     async def speak(self) -> None:
         """One turn: publish what is due. Call it every second or so."""
         now = self._env.monotonic()
         self._look_for_twin(now)
-        if not self._pubsub.peers(TOPIC):
+        peers = frozenset(self._pubsub.peers(TOPIC))
+        if not peers:
             return  # nobody would hear it, and it would be due again at once
+        if not peers <= self._told:  # they want to know who we are
+            self._announce_at = min(self._announce_at, self._announced_at + ANNOUNCE_S_MIN)
         current = self._describe()
         has_changed = self._said is None or _lasting(current) != _lasting(self._said)
         if now >= self._announce_at or (has_changed and now >= self._announced_at + ANNOUNCE_S_MIN):
             raw = tuple(bytes(address) for address in current.addresses)
             self._publish(PeerAnnouncement(current.info, current.capabilities, raw))
-            self._said, self._announced_at = current, now
+            self._said, self._announced_at, self._told = current, now, peers
             self._announce_at = now + ANNOUNCE_S * self._env.random.uniform(0.9, 1.1)
             self._beat_at = now + interval_s(self._nodes())  # an announcement is a sign of life too
         elif now >= self._beat_at:

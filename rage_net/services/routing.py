@@ -45,7 +45,8 @@ class Routing:
     """The DHT as the node uses it.
 
     Args: meet: dials those it is told of, for who knows nobody yet. is_met: whether anybody is connected. roots: one
-    page of the roots that may be announced, after one of them. is_public: whether a chunk is here and public. Both block.
+    page of the roots that may be announced, after one of them. is_public: whether a chunk is here and public. The last
+    two block.
     """
 
     def __init__(
