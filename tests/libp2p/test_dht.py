@@ -151,6 +151,20 @@ async def test_the_view_of_the_table_adds_up(world: World) -> None:
             assert row.distance_bits == bucket.distance_bits and row.age_s is not None and row.age_s >= 0
 
 
+async def test_a_single_provider_that_is_asked_for_is_what_most_name(world: World) -> None:
+    nodes = await world.nodes(4)
+    await nodes[0].provide(ROOT)
+    assert [provider.peer_id async for provider in nodes[2].find_providers(ROOT, limit=1)] == [nodes[0].own]
+    assert [one.peer_id for one in (await nodes[2].look_for_providers(ROOT, limit=1)).providers] == [nodes[0].own]
+
+
+async def test_a_record_that_only_we_hold_is_found_here(world: World) -> None:
+    alpha, beta = await world.nodes(2)
+    assert await alpha.provide(ROOT) == 1
+    for limit in (1, 20):
+        assert [provider.peer_id async for provider in beta.find_providers(ROOT, limit)] == [alpha.own]
+
+
 async def test_an_iteration_that_is_left_early_leaves_nothing_running(world: World) -> None:
     nodes = await world.nodes(4)
     await nodes[0].provide(ROOT)

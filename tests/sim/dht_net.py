@@ -60,7 +60,7 @@ class Peer(Queries):
         )
         self.answers = Answers(
             contact.peer_id,
-            self.table.nearest,
+            self.table.choose,
             self.providers,
             self.values,
             may_tell,
@@ -71,6 +71,10 @@ class Peer(Queries):
 
     def _node(self, contact: Contact) -> Node:
         return self.net.peers[contact.peer_id].shared
+
+    def reply(self, request: Message, asker: Asker) -> Message | None:
+        """What it says to a request."""
+        return self.answers.answer(request, asker, self.net.now(), self.net.now())
 
     async def check_suspects(self) -> None:
         """What `Dht` does in a task of its own."""
@@ -88,7 +92,7 @@ class Wire:
     async def ask(self, contact: Contact, request: Message) -> Answer:
         other = await self._reach(contact)
         net, own = self._peer.net, self._peer.contact
-        message = other.answers.answer(request, Asker(own.peer_id, own.addresses[0]), net.now(), net.now())
+        message = other.reply(request, Asker(own.peer_id, own.addresses[0]))
         assert message is not None
         net.questions += 1
         return Answer(message, other.contact.addresses[0], other.contact.addresses, message.closer, message.providers)
@@ -101,7 +105,7 @@ class Wire:
         for message in messages:
             assert message.kind is Kind.ADD_PROVIDER
             if net.keeps is None or message.key in net.keeps:
-                other.answers.answer(message, asker, net.now(), net.now())
+                other.reply(message, asker)
 
     async def _reach(self, contact: Contact) -> Peer:
         other = self._peer.net.peers.get(contact.peer_id)

@@ -128,7 +128,7 @@ class Dht(Queries):
         self._tasks: list[asyncio.Task[None]] = []
         answers = Answers(
             swarm.peer_id,
-            self.table.nearest,
+            self.table.choose,
             self.providers,
             self.values,
             tell_address,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -47,8 +47,6 @@ REGION_TIMEOUTS = 4
 """Leaving a batch with all peers of a region takes at most so many times as long as a look-up may."""
 SUSPECTS_MAX = 64
 """Contacts waiting to be asked whether they live."""
-PROVIDERS_KEPT_MAX = 256
-"""Of one look-up: what answers name beyond it is dropped."""
 EARLY_PER_ANSWER = 2
 """Providers of one answer that are passed on before others had their say."""
 QUORUM = 3
@@ -153,8 +151,9 @@ class Queries:
     ) -> AsyncIterator[PeerInfo]:
         """Providers of a key as they are heard of, at most `limit`, each once.
 
-        From one answer at most EARLY_PER_ANSWER are passed on at once, so that a peer that makes up many does not use
-        up the limit; the rest comes at the end, those that most peers name first.
+        Half of the limit is for the first to be heard of, at most EARLY_PER_ANSWER of each answer. The rest comes at
+        the end, those first that most answers name, one voice for each network that answers: so peers that make up
+        providers delay one that is there, and do not hide it. Addresses may be missing: `find_peer` knows more.
         """
         heard: asyncio.Queue[PeerInfo | None] = asyncio.Queue()
         task = asyncio.create_task(self._hear_providers(key, limit, heard, on_hop, timeout_s))
@@ -181,7 +180,8 @@ class Queries:
         timeout_s: float | None,
     ) -> Found:
         look_up = self._look_up(place_of(key), timeout_s)
-        named: dict[PeerId, tuple[int, PeerInfo]] = {}
+        named: dict[PeerId, PeerInfo] = {}
+        votes: dict[PeerId, set[Hashable]] = {}
         passed_on: dict[PeerId, PeerInfo] = {}
 
         def pass_on(provider: PeerInfo) -> None:
@@ -190,30 +190,29 @@ class Queries:
                 heard.put_nowait(provider)
 
         def on_answer(candidate: Candidate, answer: Answer) -> None:
+            voter = candidate.groups or candidate.contact.peer_id
             early = 0
-            for provider in answer.providers:
-                votes, known = named.get(provider.peer_id, (0, provider))
-                if not votes and len(named) >= PROVIDERS_KEPT_MAX:
-                    continue
-                known = known if known.addresses else provider
-                named[provider.peer_id] = (votes + 1, known)
-                if early < EARLY_PER_ANSWER and len(passed_on) < limit and provider.peer_id not in passed_on:
+            for told in answer.providers:
+                known = named.get(told.peer_id)
+                provider = named[told.peer_id] = known if known is not None and known.addresses else told
+                votes.setdefault(told.peer_id, set()).add(voter)
+                if told.peer_id not in passed_on and early < EARLY_PER_ANSWER and len(passed_on) < limit // 2:
                     early += 1
-                    pass_on(known)
-            agreed = sum(1 for votes, _ in named.values() if votes > 1)
-            if agreed >= limit:  # what one peer alone says does not end the look-up
-                look_up.stop()
+                    pass_on(provider)
 
-        for provider in self.providers.get(key, self._clock(), most=limit):
-            named[provider.peer_id] = (1, provider)
-            pass_on(provider)
+        for provider in self.providers.get(
+            key, self._clock(), most=limit
+        ):  # left here by others: no more than an answer
+            named[provider.peer_id], votes[provider.peer_id] = provider, {self.own}
+            if len(passed_on) < limit // 2:
+                pass_on(provider)
         try:
             found = await self._run(look_up, Message(Kind.GET_PROVIDERS, key), on_answer=on_answer, on_hop=on_hop)
-            for _, provider in sorted(named.values(), key=lambda one: -one[0]):
+            for peer_id in sorted(named, key=lambda peer_id: -len(votes[peer_id])):
                 if len(passed_on) >= limit:
                     break
-                if provider.peer_id not in passed_on:
-                    pass_on(provider)
+                if peer_id not in passed_on:
+                    pass_on(named[peer_id])
         finally:
             if heard is not None:
                 heard.put_nowait(None)
@@ -357,7 +356,7 @@ class Queries:
         self, target: int, timeout_s: float | None, *, width: int = K, seeds: Iterable[Contact] = ()
     ) -> LookUp:
         deadline = self._clock() + (self._query_timeout_s if timeout_s is None else timeout_s)
-        known = [*self.table.nearest(target, max(K, width)), *seeds]
+        known = [*self.table.choose(target, max(K, width)), *seeds]
         return LookUp(target, known, own=self.own, deadline=deadline, width=width, groups=self._groups)
 
     async def _run(

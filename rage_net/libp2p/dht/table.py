@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 from kademlia.node import Node as KademliaNode
@@ -183,6 +183,27 @@ class Table(KademliaTable):
                 break
         return [node.contact for node in found[:count]]
 
+    def choose(self, place: int, count: int = K) -> list[Contact]:
+        """Whom to ask, or to tell of: the nearest, of a group at most GROUP_MAX unless places would stay empty.
+
+        Else 20 keys of one hand, drawn to be nearest, would be all that a look-up begins with and is told of.
+        """
+        chosen: list[Contact] = []
+        held_back: list[Contact] = []
+        shares: dict[Hashable, int] = {}
+        for bucket in sorted(self.buckets, key=lambda bucket: _distance_to(bucket, place)):
+            for node in sorted(bucket.nodes.values(), key=lambda node: node.long_id ^ place):
+                contact = node.contact
+                if any(shares.get(group, 0) >= GROUP_MAX for group in contact.groups):
+                    held_back.append(contact)
+                    continue
+                for group in contact.groups:
+                    shares[group] = shares.get(group, 0) + 1
+                chosen.append(contact)
+                if len(chosen) == count:
+                    return chosen
+        return sorted([*chosen, *held_back[: count - len(chosen)]], key=lambda contact: contact.place ^ place)
+
     def get(self, peer_id: PeerId, place: int) -> Contact | None:
         """A contact by its id."""
         node = self.buckets[self._index(place)].nodes.get(peer_id.multihash)
@@ -253,9 +274,15 @@ class Table(KademliaTable):
         return False
 
     def _shed(self, bucket: Bucket) -> bool:
-        """Make room in a full table: the fullest bucket, of such the farthest, gives up who was silent longest."""
-        fullest = max(self.buckets, key=lambda other: (len(other.nodes), _distance_to(other, self.node.long_id)))
-        if len(fullest.nodes) <= len(bucket.nodes) + 1:
+        """Make room in a full table: the fullest bucket, of such the farthest, gives up who was silent longest.
+
+        Our own bucket always gets room: neighbours are what records depend on.
+        """
+        others = [other for other in self.buckets if other is not bucket]
+        if not others:
+            return False
+        fullest = max(others, key=lambda other: (len(other.nodes), _distance_to(other, self.node.long_id)))
+        if len(fullest.nodes) <= (0 if bucket.has_in_range(self.node) else len(bucket.nodes) + 1):
             return False
         self._let_go(fullest, next(iter(fullest.nodes.values())))
         return True

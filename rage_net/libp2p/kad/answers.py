@@ -34,10 +34,10 @@ class Asker:
 
 @dataclass(slots=True)
 class Answers:
-    """One server's. `nearest(place, count)` gives contacts of the table; `known(peer)` a connected peer's addresses."""
+    """One server's. `choose(place, count)` gives contacts of the table; `known(peer)` a connected peer's addresses."""
 
     own: PeerId
-    nearest: Callable[[int, int], list[Contact]]
+    choose: Callable[[int, int], list[Contact]]
     providers: Providers
     values: Values
     may_tell: MayTell
@@ -75,7 +75,7 @@ class Answers:
                 return request
 
     def _closer(self, key: bytes, asker: Asker, *, but: PeerId | None = None) -> tuple[PeerInfo, ...]:
-        contacts = self.nearest(place_of(key), K + 2)
+        contacts = self.choose(place_of(key), K + 2)
         told = (self._tell(contact.peer_id, contact.addresses, asker) for contact in contacts)
         return tuple(one for one in told if one.addresses and one.peer_id not in (asker.peer_id, but))[:K]
 

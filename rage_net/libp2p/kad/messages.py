@@ -32,8 +32,8 @@ VALUE_BYTES_MAX = 8 << 10
 """Of a value; a public key has at most 2 KiB."""
 CLOSER_MAX = K
 """Closer peers taken from one answer: more tell nothing, and would be how one peer fills a look-up."""
-PROVIDERS_MAX = 64
-"""Providers taken from one answer."""
+PROVIDERS_MAX = 32
+"""Providers taken from one answer: with ASKED_MAX answers, a look-up keeps 6,400 names at most."""
 TIME_CHARS_MAX = 64
 
 
