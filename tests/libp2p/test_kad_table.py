@@ -164,12 +164,32 @@ def test_another_network_displaces_one_of_a_crowd_in_a_full_bucket(rng: random.R
     assert again.peer_id not in {one.peer_id for one in table}
 
 
-def test_buckets_that_are_not_full_or_silent_are_looked_into_once_an_hour(rng: random.Random) -> None:
+def test_where_few_are_known_or_all_are_silent_we_look_once_an_hour(rng: random.Random) -> None:
     table, _ = filled(rng, 60)
-    partial = sum(len(bucket) < K for bucket in table.buckets) - 1  # our own is left out
-    assert len(table.buckets_to_look_into(60.0)) == partial
-    assert table.buckets_to_look_into(61.0) == []
-    assert len(table.buckets_to_look_into(60.0 + REFRESH_S)) == len(table.buckets) - 1
+    own = table.node.long_id
+    farthest = 256 - (table.nearest(own)[-1].place ^ own).bit_length()
+    due = table.places_to_look_at(60.0)
+    assert [bits for _, bits in due] == [bits for bits in range(1, farthest + 2) if at_distance(table, bits - 1) < K]
+    for place, bits in due:
+        assert 256 - (place ^ own).bit_length() == bits - 1
+    assert table.places_to_look_at(61.0) == []
+    assert len(table.places_to_look_at(60.0 + REFRESH_S)) == farthest + 1
+
+
+def test_who_knows_its_neighbours_alone_looks_farther(rng: random.Random) -> None:
+    table = Table(contact(rng))
+    for _ in range(K):
+        table.answered(Node(near(rng, table, 3)), 0.0)
+    assert [bits for _, bits in table.places_to_look_at(1.0)] == [1, 2, 3]
+
+
+def test_where_there_are_few_in_all_nothing_is_looked_for(rng: random.Random) -> None:
+    table, _ = filled(rng, K - 1)
+    assert table.places_to_look_at(1e6) == []
+
+
+def at_distance(table: Table, shared: int) -> int:
+    return sum(256 - (one.place ^ table.node.long_id).bit_length() == shared for one in table)
 
 
 def test_one_module_imports_the_library_and_no_udp_comes_with_it() -> None:
@@ -203,6 +223,6 @@ def test_neither_clock_nor_loop_is_touched(rng: random.Random, monkeypatch: pyte
     table.nearest(place_of(b"x"), K)
     for one in met[:50]:
         table.failed(one.peer_id, one.place)
-    table.buckets_to_look_into(1e6)
+    table.places_to_look_at(1e6)
     table.flush()
     assert len(table) == 0 and len(list(table)) == 0

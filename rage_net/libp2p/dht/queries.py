@@ -322,8 +322,8 @@ class Queries:
         return found
 
     async def refresh(self) -> int:
-        """Look into each bucket that is not full, or was silent for an hour; each at most once an hour. How many."""
-        due = self.table.buckets_to_look_into(self._clock())
+        """Look where few are known, or none was heard of for an hour: once an hour for each distance. How many."""
+        due = self.table.places_to_look_at(self._clock())
         for place, bits in due:
             await self.find_nearest(raw_key_near(place, bits, self._random))
         return len(due)

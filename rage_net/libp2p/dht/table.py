@@ -25,7 +25,7 @@ from kademlia.routing import KBucket
 from kademlia.routing import RoutingTable as KademliaTable
 
 from rage_net.libp2p.kad.contact import Contact
-from rage_net.libp2p.kad.keys import BITS, K
+from rage_net.libp2p.kad.keys import BITS, SEARCH_BITS_MAX, K, distance_bits
 from rage_net.libp2p.kad.scope import GROUP_MAX
 from rage_net.libp2p.peer_id import PeerId
 
@@ -40,7 +40,7 @@ FAILURES_MAX = 2
 STALE_S = 600.0
 """A contact that was not heard of for so long is asked before it keeps another from its place."""
 REFRESH_S = 3600.0
-"""A bucket in which nobody was heard of for so long is looked into."""
+"""Where nobody was heard of for so long, we look."""
 
 
 class Node(KademliaNode):
@@ -63,7 +63,6 @@ class Bucket(KBucket):
 
     def __init__(self, low: int, high: int, ksize: int) -> None:
         self.heard_at: dict[bytes, float] = {}
-        self.last_updated = self.looked_at = float("-inf")
         super().__init__(low, high, ksize)
         self.max_replacement_nodes = REPLACEMENTS_PER_BUCKET_MAX
 
@@ -74,8 +73,6 @@ class Bucket(KBucket):
         """Two halves; who waited may find a place now."""
         middle = (self.range[0] + self.range[1]) // 2
         halves = Bucket(self.range[0], middle, self.ksize), Bucket(middle + 1, self.range[1], self.ksize)
-        for half in halves:
-            half.last_updated, half.looked_at = self.last_updated, self.looked_at
         for nodes in (self.nodes, self.replacement_nodes):
             for node in nodes.values():
                 half = halves[node.long_id > middle]
@@ -85,13 +82,18 @@ class Bucket(KBucket):
 
 
 class Table(KademliaTable):
-    """Who answered us, by distance. `own` itself is never in it."""
+    """Who answered us, by distance. `own` itself is never in it.
+
+    Ask `answered`, `failed`, `nearest`, `choose`; the library's `add_contact`, `find_neighbors` and `lonely_buckets` are
+    what these stand in for, and are not to be called.
+    """
 
     def __init__(self, own: Contact, *, k: int = K, contacts_max: int = CONTACTS_MAX) -> None:
         self.contacts_max = contacts_max
         self.count = 0
         self.waiting = 0
         self._failures: Counter[bytes] = Counter()
+        self._looked_at: dict[int, float] = {}  # by bits shared with us
         super().__init__(None, k, Node(own))
 
     def flush(self) -> None:
@@ -117,7 +119,6 @@ class Table(KademliaTable):
         while True:
             index = self._index(node.long_id)
             bucket = self.buckets[index]
-            bucket.last_updated = now
             if node.id in bucket.nodes:
                 bucket.add_node(node)
                 bucket.heard_at[node.id] = now
@@ -213,17 +214,28 @@ class Table(KademliaTable):
         """When a contact last answered."""
         return self.buckets[self._index(contact.place)].heard_at.get(contact.peer_id.multihash)
 
-    def buckets_to_look_into(self, now: float) -> list[tuple[int, int]]:
-        """Where few are known, or nobody was heard of for REFRESH_S: a place in each, and how many bits are its own.
+    def places_to_look_at(self, now: float) -> list[tuple[int, int]]:
+        """Where, farther than our K neighbours, few are known, or nobody was heard of for REFRESH_S.
 
-        Our own bucket is left out: who is there is found by looking for ourselves. The others count as looked into.
+        Returns: a place, and how many of its bits matter, for each distance. They count as looked at.
         """
+        own = self.node.long_id
+        neighbours = self.nearest(own)
+        if len(neighbours) < K:
+            return []  # who is found by looking for ourselves is all there is
+        known: Counter[int] = Counter()
+        heard_at: dict[int, float] = {}
+        for contact in self:
+            shared = BITS - distance_bits(contact.place, own)
+            known[shared] += 1
+            heard_at[shared] = max(heard_at.get(shared, 0.0), self.heard_at(contact) or 0.0)
         found = []
-        for bucket in self.buckets:
-            is_lively = len(bucket) >= self.ksize and bucket.last_updated + REFRESH_S > now
-            if bucket.looked_at + REFRESH_S <= now and not is_lively and not bucket.has_in_range(self.node):
-                bucket.looked_at = now
-                found.append((bucket.range[0], BITS - (bucket.range[1] - bucket.range[0]).bit_length()))
+        farthest = BITS - distance_bits(neighbours[-1].place, own)
+        for shared in range(min(farthest + 1, SEARCH_BITS_MAX)):
+            is_lively = known[shared] >= self.ksize and heard_at[shared] + REFRESH_S > now
+            if not is_lively and self._looked_at.get(shared, -REFRESH_S) + REFRESH_S <= now:
+                self._looked_at[shared] = now
+                found.append((own ^ (1 << (BITS - 1 - shared)), shared + 1))
         return found
 
     def __iter__(self) -> Iterator[Contact]:
