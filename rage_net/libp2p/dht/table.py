@@ -84,8 +84,8 @@ class Bucket(KBucket):
 class Table(KademliaTable):
     """Who answered us, by distance. `own` itself is never in it.
 
-    Ask `answered`, `failed`, `nearest`, `choose`; the library's `add_contact`, `find_neighbors` and `lonely_buckets` are
-    what these stand in for, and are not to be called.
+    Not to be called are the library's `add_contact`, `find_neighbors` and `lonely_buckets`: `answered`, `nearest` and
+    `places_to_look_at` stand in for them.
     """
 
     def __init__(self, own: Contact, *, k: int = K, contacts_max: int = CONTACTS_MAX) -> None:

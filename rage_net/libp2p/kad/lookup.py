@@ -62,7 +62,10 @@ class State(Enum):
 
 @dataclass(slots=True, eq=False)
 class Candidate:
-    """A peer that the look-up has heard of. `depth` is 1 for those we knew, else one more than who told of it first."""
+    """A peer that the look-up has heard of.
+
+    `depth` is 1 for those we knew, else one more than the least of those who told of it before it was asked.
+    """
 
     contact: Contact
     distance: int
@@ -245,6 +248,7 @@ class LookUp:
             known.tellers.append(who)
         fresh = [address for address in told.addresses if address not in known.tried]
         if known.state is State.FRESH:
+            known.depth = min(known.depth, teller.depth + 1)
             merged = _by_turns(known.contact.addresses, fresh)
         elif known.state is State.FAILED and fresh and known.tries < TRIES_MAX:
             merged = tuple(fresh)
