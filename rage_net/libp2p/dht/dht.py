@@ -17,7 +17,8 @@ from random import Random
 from types import TracebackType
 from typing import Literal
 
-from rage_net.libp2p.dht.queries import Found, OnHop, Queries
+from rage_net.libp2p.dht.finding import Found, OnHop
+from rage_net.libp2p.dht.queries import Queries
 from rage_net.libp2p.dht.streams import DIALS_MAX, Server, Streams, addresses_of
 from rage_net.libp2p.dht.table import CONTACTS_MAX
 from rage_net.libp2p.kad.answers import Answers
