@@ -102,13 +102,14 @@ def rss_mib() -> float:
     return pages * resource.getpagesize() / (1 << 20)
 
 
-async def scale(world: World, count: int, gone: float) -> Fetches:
+async def scale(world: World, count: int, gone: float, *, gossips: bool) -> Fetches:
     before = rss_mib()
     meter = Meter(world)
     rng = world.random
     nodes: list[Node] = []
+    flags: dict[str, object] = {} if gossips else {"network.libp2p.gossipsub.topics": []}
     for number in range(count):
-        nodes.append(await world.node(f"n{number}", bootstrap=nodes[:1]))
+        nodes.append(await world.node(f"n{number}", bootstrap=nodes[:1], flags=flags))
     meter.line(f"{count} nodes start")
     await asyncio.sleep(SETTLE_S)
     connections = sum(len(node.peers()) for node in nodes) / 2
@@ -190,11 +191,16 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=200)
     parser.add_argument("--gone", type=float, default=0.3, help="the share that goes for good (0.3)")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32))
+    parser.add_argument("--gossip", action="store_true", help="nodes gossip: 8 s of CPU a simulated second at 200")
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
     allow_files(256 + FILES_PER_NODE * options.nodes)
     with tempfile.TemporaryDirectory(prefix="rage-sim-") as directory:
-        played = play(lambda world: scale(world, options.nodes, options.gone), options.seed, Path(directory))
+
+        async def scenario(world: World) -> Fetches:
+            return await scale(world, options.nodes, options.gone, gossips=options.gossip)
+
+        played = play(scenario, options.seed, Path(directory))
     for failure in played.result.failures[:10]:
         print(failure)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
