@@ -14,6 +14,7 @@ from rage_net import refusals
 from rage_net.cid import Cid
 from rage_net.errors import AccessDeniedError, NotFoundError, RageError, UsageError
 from rage_net.libp2p.kad.messages import PeerInfo
+from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.libp2p.swarm import Connection
 from rage_net.online import Online
@@ -114,7 +115,7 @@ async def find_peer(online: Online, text: str) -> FindPeerResult:
     connection = online.swarm.connection(peer)
     kept = online.membership.peerstore.get(peer)
     addresses = list(kept.addresses) if kept is not None else []
-    if connection is not None:
+    if connection is not None and not connection.inbound:  # an inbound one came from a port that nobody listens at
         addresses.insert(0, connection.remote_address.without_peer_id())
     return await online.discovering.find(peer, list(dict.fromkeys(addresses)), is_connected=connection is not None)
 
@@ -141,7 +142,7 @@ async def list_providers(
             rows[peer.peer_id] = await _ask_provider(online, peer, via, root)
 
     async with asyncio.TaskGroup() as tasks:
-        connected = [PeerInfo(each.peer_id, (each.remote_address,)) for each in online.swarm.connections()]
+        connected = [PeerInfo(each.peer_id, _dialable(online, each)) for each in online.swarm.connections()]
         for peer in connected:
             tasks.create_task(ask(peer, "connected"))
         asked.append(await _ask_dht(online, root, limit, may_ask, lambda peer: tasks.create_task(ask(peer, "dht"))))
@@ -153,6 +154,14 @@ async def list_providers(
     if not kept and not keep_all:
         raise refusals.no_providers(str(root), "; ".join(asked))
     return ChunkProvidersResult(str(root), kept, tuple(asked))
+
+
+def _dialable(online: Online, connection: Connection) -> tuple[Multiaddr, ...]:
+    """Where a connected peer can be dialled: of an inbound connection only what the peer says."""
+    if not connection.inbound:
+        return (connection.remote_address,)
+    kept = online.membership.peerstore.get(connection.peer_id)
+    return kept.addresses if kept is not None else ()
 
 
 async def _ask_dht(online: Online, root: Cid, limit: int, may_ask: bool, begin: Callable[[PeerInfo], object]) -> str:

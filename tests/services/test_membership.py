@@ -16,10 +16,10 @@ from rage_net.bans import Bans
 from rage_net.errors import AccessDeniedError, NotFoundError, UnavailableError
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
-from rage_net.libp2p.swarm import Swarm
+from rage_net.libp2p.swarm import Stream, Swarm
 from rage_net.libp2p.transport import Link, MemoryNetwork, MemoryTransport
 from rage_net.liveness import GONE_S, HEALTH_MAX, TURN_S
-from rage_net.messages import Heartbeat, NodeInfo, PeerAnnouncement
+from rage_net.messages import CHUNK_PROTOCOL, Heartbeat, NodeInfo, PeerAnnouncement
 from rage_net.peerstore import Peerstore
 from rage_net.services.membership import WANTED, Membership
 from rage_net.services.membership.views import show_peers
@@ -168,6 +168,11 @@ async def test_a_ban_ends_by_itself(members: Members) -> None:
 async def test_signs_of_life_are_bytes_probes_and_gossip(members: Members) -> None:
     one, other = await members.make("one"), await members.make("other")
     peer = other.swarm.peer_id
+
+    async def serve(stream: Stream) -> None:
+        """It exchanges chunks: that is what makes it a node."""
+
+    other.swarm.handle(CHUNK_PROTOCOL, serve)
     await one.connect(address_of(other))
     await settle()
 
@@ -202,3 +207,12 @@ async def test_two_nodes_with_one_key_are_told_from_a_restart(members: Members) 
 
     assert not beat(1) and not beat(1) and not beat(2) and not beat(2) and not beat(3), "restarts"
     assert not beat(4) and beat(3), "the one that was before is back"
+
+
+async def test_who_is_no_node_is_not_watched(members: Members) -> None:
+    one, command = await members.make("one"), await members.make("command")
+    await command.connect(address_of(one))
+    await settle()
+    await command.swarm.close()
+    await settle()
+    assert len(one.liveness) == 0, "a command came and went"

@@ -25,7 +25,7 @@ from rage_net.libp2p.multiaddr import Multiaddr, MultiaddrError, is_loopback
 from rage_net.libp2p.peer_id import PeerId, PeerIdError
 from rage_net.libp2p.swarm import Connected, Disconnected, Event, Identified
 from rage_net.liveness import Changed, Liveness
-from rage_net.messages import Heartbeat, NodeInfo, PeerAnnouncement
+from rage_net.messages import CHUNK_PROTOCOL, Heartbeat, NodeInfo, PeerAnnouncement
 from rage_net.peerstore import Peerstore
 from rage_net.services.membership.views import show_connection
 from rage_net.verbs.peer import BanResult, PeerRow
@@ -274,9 +274,10 @@ class Membership:
 
     # --- who lives ---
 
-    def heard(self, peer: PeerId) -> None:
-        """A sign of life of a peer."""
-        if peer != self.swarm.peer_id and self.admits(peer):
+    def heard(self, peer: PeerId, *, is_node: bool = False) -> None:
+        """A sign of life of a peer. Only nodes are watched: commands and dial-backs come and go."""
+        is_watched = is_node or self.liveness.state(peer) is not None
+        if is_watched and peer != self.swarm.peer_id and self.admits(peer):
             self._tell(self.liveness.heard(peer, self._env.monotonic()))
 
     def note(self, peer: PeerId, said: Heartbeat | PeerAnnouncement) -> None:
@@ -294,7 +295,7 @@ class Membership:
         self.nodes[peer] = Node(said.node_info, capabilities, former, is_twice)
         while len(self.nodes) > NODES_MAX:
             self.nodes.popitem(last=False)
-        self.heard(peer)
+        self.heard(peer, is_node=True)
 
     async def watch(self) -> None:
         """One turn of the failure detector: bytes that came are signs of life.
@@ -329,7 +330,9 @@ class Membership:
 
     def _tell(self, changes: Iterable[Changed]) -> None:
         for change in changes:
-            level = logging.WARNING if change.after == "gone" else logging.INFO
+            level = {"gone": logging.WARNING, "alive": logging.INFO}.get(change.after, logging.DEBUG)
+            if change.before == "suspect" and change.after == "alive":
+                level = logging.DEBUG  # a doubt that passed is nobody's business
             log.log(level, "%s is %s (was %s)", change.peer, change.after, change.before)
 
     def _note(self, event: Event) -> None:
@@ -347,6 +350,7 @@ class Membership:
                 if connection is not None and not connection.inbound:
                     addresses.insert(0, connection.remote_address.without_peer_id())
                 self.peerstore.add(peer, addresses, self._env.now(), "inbound")
+                self.heard(peer, is_node=CHUNK_PROTOCOL in said.protocols)
 
     async def ping(self, connection: Connection) -> float:
         """One round trip, in seconds. Raises UnavailableError."""
