@@ -316,7 +316,7 @@ async def _check_addresses(engine: Engine, online: Online) -> Check:
         return _check(
             "addresses", "skipped", "no node runs: nothing is listened on", mend=("rage node start --detach",)
         )
-    addresses = online.swarm.listen_addresses()
+    addresses = online.swarm.listen_addresses() if online.swarm.bound_addresses() else []
     if not addresses:
         again = ("rage node start --listen /ip4/0.0.0.0/tcp/4001",)
         return _check("addresses", "error", "no listener is open", mend=again)

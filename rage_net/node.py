@@ -186,7 +186,7 @@ class Node:
 
     def _why_not_ready(self) -> list[str]:
         reasons = [] if self.state in ("ready", "read-only") else [f"the node is {self.state}"]
-        if self._online is not None and not self._online.swarm.listen_addresses():
+        if self._online is not None and not self._online.swarm.bound_addresses():
             reasons.append("no listener is open")
         return reasons
 

@@ -276,7 +276,7 @@ class _Parts:
     async def register(self) -> None:
         """Show the servers that are due a sign of life."""
         keys = self._discovery.registration
-        if self._servers is None or not keys.auto_register or not self._swarm.listen_addresses():
+        if self._servers is None or not keys.auto_register or not self._swarm.bound_addresses():
             return
         for row in await self._servers.register(
             self.about(),
@@ -387,6 +387,7 @@ def _swarm(key: Ed25519PrivateKey, config: Config, env: Env, transports: Sequenc
         transports=transports,
         limits=limits,
         agent_version=f"rage/{__version__}",
+        announce=[Multiaddr.parse(text) for text in config.network.libp2p.announce_addresses],
         clock=env.monotonic,
         random=env.random,
     )

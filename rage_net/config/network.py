@@ -72,6 +72,8 @@ class Libp2p(Section):
 
     listen_addresses: tuple[Address, ...] = (Address("/ip4/0.0.0.0/tcp/4001"), Address("/ip6/::/tcp/4001"))
     """Multiaddrs to listen on; port 0 takes a free one."""
+    announce_addresses: tuple[Address, ...] = ()
+    """Multiaddrs told to others instead of those listened on: for a node behind an address translator."""
     bootstrap_peers: tuple[PeerAddress, ...] = ()
     """Multiaddrs, each ending in `/p2p/<peer id>`, that are dialled at the start."""
     dht: Dht = Dht()
@@ -323,7 +325,7 @@ def check(network: Network) -> Iterator[tuple[str, str, str, bool]]:
     traffic = [lane.traffic for lane in network.bandwidth.prioritization]
     for name in sorted({name for name in traffic if traffic.count(name) > 1}):
         yield "network.bandwidth.prioritization", f"{name} has two lanes", "keep one", True
-    for key in ("listen_addresses", "bootstrap_peers"):
+    for key in ("listen_addresses", "announce_addresses", "bootstrap_peers"):
         for at, address in enumerate(getattr(network.libp2p, key)):
             if not is_wire_ready(address):
                 message = f"{address} is not used: its transport is not built yet"

@@ -697,3 +697,21 @@ async def test_a_peer_that_is_not_admitted_is_refused_whoever_dials(world: World
             async with asyncio.timeout(5):
                 await (await connection.open_stream([ECHO])).read()
         assert not b.connections()
+
+
+async def test_what_is_announced_is_told_in_place_of_what_is_listened_on(world: World) -> None:
+    told = Multiaddr.parse("/ip4/203.0.113.7/tcp/4001")
+    a = Swarm(
+        Ed25519PrivateKey.from_private_bytes(world.rng.randbytes(32)),
+        transports=[MemoryTransport(world.network, "a")],
+        agent_version="test/a",
+        announce=[told],
+        clock=asyncio.get_running_loop().time,
+        random=world.rng,
+    )
+    async with a, world.swarm("b") as b:
+        await a.listen(Multiaddr.parse("/memory/a"))
+        assert a.listen_addresses() == [told] and a.bound_addresses() == [Multiaddr.parse("/memory/a")]
+        connection = await b.dial(a.peer_id, a.bound_addresses())
+        await asyncio.sleep(1)
+        assert connection.identify is not None and connection.identify.listen_addresses == (told,)

@@ -91,6 +91,7 @@ class Swarm:
         transports: Sequence[Transport] | None = None,
         limits: Limits = Limits(),  # noqa: B008 - frozen
         agent_version: str,
+        announce: Sequence[Multiaddr] = (),
         clock: Callable[[], float] = time.monotonic,
         random: Random | None = None,
     ) -> None:
@@ -104,6 +105,7 @@ class Swarm:
         """Asked of every peer that has proved who it is, in both directions, and before a dial; False refuses it."""
         self._key = key
         self._transports = tuple(transports) if transports is not None else (TcpTransport(),)
+        self._announce = tuple(address.without_peer_id() for address in announce)
         self._clock = clock
         self._random = random or SystemRandom()
         self._dialer = Dialer(self._transports, limits, self._upgrade)
@@ -201,7 +203,9 @@ class Swarm:
         return connection if connection is not None and connection.is_usable else None
 
     def listen_addresses(self) -> list[Multiaddr]:
-        """Where we can be dialled, without our peer id."""
+        """Where we can be dialled, without our peer id: what we were told to announce, else where we listen."""
+        if self._announce:
+            return list(self._announce)
         return [address for listener in self._listeners for address in listener.addresses]
 
     def bound_addresses(self) -> list[Multiaddr]:
