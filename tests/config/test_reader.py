@@ -49,7 +49,12 @@ def test_a_key_that_is_like_no_other_is_told_those_there_are(problems: Problems)
         ("region: a/b", "region", "a name is wanted", ""),
         ("region: [a]", "region", "one value is wanted, not a list", ""),
         ("region: {a: b}", "region", "one value is wanted, not a section", ""),
-        ("libp2p: 7", "libp2p", "keys are wanted below it", "one of listen_addresses, bootstrap_peers"),
+        (
+            "libp2p: 7",
+            "libp2p",
+            "keys are wanted below it",
+            "one of listen_addresses, announce_addresses, bootstrap_peers",
+        ),
         ("libp2p: {listen_addresses: /ip4/0.0.0.0/tcp/1}", "libp2p.listen_addresses", "a list is wanted", "begin each"),
         ("libp2p: {listen_addresses: [x]}", "libp2p.listen_addresses[0]", "does not begin with /", ""),
         (
