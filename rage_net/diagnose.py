@@ -146,7 +146,7 @@ async def _ask_peers(engine: Engine, online: Online, root: Cid, verb: Why, walk:
         connected = online.swarm.connections()
     if not connected:
         walk.add("peers", "broken", "no peer is connected", ("rage peer discover --connect", "rage doctor"))
-    may_ask = engine.config.network.security.ca_cert is None or await engine.env.blocking(engine.is_public, root)
+    may_ask = await engine.may_ask(root)
     try:
         found = await lookups.list_providers(online, root, PROVIDERS_MAX, is_here=False, may_ask=may_ask, keep_all=True)
     except RageError as error:

@@ -1,10 +1,11 @@
-"""The engine: what a node and a one-shot command have in common. Composition, and one short method a verb.
+"""The engine: what a node and a one-shot command have in common. Composition, and the verbs of home and store.
 
 Read it first. `Engine.open` takes the home's lock and opens the store; the network starts when a verb first needs it,
 so a command that only looks at the store starts none. Every verb goes through `run`, from the command line and from
 the control API alike.
 
-Not here: listeners, doors and background jobs (node). Source: design 1, D8; style, "Five paths".
+Not here: the verbs of the network (network_verbs); listeners, doors and background jobs (node).
+Source: design 1, D8; style, "Five paths".
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rage_net import __version__, refusals
+from rage_net import __version__, network_verbs, refusals
 from rage_net import config as configuration
 from rage_net import env as environment
 from rage_net import home as homes
@@ -32,30 +33,22 @@ from rage_net.chunk.store import ChunkStore, Quota, open_store
 from rage_net.cid import Cid
 from rage_net.config import Config
 from rage_net.env import Env, SystemEnv
-from rage_net.errors import NotFoundError, StorageFullError, UnavailableError, UsageError
+from rage_net.errors import NotFoundError, StorageFullError, UsageError
 from rage_net.home import Home
 from rage_net.metrics import Metrics
 from rage_net.services.retrieval import Retrieval, Stage, Want
 from rage_net.verbs import Progress, Sink, Source, Verb
 from rage_net.verbs import chunk as chunks
-from rage_net.verbs import dht as dhts
-from rage_net.verbs import diagnose as diagnoses
-from rage_net.verbs import discovery as servers
 from rage_net.verbs import node as nodes
-from rage_net.verbs import peer as peers
-from rage_net.verbs import topic as topics
 
 if TYPE_CHECKING:
-    from rage_net.libp2p.pubsub import PubSub
     from rage_net.libp2p.transport import Transport
     from rage_net.online import Online
-    from rage_net.services.routing import Routing
 
 R = TypeVar("R")
 T = TypeVar("T")
 Report = Callable[[Progress], None]
 Cancelled = Callable[[], bool]
-Tell = Callable[[Any], None]
 
 LOCK_WAIT_S = 30.0
 """How long a command waits for another that holds the home."""
@@ -64,8 +57,6 @@ LET_GO_S = 2.0
 a terminal or a quiet pipe may never return. What a thread leaves undone then is what a crash would: gc finishes it."""
 STOP_WITHIN_S = 10.0
 """What a node promises from SIGTERM to its end."""
-PINGS_MAX = 1000
-DISCOVER_S_MAX = 3600.0
 
 
 def rules_of(config: Config) -> Rules:
@@ -166,7 +157,7 @@ class Engine:
         which takes the items of verbs that have some, may be called from any thread.
         """
         nothing: Callable[[Any], None] = lambda _: None  # noqa: E731
-        result: R = await VERBS[type(verb)](self, verb, _Io(source, sink, progress or nothing, tell or nothing))
+        result: R = await VERBS[type(verb)](self, verb, Io(source, sink, progress or nothing, tell or nothing))
         return result
 
     # --- chunks ---
@@ -255,183 +246,6 @@ class Engine:
         seen = look(self.store, cid, may_see)
         return None if seen is None else seen.stat.size
 
-    # --- peers ---
-
-    async def list_peers(self, verb: peers.ListPeers) -> peers.ListPeersResult:
-        """Connected peers, and with `known` those of the peer store."""
-        from rage_net.services.membership.views import show_peers
-
-        members = (await self.online()).membership
-        rows = show_peers(members, verb, now=self.env.now(), monotonic=self.env.monotonic())
-        return peers.ListPeersResult(tuple(rows))
-
-    async def show_peer(self, verb: peers.ShowPeer) -> peers.PeerRow:
-        """One peer, dialled if need be, with its identity and a round trip."""
-        members = (await self.online()).membership
-        return await members.examine(await members.find(verb.peer), self.env.monotonic())
-
-    async def connect_peer(self, verb: peers.ConnectPeer) -> peers.PeerRow:
-        """Dial a peer."""
-        members = (await self.online()).membership
-        return await members.examine(await members.find(verb.address), self.env.monotonic())
-
-    async def ping_peer(self, verb: peers.PingPeer, report: Report) -> peers.PingPeerResult:
-        """Measure round trips."""
-        if not 1 <= verb.count <= PINGS_MAX:
-            raise UsageError(f"a count is 1 to {PINGS_MAX}", mend=["--count 5"])
-        online = await self.online()
-        connection = await online.membership.find(verb.peer)
-        rtts: list[float] = []
-        for number in range(verb.count):
-            if number:
-                await asyncio.sleep(verb.interval_s)
-            with suppress(UnavailableError):
-                rtts.append(round(await online.membership.ping(connection) * 1000, 3))
-            report(Progress(number + 1, verb.count, "pings"))
-        if not rtts:
-            raise UnavailableError(f"{connection.peer_id} answered none of {verb.count} pings", id="peer-unreachable")
-        address = str(connection.remote_address)
-        return peers.PingPeerResult(str(connection.peer_id), address, tuple(rtts), verb.count - len(rtts))
-
-    async def discover_peers(self, verb: peers.DiscoverPeers, tell: Tell) -> peers.DiscoverPeersResult:
-        """Look for peers in several ways at once."""
-        unknown = sorted(set(verb.via) - set(peers.VIAS))
-        if unknown or not verb.via or not 0 < verb.for_s <= DISCOVER_S_MAX:
-            raise UsageError(
-                f"unknown ways {', '.join(unknown)}" if unknown else f"0 to {DISCOVER_S_MAX:.0f} s, in one way or more",
-                mend=["--via server,dht,mdns --for 10s"],
-            )
-        return await (await self.online()).discovering.discover(verb, tell)
-
-    async def find_peer(self, verb: peers.FindPeer) -> peers.FindPeerResult:
-        """Where a peer may be dialled."""
-        from rage_net import lookups
-
-        return await lookups.find_peer(await self.online(), verb.peer)
-
-    async def ban_peer(self, verb: peers.BanPeer) -> peers.BanResult:
-        """Drop a peer, and have nothing to do with it."""
-        if verb.for_s is not None and verb.for_s <= 0:
-            raise UsageError("a ban lasts longer than 0 seconds", mend=["--for 1h"])
-        return await (await self.online()).membership.ban(verb.peer, verb.for_s, verb.reason)
-
-    async def unban_peer(self, verb: peers.UnbanPeer) -> peers.BanResult:
-        """Lift a ban."""
-        return await (await self.online()).membership.unban(verb.peer)
-
-    # --- content routing, gossip, servers, diagnosis: what the verbs do stands in `lookups` and `services` ---
-
-    async def list_providers(self, verb: chunks.ChunkProviders) -> chunks.ChunkProvidersResult:
-        """Who has a root."""
-        from rage_net import lookups
-
-        root = await self.env.blocking(views.find_root, self.documents, verb.ref)
-        may_ask = self.config.network.security.ca_cert is None or await self.env.blocking(self.is_public, root)
-        is_here = await self.env.blocking(self.store.has, root)
-        return await lookups.list_providers(await self.online(), root, verb.limit, is_here=is_here, may_ask=may_ask)
-
-    async def show_table(self, verb: dhts.ShowTable) -> dhts.ShowTableResult:
-        """The DHT's routing table."""
-        from rage_net.services import dht_verbs
-
-        return dht_verbs.show_table((await self._routing()).dht)
-
-    async def find_nearest(self, verb: dhts.FindNearest) -> dhts.LookUpResult:
-        """The peers nearest to a peer id or CID."""
-        from rage_net.services import dht_verbs
-
-        routing = await self._routing()
-        await routing.ready()
-        return await dht_verbs.find_nearest(routing.dht, verb.target, (await self.online()).membership.match)
-
-    async def find_providers(self, verb: dhts.FindProviders) -> dhts.LookUpResult:
-        """Who provides a CID, as the DHT has it."""
-        from rage_net.services import dht_verbs
-
-        routing = await self._routing()
-        await routing.ready()
-        return await dht_verbs.find_providers(routing.dht, verb.cid, verb.limit)
-
-    async def trace_look_up(self, verb: dhts.TraceLookUp, tell: Tell) -> dhts.LookUpResult:
-        """A look-up, hop by hop."""
-        from rage_net.services import dht_verbs
-
-        routing = await self._routing()
-        await routing.ready()
-        return await dht_verbs.trace(routing.dht, verb.target, (await self.online()).membership.match, tell)
-
-    async def _routing(self) -> Routing:
-        routing = (await self.online()).routing
-        if routing is None:
-            raise refusals.dht_off()
-        return routing
-
-    async def list_topics(self, verb: topics.ListTopics) -> topics.ListTopicsResult:
-        """Topics of this node and its peers."""
-        from rage_net.services import topic_verbs
-
-        return topic_verbs.list_topics(await self._pubsub())
-
-    async def tail_topic(self, verb: topics.TailTopic, tell: Tell) -> topics.TailTopicResult:
-        """Messages of a topic as they come."""
-        from rage_net.online import may_join
-        from rage_net.services import topic_verbs
-
-        return await topic_verbs.tail(await self._pubsub(), self.env, verb, may_join, tell)
-
-    async def publish_topic(self, verb: topics.PublishTopic, source: Source) -> topics.PublishTopicResult:
-        """One message to a topic."""
-        from rage_net.online import may_join
-        from rage_net.services import topic_verbs
-
-        return await topic_verbs.publish(await self._pubsub(), self.env, verb, source, may_join)
-
-    async def _pubsub(self) -> PubSub:
-        pubsub = (await self.online()).pubsub
-        if pubsub is None:  # an engine of one command does not gossip
-            raise UnavailableError("no node runs here", mend=["rage node start"], id="node-unreachable")
-        return pubsub
-
-    async def list_servers(self, verb: servers.ListServers) -> servers.ListServersResult:
-        """The configured discovery servers, asked now."""
-        from rage_net.services import server_verbs
-
-        return await server_verbs.list_servers(server_verbs.require((await self.online()).servers), self.env.now())
-
-    async def list_registered(self, verb: servers.ListRegistered) -> servers.ListRegisteredResult:
-        """What the discovery servers list."""
-        from rage_net.services import server_verbs
-
-        return await server_verbs.list_registered(server_verbs.require((await self.online()).servers), verb)
-
-    async def register_peer(self, verb: servers.Register) -> servers.RegisterResult:
-        """Register at every discovery server now."""
-        from rage_net.services import server_verbs
-
-        online = await self.online()
-        if not self.serves:
-            raise UnavailableError("no node runs here", mend=["rage node start"], id="node-unreachable")
-        keys = self.config.network.discovery.registration
-        return await server_verbs.register(
-            server_verbs.require(online.servers),
-            online.about(),
-            heartbeat_interval_s=keys.heartbeat_interval,
-            retry_interval_s=keys.retry_interval,
-            now=self.env.now(),
-        )
-
-    async def explain(self, verb: diagnoses.Why) -> diagnoses.WhyResult:
-        """Every link from here to a chunk, document or peer."""
-        from rage_net import diagnose
-
-        return await diagnose.explain(self, verb)
-
-    async def examine(self, verb: diagnoses.Doctor) -> diagnoses.DoctorResult:
-        """What a doctor sees of the network; home and machine are `checkup`'s."""
-        from rage_net import diagnose
-
-        return await diagnose.examine(self, verb)
-
     # --- the node ---
 
     async def show_status(self, verb: nodes.ShowStatus) -> nodes.NodeStatus:
@@ -473,7 +287,7 @@ class Engine:
     async def stop_node(self, verb: nodes.StopNode) -> nodes.StopNodeResult:
         """Begin to drain."""
         if not self.serves:
-            raise UnavailableError("no node runs here", mend=["rage node start"], id="node-unreachable")
+            raise refusals.no_node()
         self.stop_requested.set()
         return nodes.StopNodeResult(os.getpid(), STOP_WITHIN_S)
 
@@ -511,8 +325,7 @@ class Engine:
         if "cdn" in sources and self.cdn is not None:
             found.append(self.cdn)
         if "p2p" in sources:
-            is_open = self.config.network.security.ca_cert is None
-            may_ask = is_open or await self.env.blocking(self.is_public, root)
+            may_ask = await self.may_ask(root)
             holders = self.retrieval.holders(root)
             dial_known = not self.serves
             found += lookups.stages(online, root, named, holders, dial_known=dial_known, may_ask=may_ask)
@@ -521,6 +334,10 @@ class Engine:
     def is_public(self, root: Cid) -> bool:
         """Whether anyone may know that a root is here. Blocking."""
         return is_public(self.store, root)
+
+    async def may_ask(self, root: Cid) -> bool:
+        """Whether a root may be asked for outside the organisation: a public one, and any in an open network."""
+        return self.config.network.security.ca_cert is None or await self.env.blocking(self.is_public, root)
 
     def _announce(self, root: Cid, *, is_fetched: bool = False) -> None:
         """A public root is here now: let the DHT know, where a node announces."""
@@ -694,7 +511,7 @@ class _Counted:
 
 
 @dataclass(frozen=True, slots=True)
-class _Io:
+class Io:
     """What a verb may use besides its arguments. `run`'s caller brings octets for verbs that have them."""
 
     source: Any
@@ -703,7 +520,7 @@ class _Io:
     tell: Callable[[Any], None]
 
 
-VERBS: dict[type[Verb[Any]], Callable[[Engine, Any, _Io], Awaitable[Any]]] = {
+VERBS: dict[type[Verb[Any]], Callable[[Engine, Any, Io], Awaitable[Any]]] = {
     chunks.PutChunk: lambda engine, verb, io: engine.put_chunk(verb, io.source, io.report),
     chunks.GetChunk: lambda engine, verb, io: engine.get_chunk(verb, io.sink, io.report),
     chunks.ListChunks: lambda engine, verb, io: engine.list_chunks(verb),
@@ -715,27 +532,7 @@ VERBS: dict[type[Verb[Any]], Callable[[Engine, Any, _Io], Awaitable[Any]]] = {
     chunks.CollectGarbage: lambda engine, verb, io: engine.collect_garbage(verb, io.report),
     chunks.ExportChunk: lambda engine, verb, io: engine.export_chunk(verb, io.sink, io.report),
     chunks.ImportChunks: lambda engine, verb, io: engine.import_chunks(verb, io.source, io.report),
-    peers.ListPeers: lambda engine, verb, io: engine.list_peers(verb),
-    chunks.ChunkProviders: lambda engine, verb, io: engine.list_providers(verb),
-    peers.DiscoverPeers: lambda engine, verb, io: engine.discover_peers(verb, io.tell),
-    peers.FindPeer: lambda engine, verb, io: engine.find_peer(verb),
-    peers.BanPeer: lambda engine, verb, io: engine.ban_peer(verb),
-    peers.UnbanPeer: lambda engine, verb, io: engine.unban_peer(verb),
-    dhts.ShowTable: lambda engine, verb, io: engine.show_table(verb),
-    dhts.FindNearest: lambda engine, verb, io: engine.find_nearest(verb),
-    dhts.FindProviders: lambda engine, verb, io: engine.find_providers(verb),
-    dhts.TraceLookUp: lambda engine, verb, io: engine.trace_look_up(verb, io.tell),
-    topics.ListTopics: lambda engine, verb, io: engine.list_topics(verb),
-    topics.TailTopic: lambda engine, verb, io: engine.tail_topic(verb, io.tell),
-    topics.PublishTopic: lambda engine, verb, io: engine.publish_topic(verb, io.source),
-    servers.ListServers: lambda engine, verb, io: engine.list_servers(verb),
-    servers.ListRegistered: lambda engine, verb, io: engine.list_registered(verb),
-    servers.Register: lambda engine, verb, io: engine.register_peer(verb),
-    diagnoses.Why: lambda engine, verb, io: engine.explain(verb),
-    diagnoses.Doctor: lambda engine, verb, io: engine.examine(verb),
-    peers.ShowPeer: lambda engine, verb, io: engine.show_peer(verb),
-    peers.ConnectPeer: lambda engine, verb, io: engine.connect_peer(verb),
-    peers.PingPeer: lambda engine, verb, io: engine.ping_peer(verb, io.report),
     nodes.ShowStatus: lambda engine, verb, io: engine.show_status(verb),
     nodes.StopNode: lambda engine, verb, io: engine.stop_node(verb),
+    **network_verbs.VERBS,
 }

@@ -18,6 +18,11 @@ from rage_net.errors import (
 )
 
 
+def no_node() -> RageError:
+    """The verb is for a running node, and this is the engine of one command."""
+    return UnavailableError("no node runs here", mend=["rage node start"], id="node-unreachable")
+
+
 def banned(peer_id: str, until: float | None, reason: str) -> RageError:
     """The peer is banned here. `until` is seconds since the epoch, None for good."""
     end = "for good" if until is None else time.strftime("until %Y-%m-%d %H:%M UTC", time.gmtime(until))
