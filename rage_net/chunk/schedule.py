@@ -4,8 +4,9 @@ Sans-I/O: sources are any hashable names, chunks their CIDs, time comes in. The 
 (services/retrieval) starts the asks it is told to, and reports what became of each.
 
 A chunk goes to the source that should finish it first (bytes in flight there, over its measured rate). One that has
-taken far longer than its source usually needs is asked of a second source too; the first answer wins. A source that
-lacks a chunk is not asked for it again; one that is busy rests for a while; one that stalls twice, dies or sends wrong
+taken far longer than its source usually needs is asked of a second source too; the first answer wins. Of a third and
+more only while none of those asked has given anything yet: whoever names himself as a holder and is silent costs a
+moment, however many he is. A source that lacks a chunk is not asked for it again; one that is busy rests for a while; one that stalls twice, dies or sends wrong
 bytes is dropped for the rest of this download, and `reasons` keeps why.
 """
 
@@ -23,6 +24,10 @@ Outcome = Literal["missing", "busy", "slow", "dead", "wrong"]
 IN_FLIGHT_MAX = 8
 """Asks at one source at a time: enough to keep a connection full while threads verify (measured, feasibility)."""
 ASKS_PER_CHUNK_MAX = 2
+ASKS_OF_SILENT_MAX = 8
+"""The same while none of those asked has ever given a chunk."""
+HEDGE_MORE_S = 1.5
+"""The third source, and each further one, is asked so long after the one before it."""
 HEDGE_FLOOR_S = 0.5
 """No second source is asked sooner: below this, jitter would double the traffic."""
 HEDGE_CEILING_S = 5.0
@@ -52,6 +57,7 @@ class _Source:
     asks: int = 0
     stalls: int = 0
     rests: int = 0
+    has_given: bool = False
     rest_until: float = 0.0
     has: dict[Cid, bool] = field(default_factory=dict)
     """What it said of chunks that have not arrived yet; a chunk that is absent may be asked for."""
@@ -94,10 +100,22 @@ class Schedule:
             ask for cid, wanted in self._wanted.items() if not wanted.asked and (ask := self._pick(cid, wanted, now))
         ]
         for cid, wanted in self._wanted.items():
-            overdue = wanted.asked and min(hedge_at for _, hedge_at in wanted.asked.values()) <= now
-            if overdue and len(wanted.asked) < ASKS_PER_CHUNK_MAX and (ask := self._pick(cid, wanted, now)):
+            hedge_at = self._hedge_at(wanted)
+            if hedge_at is not None and hedge_at <= now and (ask := self._pick(cid, wanted, now)):
                 asks.append(ask)
         return asks
+
+    def _hedge_at(self, wanted: _Wanted) -> float | None:
+        """When one more source may be asked for what was asked for already; None when never."""
+        moments = [hedge_at for _, hedge_at in wanted.asked.values()]
+        if not moments:
+            return None
+        if len(moments) < ASKS_PER_CHUNK_MAX:
+            return min(moments)
+        is_silent = not any(self._sources[source].has_given for source in wanted.asked if source in self._sources)
+        if not is_silent or len(moments) >= ASKS_OF_SILENT_MAX:
+            return None
+        return max(*moments, max(asked_at for asked_at, _ in wanted.asked.values()) + HEDGE_MORE_S)
 
     def arrived(self, ask: Ask, now: float) -> list[Ask]:
         """The chunk came, and was what it should be. Returns the other asks for it, now needless."""
@@ -115,6 +133,7 @@ class Schedule:
                 rate = wanted.size / max(now - asked_at, 1e-4) * max(1, state.asks + 1)
                 state.rate_bytes_s += (rate - state.rate_bytes_s) * 0.25
                 state.stalls = state.rests = 0
+                state.has_given = True
         return others
 
     def failed(self, ask: Ask, outcome: Outcome, now: float, reason: str = "") -> None:
@@ -158,8 +177,9 @@ class Schedule:
         """When `assign` may have something new to say without anything arriving; None when that cannot be."""
         moments = [state.rest_until for state in self._sources.values() if state.rest_until > now]
         for wanted in self._wanted.values():
-            if len(wanted.asked) == 1 and len(self._sources) > 1:
-                moments.extend(hedge_at for _, hedge_at in wanted.asked.values() if hedge_at > now)
+            if len(self._sources) > len(wanted.asked) and (hedge_at := self._hedge_at(wanted)) is not None:
+                moments.append(hedge_at)
+        moments = [moment for moment in moments if moment > now]
         return min(moments, default=None)
 
     def hopeless(self) -> list[Cid]:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
-from rage_net.chunk.schedule import HEDGE_CEILING_S, IN_FLIGHT_MAX, STALLS_MAX, Ask, Schedule
+from rage_net.chunk.schedule import (
+    ASKS_OF_SILENT_MAX,
+    HEDGE_CEILING_S,
+    HEDGE_MORE_S,
+    IN_FLIGHT_MAX,
+    STALLS_MAX,
+    Ask,
+    Schedule,
+)
 from rage_net.cid import Cid
 
 CIDS = [Cid.of(bytes([at])) for at in range(64)]
@@ -132,3 +141,28 @@ def test_whatever_sources_do_a_download_ends_and_no_chunk_is_lost(rng: random.Ra
                     made.failed(ask, kind, now)  # type: ignore[arg-type]
         assert sorted(arrived) == sorted(cids)
         assert made.hopeless() == []
+
+
+def test_a_third_source_is_asked_only_while_those_asked_have_never_given_anything() -> None:
+    made = schedule(1, *(f"source-{number}" for number in range(ASKS_OF_SILENT_MAX + 2)))
+    moments, now = [], 0.0
+    while made.assign(now):
+        moments.append(now)
+        when = made.next_timeout(now)
+        if when is None:
+            break
+        now = when
+    assert len(moments) == ASKS_OF_SILENT_MAX and made.assign(now + 100) == []
+    assert min(b - a for a, b in itertools.pairwise(moments[1:])) >= HEDGE_MORE_S - 1e-9
+
+    proven = schedule(1, "a")
+    (first,) = proven.assign(0.0)
+    proven.arrived(first, 0.1)
+    proven.add_source("b")
+    proven.add_source("c")
+    proven.want(CIDS[1], MIB)
+    proven.learn("a", {CIDS[1]: True})
+    assert [ask.source for ask in proven.assign(1.0)] == ["a"]
+    assert len(proven.assign(100.0)) == 1
+    assert proven.assign(200.0) == [], "one of the two has given before: it may be our line that is slow"
+    assert proven.next_timeout(200.0) is None

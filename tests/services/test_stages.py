@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import pytest
@@ -15,6 +15,7 @@ from rage_net.cid import DAG_CBOR, Cid
 from rage_net.errors import NotFoundError, RageError, UnavailableError
 from rage_net.messages import ChunkHeader
 from rage_net.metrics import Metrics
+from rage_net.services.exchange import STALL_S_MAX
 from rage_net.services.retrieval import Outcomes, Retrieval, Stage, Want, Way, known
 from rage_net.services.retrieval.remote import PATIENCE_FIRST_S, PATIENCE_S, SOURCES_MAX
 from tests.services.conftest import Collect
@@ -235,3 +236,22 @@ async def test_a_stage_that_names_a_million_sources_costs_a_few_questions(
     with pytest.raises(NotFoundError):
         await fetch([Stage("dht", ways)])
     assert reached < SOURCES_MAX + 40
+
+
+@dataclass
+class Silent(Fake):
+    """A holder by its own word, which takes each question and never answers."""
+
+    async def fetch(self, cid: Cid, size_max: int) -> Got:
+        self.asked_at.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(STALL_S_MAX)
+        raise UnavailableError("sent nothing", id="stalled")
+
+
+async def test_sixteen_holders_that_are_silent_do_not_hide_the_one_that_is_not() -> None:
+    silent = [Silent(f"silent-{number}") for number in range(16)]
+    honest = Fake("honest", HOLDS)
+    holders = [replace(source.way(), is_holder=True) for source in (*silent, honest)]
+    data, outcomes = await fetch([known("dht", holders)])
+    assert data == DATA and outcomes.gave == {"honest": "p2p"}
+    assert asyncio.get_running_loop().time() < 2.5 * STALL_S_MAX, "two at a time would take eight stalls"
