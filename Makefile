@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST_ARGS ?= -n 2 -q
 
-.PHONY: help demo test check lint types floors format protos completions docs openapi deps bench clean
+.PHONY: help demo test check lint types floors format protos completions docs openapi deps bench scale lab clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort
@@ -19,7 +19,7 @@ $(VENV)/.dev: $(BIN)/rage
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-demo: $(BIN)/rage  ## Install rage and run its demonstration: three nodes, real documents, one death
+demo: $(BIN)/rage  ## Install rage and run its demonstration: a discovery server, four nodes, one death
 	$(BIN)/rage demo
 
 deps: $(VENV)/.dev  ## Everything the tests need, system packages included where the user is root
@@ -27,6 +27,9 @@ deps: $(VENV)/.dev  ## Everything the tests need, system packages included where
 
 test: deps  ## Everything the tests need, and the tests
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+lab: deps  ## As root: real nodes in network namespaces of their own, and mDNS beside js-libp2p
+	$(BIN)/pytest -n 0 -q tests/lab tests/foreign/test_foreign_mdns.py
 
 check: lint types floors test  ## All that CI runs: lint, types, floors, tests
 
@@ -58,6 +61,11 @@ openapi: $(BIN)/rage  ## Regenerate the verbs' part of contracts/network-layer.y
 
 bench: $(VENV)/.dev  ## Benchmarks beside the peers; installs the peers itself
 	$(BIN)/python -m bench
+
+scale: $(VENV)/.dev  ## Simulated networks: gossip at 1,000 nodes, the DHT at 10,000, 200 whole engines; SEED=N repeats
+	$(BIN)/python -m bench.gossip_scale $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m bench.dht_scale $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m bench.sim_scale $(if $(SEED),--seed $(SEED))
 
 clean:  ## Remove what make made
 	rm -rf $(VENV) bench/.peers bench/out tests/foreign/.peers
