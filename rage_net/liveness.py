@@ -26,10 +26,13 @@ TURN_S = 1.0
 """How often the observer looks."""
 TURN_S_MAX = 2.0
 """A longer gap between two looks was a stall of ours: what is beyond it is nobody's silence."""
+HEARTBEAT_S = 15.0
+HEARTBEATS_PER_S = 20.0
+"""Of a whole network: with more nodes than this bears, each beats more seldom."""
 SUSPECT_S = 35.0
 """Without a sign of life for so long, a peer is suspect: two heartbeats missed, and some delay."""
 GONE_S = 75.0
-"""And so long, gone."""
+"""And so long, gone. Both stretch with the heartbeats of a large network."""
 PROBE_EVERY_S = 5.0
 """A suspect is probed so often."""
 PROBES_MAX = 8
@@ -40,6 +43,11 @@ RECOVERY_S = 10.0
 """A healthy time after which it trusts itself one step more."""
 PEERS_MAX = 4096
 """Peers kept; the one that was longest without a sign makes way."""
+
+
+def heartbeat_interval_s(nodes: int) -> float:
+    """Seconds between two heartbeats of one node in a network of `nodes`."""
+    return max(HEARTBEAT_S, nodes / HEARTBEATS_PER_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +73,8 @@ class Liveness:
     def __init__(
         self, now: float, *, suspect_s: float = SUSPECT_S, gone_s: float = GONE_S, peers_max: int = PEERS_MAX
     ) -> None:
-        self.suspect_s = suspect_s
-        self.gone_s = gone_s
+        self.suspect_s = self._suspect_s = suspect_s
+        self.gone_s = self._gone_s = gone_s
         self.health = 1
         """1 when all is well with us; deadlines are multiplied by it."""
         self._peers: OrderedDict[Hashable, _Peer] = OrderedDict()  # the longest silent first
@@ -112,6 +120,11 @@ class Liveness:
     def forget(self, peer: Hashable) -> None:
         """Nothing is known of `peer` any more."""
         self._peers.pop(peer, None)
+
+    def pace(self, interval_s: float) -> None:
+        """Heartbeats come so often: silence means as much less as they are rarer."""
+        stretch = max(1.0, interval_s / HEARTBEAT_S)
+        self.suspect_s, self.gone_s = self._suspect_s * stretch, self._gone_s * stretch
 
     def turn(self, now: float) -> list[Changed]:
         """Time has passed: measure our own lag, then see who was silent for too long."""

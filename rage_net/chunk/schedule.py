@@ -6,8 +6,8 @@ Sans-I/O: sources are any hashable names, chunks their CIDs, time comes in. The 
 A chunk goes to the source that should finish it first (bytes in flight there, over its measured rate). One that has
 taken far longer than its source usually needs is asked of a second source too; the first answer wins. Of a third and
 more only while none of those asked has given anything yet: whoever names himself as a holder and is silent costs a
-moment, however many he is. A source that lacks a chunk is not asked for it again; one that is busy rests for a while; one that stalls twice, dies or sends wrong
-bytes is dropped for the rest of this download, and `reasons` keeps why.
+moment, however many he is. A source that lacks a chunk is not asked for it again; one that is busy rests for a while;
+one that stalls twice, dies or sends wrong bytes is dropped for the rest of this download, and `reasons` keeps why.
 """
 
 from __future__ import annotations

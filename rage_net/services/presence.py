@@ -1,9 +1,9 @@
 """Presence: tells the network that this node lives and what it can do, and takes others' word for theirs.
 
-On `rage.global` a node publishes a heartbeat every `interval_s`, and an announcement at the start, after a change, when
-it has met new peers, and every ANNOUNCE_S. What others publish there is checked, kept from coming too often, and handed
-on: to the membership as signs of life, to the address book as hearsay. Messages of ours that we did not send mean that
-our key is used twice.
+On `rage.global` a node publishes a heartbeat every `heartbeat_interval_s`, and an announcement at the start, after a
+change, when peers have joined the topic, and every ANNOUNCE_S. What others publish there is checked, kept from coming
+too often, and handed on: to the membership as signs of life, to the address book as hearsay. Messages of ours that we
+did not send mean that our key is used twice.
 
 Source: seed, "Message Types" (Heartbeat, PeerAnnouncement); contracts/rage.proto; issue 3, D.
 """
@@ -22,6 +22,7 @@ from rage_net.errors import RemoteProtocolError
 from rage_net.libp2p.errors import LimitError
 from rage_net.libp2p.gossipsub import Message, Verdict
 from rage_net.libp2p.multiaddr import Multiaddr, MultiaddrError
+from rage_net.liveness import heartbeat_interval_s
 from rage_net.messages import Heartbeat, NodeInfo, PeerAnnouncement
 
 if TYPE_CHECKING:
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("rage.presence")
 
 TOPIC = "rage.global"
-HEARTBEAT_S = 15.0
-HEARTBEATS_PER_S = 20.0
-"""Of a whole network: with more nodes than this bears, each beats more seldom."""
 ANNOUNCE_S = 600.0
 ANNOUNCE_S_MIN = 30.0
 """However many new peers are met."""
@@ -43,11 +41,6 @@ TWIN_S_MIN = 180.0
 """After a start our own messages of before still travel for so long: nobody remembers them longer."""
 SPACED_MAX = 8192
 """Authors whose last message is remembered."""
-
-
-def interval_s(nodes: int) -> float:
-    """Seconds between two heartbeats of one node in a network of `nodes`."""
-    return max(HEARTBEAT_S, nodes / HEARTBEATS_PER_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +120,10 @@ class Presence:
             self._publish(PeerAnnouncement(current.info, current.capabilities, raw))
             self._said, self._announced_at, self._told = current, now, peers
             self._announce_at = now + ANNOUNCE_S * self._env.random.uniform(0.9, 1.1)
-            self._beat_at = now + interval_s(self._nodes())  # an announcement is a sign of life too
+            self._beat_at = now + heartbeat_interval_s(self._nodes())  # an announcement is a sign of life too
         elif now >= self._beat_at:
             self._publish(Heartbeat(current.info))
-            self._beat_at = now + interval_s(self._nodes()) * self._env.random.uniform(0.9, 1.1)
+            self._beat_at = now + heartbeat_interval_s(self._nodes()) * self._env.random.uniform(0.9, 1.1)
 
     def _publish(self, message: Heartbeat | PeerAnnouncement) -> None:
         try:

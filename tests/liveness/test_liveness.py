@@ -7,7 +7,16 @@ import random
 import pytest
 
 from rage_net import liveness
-from rage_net.liveness import GONE_S, HEALTH_MAX, SUSPECT_S, TURN_S, Changed, Liveness
+from rage_net.liveness import (
+    GONE_S,
+    HEALTH_MAX,
+    HEARTBEAT_S,
+    SUSPECT_S,
+    TURN_S,
+    Changed,
+    Liveness,
+    heartbeat_interval_s,
+)
 
 BEAT_S = 15.0
 
@@ -156,3 +165,17 @@ def test_silence_is_told_in_time_that_we_were_awake() -> None:
     observer.turn(1.0)
     observer.turn(1001.0)
     assert observer.silence_s("it", 1001.0) == pytest.approx(1.0 + liveness.TURN_S_MAX)
+
+
+def test_in_a_large_network_silence_means_less() -> None:
+    assert heartbeat_interval_s(10) == HEARTBEAT_S and heartbeat_interval_s(3000) == 150.0
+    world = World(5)
+    world.observer.pace(heartbeat_interval_s(3000))
+    world.live(30)
+    world.beating.discard("peer-0")
+    world.live(GONE_S * 3)
+    assert world.observer.state("peer-0") == "alive", "it beats every 150 s"
+    world.live(GONE_S * 8)
+    assert world.observer.state("peer-0") == "gone"
+    world.observer.pace(HEARTBEAT_S)
+    assert world.observer.gone_s == GONE_S

@@ -24,7 +24,7 @@ from rage_net.libp2p.errors import DialError, Libp2pError, PeerIdMismatchError
 from rage_net.libp2p.multiaddr import Multiaddr, MultiaddrError, is_loopback
 from rage_net.libp2p.peer_id import PeerId, PeerIdError
 from rage_net.libp2p.swarm import Connected, Disconnected, Event, Identified
-from rage_net.liveness import Changed, Liveness
+from rage_net.liveness import Changed, Liveness, heartbeat_interval_s
 from rage_net.messages import CHUNK_PROTOCOL, Heartbeat, NodeInfo, PeerAnnouncement
 from rage_net.peerstore import Peerstore
 from rage_net.services.membership.views import show_connection
@@ -306,6 +306,7 @@ class Membership:
             if connection.bytes_in != self._bytes_in.get(connection.peer_id, -1):
                 self._bytes_in[connection.peer_id] = connection.bytes_in
                 self.heard(connection.peer_id)
+        self.liveness.pace(heartbeat_interval_s(len(self.nodes)))
         self._tell(self.liveness.turn(self._env.monotonic()))
 
     async def probe(self) -> None:
