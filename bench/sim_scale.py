@@ -1,10 +1,13 @@
-"""Many whole engines in one process: `python -m bench.sim_scale [--nodes N] [--seed S]`.
+"""Many whole engines in one process: `python -m bench.sim_scale [--nodes N] [--mode quiet|dht|gossip] [--seed S]`.
 
 The engines are real, with their stores, cryptography and protocols; the network is in memory and the clock virtual
-(tests/sim). Every node is told of the first alone. Each puts a document, which two others find and keep; then a part of
-the nodes goes, half of it without notice, some come back, some stand still, a part is parted from the others for a
-minute, and packets are lost; all the while everyone fetches documents. Nobody is told where they are: connected peers
-are asked, and the DHT. The last line is for those who remain and documents that somebody who remains has.
+(tests/sim). Each node puts a document, which two others fetch and keep; then a part of the nodes goes, half of it
+without notice, some come back, some stand still, a part is parted from the others for a minute, and packets are lost;
+all the while everyone fetches documents. The last line is for those who remain and documents that one of them has.
+
+    quiet    a node knows four others, and is told who holds what: the engines, stores and downloads alone
+    dht      every node is told of the first alone, and of no holder: connected peers are asked, and the DHT
+    gossip   the same, and every node's heartbeats go to all: at 200 nodes 8 s of work for each simulated second
 
 Prints the seed, which repeats the run, and for each part how fast time went by, memory, and how many fetches succeeded.
 """
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import random
 import resource
 import sys
@@ -30,6 +34,13 @@ from tests.sim.world import World, play
 DOCUMENT_BYTES = 40_000
 COPIES = 3
 SETTLE_S = 60.0
+NEIGHBOURS = 4
+"""Whom a quiet node knows."""
+FLAGS: dict[str, dict[str, object]] = {
+    "quiet": {"network.libp2p.dht.enabled": "false", "network.libp2p.gossipsub.topics": []},
+    "dht": {"network.libp2p.gossipsub.topics": []},
+    "gossip": {},
+}
 LOSS = 0.005
 CHURN_S = 180.0
 FETCH_EVERY_S = 60.0
@@ -50,12 +61,15 @@ class Document:
 class Fetches:
     """What became of them, and how long those took that succeeded, in simulated seconds."""
 
+    are_named: bool
+    """Whether who fetches is told of the holders."""
     seconds: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
     async def one(self, node: Node, document: Document, *, keep: bool = False) -> bool:
         try:
-            got = await node.get(document.root, keep=keep)
+            holders = document.holders if self.are_named else ()
+            got = await node.get(document.root, *holders, keep=keep)
         except RageError as error:
             if node.is_up:  # else nobody waits for it any more
                 self.failures.append(f"{node.name}: {error}; {error.why}")
@@ -102,14 +116,15 @@ def rss_mib() -> float:
     return pages * resource.getpagesize() / (1 << 20)
 
 
-async def scale(world: World, count: int, gone: float, *, gossips: bool) -> Fetches:
+async def scale(world: World, count: int, gone: float, *, mode: str) -> Fetches:
     before = rss_mib()
     meter = Meter(world)
     rng = world.random
     nodes: list[Node] = []
-    flags: dict[str, object] = {} if gossips else {"network.libp2p.gossipsub.topics": []}
+    is_quiet = mode == "quiet"
     for number in range(count):
-        nodes.append(await world.node(f"n{number}", bootstrap=nodes[:1], flags=flags))
+        known = rng.sample(nodes, min(NEIGHBOURS, len(nodes))) if is_quiet else nodes[:1]
+        nodes.append(await world.node(f"n{number}", bootstrap=known, flags=FLAGS[mode]))
     meter.line(f"{count} nodes start")
     await asyncio.sleep(SETTLE_S)
     connections = sum(len(node.peers()) for node in nodes) / 2
@@ -117,12 +132,12 @@ async def scale(world: World, count: int, gone: float, *, gossips: bool) -> Fetc
     documents = [await put(node, rng) for node in nodes]
     await asyncio.sleep(SETTLE_S)
     meter.line("documents", f"{count} of {DOCUMENT_BYTES} bytes, announced")
-    copying = Fetches()
+    copying = Fetches(is_quiet)
     await asyncio.gather(*(copy(document, nodes, rng, copying) for document in documents))
     await asyncio.sleep(SETTLE_S)
     meter.line("copies", copying)
     world.geography.loss = LOSS
-    during = Fetches()
+    during = Fetches(is_quiet)
     fetching = [asyncio.create_task(keep_fetching(world, node, documents, during)) for node in nodes]
     ends_at = world.now + CHURN_S
     await world.follow(schedule(rng, nodes, gone, world.now))
@@ -132,7 +147,7 @@ async def scale(world: World, count: int, gone: float, *, gossips: bool) -> Fetc
     await asyncio.gather(*fetching, return_exceptions=True)
     down = count - len(world.up)
     meter.line("churn and faults", f"{during}; {down} down")
-    after = Fetches()
+    after = Fetches(is_quiet)
     alive = [document for document in documents if any(holder.is_up for holder in document.holders)]
     async with asyncio.TaskGroup() as tasks:
         for node in world.up:
@@ -191,14 +206,15 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=200)
     parser.add_argument("--gone", type=float, default=0.3, help="the share that goes for good (0.3)")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32))
-    parser.add_argument("--gossip", action="store_true", help="nodes gossip: 8 s of CPU a simulated second at 200")
+    parser.add_argument("--mode", choices=FLAGS, default="dht", help="see above (dht)")
     options = parser.parse_args()
+    logging.getLogger("rage").setLevel(logging.ERROR)  # else every node tells of every other that goes
     print(f"seed {options.seed}", flush=True)
     allow_files(256 + FILES_PER_NODE * options.nodes)
     with tempfile.TemporaryDirectory(prefix="rage-sim-") as directory:
 
         async def scenario(world: World) -> Fetches:
-            return await scale(world, options.nodes, options.gone, gossips=options.gossip)
+            return await scale(world, options.nodes, options.gone, mode=options.mode)
 
         played = play(scenario, options.seed, Path(directory))
     for failure in played.result.failures[:10]:

@@ -186,6 +186,23 @@ async def test_loss_costs_time_and_no_bytes(network: MemoryNetwork, rng: random.
     assert min(late) >= RETRY_S_MIN - 1e-6, "a lone packet waits for the timer"
 
 
+async def test_who_is_lost_keeps_those_behind_it_waiting(network: MemoryNetwork) -> None:
+    draws = [0.0, 0.9, 0.99]  # the first is lost, its repetition is not; nor is the second
+
+    class Scripted(random.Random):
+        def random(self) -> float:
+            return draws.pop(0)
+
+    ours, theirs = await join(network)
+    network.conditions, network.random = Conditions(delay_s=DELAY_S, loss=0.5), Scripted()
+    begin = now()
+    ours.link.write([b"first"])
+    await asyncio.sleep(0.01)
+    ours.link.write([b"second"])
+    await theirs.has(11)
+    assert theirs.times[0] - begin == pytest.approx(DELAY_S + RETRY_S_MIN)
+
+
 def test_a_lost_packet_among_many_costs_a_round_trip_and_at_the_end_the_timer(rng: random.Random) -> None:
     way = Conditions(delay_s=DELAY_S, loss=1e-9)
     assert recovery_s(100 * PACKET_BYTES, way, rng) == 0
@@ -292,6 +309,18 @@ async def test_a_reset_is_not_heard_across_a_partition_and_learnt_of_by_the_next
     ours.link.write([b"anyone?"])
     assert await ours.is_lost(5) - begin == pytest.approx(2 * DELAY_S)
     assert isinstance(ours.error, ConnectionResetError)
+
+
+async def test_what_did_not_get_through_dies_with_the_link(network: MemoryNetwork) -> None:
+    ours, theirs = await join(network)
+    network.partition(["here"])
+    ours.link.write([b"too late"])
+    await asyncio.sleep(1)
+    ours.link.abort()
+    await asyncio.sleep(1)
+    network.heal()
+    await asyncio.sleep(200)
+    assert theirs.got == b"" and theirs.lost_at is None
 
 
 async def test_an_orderly_end_is_repeated_until_it_is_heard(network: MemoryNetwork) -> None:

@@ -11,8 +11,8 @@ import pytest
 from rage_net.errors import UnavailableError
 from rage_net.libp2p.swarm import Disconnected
 from rage_net.verbs.peer import PingPeer
-from tests.sim.node import Collect
-from tests.sim.scenarios import a_holder_leaves, a_holder_vanishes, churn_of_a_third
+from tests.sim.node import Collect, Node
+from tests.sim.scenarios import a_holder_leaves, a_holder_vanishes, a_newcomer_among_strangers, churn_of_a_third
 from tests.sim.world import Scenario, World, play
 
 
@@ -85,6 +85,48 @@ def test_a_stalled_node_comes_back_with_its_connections(rng: random.Random, tmp_
         assert lost == []
 
     play(scenario, rng.getrandbits(32), tmp_path)
+
+
+@pytest.mark.parametrize("is_asleep", [False, True], ids=["busy", "asleep, and nothing reaches it"])
+def test_who_stood_still_declares_nobody_gone_and_is_itself_alive_again_for_all(
+    is_asleep: bool, rng: random.Random, tmp_path: Path
+) -> None:
+    async def scenario(world: World) -> None:
+        first = await world.node("n0")
+        nodes = [first] + [await world.node(f"n{number}", bootstrap=[first]) for number in range(1, 5)]
+        everyone = {node.peer_id for node in nodes}
+
+        def said_by(node: Node) -> dict[str, str]:
+            return {str(peer): state for peer, state in node.online.membership.liveness}
+
+        def all_alive(node: Node) -> bool:
+            states = said_by(node)
+            return set(states) == everyone - {node.peer_id} and set(states.values()) == {"alive"}
+
+        await world.until(lambda: all(map(all_alive, nodes)), within_s=60, what="all know each other")
+        still, *others = nodes[1:]
+        world.stall(still, 90)
+        if is_asleep:
+            world.partition([still])
+        await asyncio.sleep(89)
+        states = [said_by(other)[still.peer_id] for other in others]
+        assert "gone" in states and "alive" not in states
+        await asyncio.sleep(0.95)
+        world.heal()
+        told: set[str] = set()
+        for _ in range(600):
+            await asyncio.sleep(0.1)
+            told |= set(said_by(still).values())
+        assert "gone" not in told, "its own lag is nobody's silence"
+        await world.until(lambda: all(map(all_alive, nodes)), within_s=60, what="all are alive again for all")
+
+    play(scenario, rng.getrandbits(32), tmp_path)
+
+
+def test_a_newcomer_told_of_one_address_finds_what_strangers_have(rng: random.Random, tmp_path: Path) -> None:
+    found = play(a_newcomer_among_strangers, rng.getrandbits(32), tmp_path).result
+    assert found.gets.failures == () and found.gets.tried >= 6
+    assert max(found.seconds) < 3, "from its start, with a third of the nodes gone and nobody told"
 
 
 def test_a_node_that_vanished_comes_back_with_its_disk_and_its_name(rng: random.Random, tmp_path: Path) -> None:
