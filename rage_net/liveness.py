@@ -16,8 +16,9 @@ Source: issue 3, F; SWIM (Das, Gupta, Motivala 2002); Lifeguard (Dadgar, Phillip
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 State = Literal["alive", "suspect", "gone"]
@@ -144,11 +145,13 @@ class Liveness:
                 known.state = after
         return changes
 
-    def probes(self, now: float) -> list[Hashable]:
+    def probes(self, now: float, may_probe: Callable[[Hashable], bool] = lambda peer: True) -> list[Hashable]:
         """Suspects to ask for a sign of life now, at most PROBES_MAX; each again after PROBE_EVERY_S."""
         observed = self._time(now)
-        due = [peer for peer, known in self._peers.items() if known.state == "suspect" and known.probe_at <= observed]
-        due = due[:PROBES_MAX]
+        suspects = (
+            peer for peer, known in self._peers.items() if known.state == "suspect" and known.probe_at <= observed
+        )
+        due = list(islice(filter(may_probe, suspects), PROBES_MAX))
         for peer in due:
             self._peers[peer].probe_at = observed + PROBE_EVERY_S
         return due

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -78,6 +78,9 @@ MET_MAX = 64
 """Connections above which peers that mDNS or a server names are not dialled by themselves."""
 NAMED_MAX = 256
 """Peers waiting to be met."""
+NAMED_DIALS = 8
+NAMED_DIAL_S_MAX = 3.0
+"""For a peer on the same link: it answers in milliseconds, or not at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +163,7 @@ async def go_online(
                 env,
                 describe=functools.partial(_describe, config, env.random.getrandbits(63), addresses),
                 note=membership.note,
-                learn=parts.hear_gossip,
+                learn=membership.learn_announced,
                 nodes=lambda: len(membership.nodes),
                 may_speak=membership.admits,
             )
@@ -226,7 +229,8 @@ class _Parts:
         self._swarm = swarm
         self._membership = membership
         self._servers = servers
-        self._named: asyncio.Queue[PeerId] = asyncio.Queue(NAMED_MAX)
+        self._named: dict[PeerId, None] = {}
+        self._is_named = asyncio.Event()
 
     # --- what is heard of peers ---
 
@@ -235,16 +239,14 @@ class _Parts:
         self._membership.learn(peer, addresses, "mdns")
         self._name(peer)
 
-    def hear_gossip(self, peer: PeerId, addresses: Iterable[Multiaddr], source: str) -> None:
-        """Addresses that a node announced over gossip: loopback ones are for those alone who listen there only."""
-        is_near = all(scope_of(address) == Scope.MACHINE for address in self._swarm.listen_addresses())
-        kept = [address for address in addresses if scope_of(address) > Scope.MACHINE or is_near]
-        self._membership.learn(peer, kept, source)
-
     def _name(self, peer: PeerId) -> None:
         is_needless = self._swarm.connection(peer) is not None or len(self._swarm.connections()) >= MET_MAX
-        if not is_needless and not self._named.full():
-            self._named.put_nowait(peer)
+        if is_needless or self._membership.is_resting(peer) or peer in self._named:
+            return
+        self._named[peer] = None
+        if len(self._named) > NAMED_MAX:
+            del self._named[next(iter(self._named))]
+        self._is_named.set()
 
     def claims(self, peer: PeerId) -> tuple[str, str, tuple[str, ...]]:
         """Organisation, region and capabilities that a node claims; empty where it said nothing."""
@@ -270,7 +272,8 @@ class _Parts:
         async with asyncio.TaskGroup() as tasks:
             for peer in found.peers[:MET_MAX]:
                 self._membership.learn(peer.listed.peer_id, peer.listed.addresses, "server")
-                if self._swarm.connection(peer.listed.peer_id) is None:
+                is_met = self._swarm.connection(peer.listed.peer_id) is not None
+                if not is_met and not self._membership.is_resting(peer.listed.peer_id):
                     tasks.create_task(self._membership.meet(peer.listed.peer_id))
 
     async def register(self) -> None:
@@ -288,11 +291,24 @@ class _Parts:
                 log.warning("discovery server %s: %s", row.url, row.error)
 
     async def meet_named(self) -> None:
-        """Meet peers as they are named, for as long as the task lives."""
-        while True:
-            peer = await self._named.get()
-            if self._swarm.connection(peer) is None:
-                await self._membership.meet(peer)
+        """Meet peers as they are named, for as long as the task lives.
+
+        Several at once, soon given up, the one that was named last first: names on a link cost nothing, and many that
+        nobody answers at keep a true one waiting for seconds.
+        """
+
+        async def meet() -> None:
+            while True:
+                while not self._named:
+                    self._is_named.clear()
+                    await self._is_named.wait()
+                peer, _ = self._named.popitem()
+                if self._swarm.connection(peer) is None:
+                    await self._membership.meet(peer, timeout_s=NAMED_DIAL_S_MAX)
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(NAMED_DIALS):
+                tasks.create_task(meet())
 
     async def fill_table(self) -> None:
         """Look for ourselves while the DHT's table is thin: its own refresh is for a table that is full."""
@@ -332,7 +348,7 @@ class _Parts:
         found = [
             job("meet", MEET_EVERY_S, self._membership.keep_connected, at_once=True),
             job("meet_named", MEET_EVERY_S, self.meet_named, at_once=True, timeout_s=None),
-            job("liveness", TURN_S, self._membership.watch),
+            job("liveness", TURN_S, self.watch),
             job("probe", TURN_S, self._membership.probe),
             job("save_peers", ASK_SERVERS_EVERY_S, self.save),
         ]

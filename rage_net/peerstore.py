@@ -8,9 +8,10 @@ Source: libp2p's peer store.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from rage_net.libp2p.multiaddr import Multiaddr, MultiaddrError
 from rage_net.libp2p.peer_id import PeerId, PeerIdError
@@ -18,6 +19,10 @@ from rage_net.libp2p.peer_id import PeerId, PeerIdError
 PEERS_MAX = 1000
 HEARD_OF_MAX = 250
 """Of those, peers that were named to us and never reached."""
+INBOUND_MAX = 250
+"""And peers that came to us and were never dialled: keys cost nothing, and who has many would drive out all others."""
+INBOUND = "inbound"
+"""The source of a peer that came to us: where it listens is its own word until it has been dialled."""
 ADDRESSES_MAX = 8
 """Addresses kept for one peer: a host with many interfaces announces more than can be tried."""
 LINE_CHARS_MAX = 4096
@@ -32,6 +37,11 @@ class KnownPeer:
     last_seen: float
     source: str = ""
 
+    @property
+    def was_dialled(self) -> bool:
+        """Whether its first address has led to it: the others, and those of all other peers, are only words."""
+        return self.last_seen > 0 and self.source != INBOUND
+
 
 class Peerstore:
     """Known peers, most recently seen first."""
@@ -43,27 +53,40 @@ class Peerstore:
         self._trim()
 
     def add(self, peer_id: PeerId, addresses: Iterable[Multiaddr], now: float, source: str = "") -> None:
-        """The peer was reached, or said where it listens; new addresses come before old ones."""
+        """The peer was reached at the first address; or, INBOUND, it came and said where it listens.
+
+        New addresses come before old ones, but what a peer says not before the one that has worked.
+        """
         old = self._peers.pop(peer_id, None)
-        merged = list(dict.fromkeys([*addresses, *(old.addresses if old else ())]))
-        source = old.source if old is not None and old.source else source
+        was_dialled = old is not None and old.was_dialled
+        is_claim = source == INBOUND
+        proven = old.addresses[:1] if old is not None and is_claim and was_dialled else ()
+        if old is not None and (was_dialled if is_claim else old.source not in ("", INBOUND)):
+            source = old.source
+        merged = list(dict.fromkeys([*proven, *addresses, *(old.addresses if old else ())]))
         self._peers[peer_id] = KnownPeer(peer_id, tuple(merged[:ADDRESSES_MAX]), now, source)
         self._trim()
 
     def learn(self, peer_id: PeerId, addresses: Iterable[Multiaddr], source: str) -> bool:
-        """Somebody named the peer: its addresses come behind those that have worked. True when it is new here.
+        """Somebody named the peer: its addresses come behind the best of one we have met. True when it is new here.
 
-        At most HEARD_OF_MAX peers that were never reached are kept, so that hearsay drives out nobody we have met.
+        At most HEARD_OF_MAX peers that were never reached are kept, so that hearsay drives out nobody we have met; the
+        source that named most of them loses its oldest, so that none drives out what the others say. New addresses and
+        old ones stand in turns, so that neither who spoke first nor who spoke last fills the list.
         """
         old = self._peers.get(peer_id)
+        new = list(dict.fromkeys(addresses))[:ADDRESSES_MAX]
         if old is not None:
-            merged = tuple(dict.fromkeys([*old.addresses, *addresses]))[:ADDRESSES_MAX]
+            first = old.addresses[:1] if old.last_seen else ()
+            rest = [address for pair in zip_longest(new, old.addresses) for address in pair if address is not None]
+            merged = tuple(dict.fromkeys([*first, *rest]))[:ADDRESSES_MAX]
             self._peers[peer_id] = KnownPeer(peer_id, merged, old.last_seen, old.source or source)
             return False
-        self._peers[peer_id] = KnownPeer(peer_id, tuple(dict.fromkeys(addresses))[:ADDRESSES_MAX], 0.0, source)
-        heard_of = [known.peer_id for known in self._peers.values() if not known.last_seen]
+        self._peers[peer_id] = KnownPeer(peer_id, tuple(new), 0.0, source)
+        heard_of = [known for known in self._peers.values() if not known.last_seen]
         if len(heard_of) > HEARD_OF_MAX:
-            del self._peers[heard_of[0]]
+            ((loudest, _),) = Counter(known.source for known in heard_of).most_common(1)
+            del self._peers[next(known.peer_id for known in heard_of if known.source == loudest)]
         self._trim()
         return True
 
@@ -78,6 +101,9 @@ class Peerstore:
         return len(self._peers)
 
     def _trim(self) -> None:
+        came = [known.peer_id for known in self._peers.values() if known.source == INBOUND]
+        for peer_id in came[: max(0, len(came) - INBOUND_MAX)]:
+            del self._peers[peer_id]
         while len(self._peers) > PEERS_MAX:
             self._peers.popitem(last=False)
 

@@ -22,7 +22,7 @@ from rage_net.errors import RemoteProtocolError
 from rage_net.libp2p.errors import LimitError
 from rage_net.libp2p.gossipsub import Message, Verdict
 from rage_net.libp2p.multiaddr import Multiaddr, MultiaddrError
-from rage_net.liveness import heartbeat_interval_s
+from rage_net.liveness import HEARTBEAT_S, HEARTBEATS_PER_S, heartbeat_interval_s
 from rage_net.messages import Heartbeat, NodeInfo, PeerAnnouncement
 
 if TYPE_CHECKING:
@@ -36,11 +36,26 @@ ANNOUNCE_S = 600.0
 ANNOUNCE_S_MIN = 30.0
 """However many new peers are met."""
 SPACING_S_MIN = 2.0
-"""Between two messages of one author; what comes sooner is not passed on."""
+"""Between two messages of one author (see `spacing_s`); what comes sooner is not passed on."""
 TWIN_S_MIN = 180.0
 """After a start our own messages of before still travel for so long: nobody remembers them longer."""
+SPACING_S_MAX = 25.0
+"""The same in a large network, where each beats more seldom: below ANNOUNCE_S_MIN, so that announcements pass."""
 SPACED_MAX = 8192
 """Authors whose last message is remembered."""
+NEWCOMERS_PER_S = 10.0
+NEWCOMERS_BURST = 1024.0
+"""Authors not heard before, of a whole network: keys cost nothing, and a flood of new ones would drive out all that is
+remembered of those we know. Who has been heard is heard on."""
+
+
+def spacing_s(nodes: int) -> float:
+    """Least seconds between two announcements of one author, and from anything of it to a heartbeat.
+
+    In a large network half of what the author waits, so that many authors together say no more than twice as much.
+    """
+    is_large = nodes > HEARTBEAT_S * HEARTBEATS_PER_S
+    return min(SPACING_S_MAX, heartbeat_interval_s(nodes) / 2) if is_large else SPACING_S_MIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +96,9 @@ class Presence:
         self._may_speak = may_speak
         self._own_seen = 0
         self._twin_from = env.monotonic() + TWIN_S_MIN
-        self._last: OrderedDict[PeerId, float] = OrderedDict()
+        self._last: OrderedDict[PeerId, tuple[float, float]] = OrderedDict()  # its last, its last announcement
+        self._newcomers = NEWCOMERS_BURST
+        self._refilled_at = env.monotonic()
         self._said: Self | None = None
         self._told: frozenset[PeerId] = frozenset()  # peers that had joined when we last announced ourselves
         self._beat_at = 0.0
@@ -145,17 +162,31 @@ class Presence:
         if not self._may_speak(author):
             return Verdict.IGNORE
         try:
-            messages.decode_gossip(message.data)
+            said = messages.decode_gossip(message.data)
         except RemoteProtocolError:
             return Verdict.REJECT
         now = self._env.monotonic()
-        if now - self._last.get(author, -SPACING_S_MIN) < SPACING_S_MIN:
+        last = self._last.get(author)
+        if last is None and not self._may_come(now):
+            return Verdict.IGNORE
+        is_announcement = isinstance(said, PeerAnnouncement)
+        at, announced_at = last or (-SPACING_S_MAX, -SPACING_S_MAX)
+        if now - (announced_at if is_announcement else at) < spacing_s(self._nodes()):
             return Verdict.IGNORE
         self._last.pop(author, None)
-        self._last[author] = now
+        self._last[author] = (now, now if is_announcement else announced_at)
         while len(self._last) > SPACED_MAX:
             self._last.popitem(last=False)
         return Verdict.ACCEPT
+
+    def _may_come(self, now: float) -> bool:
+        """Whether one more author who was not heard before is listened to now."""
+        self._newcomers = min(NEWCOMERS_BURST, self._newcomers + (now - self._refilled_at) * NEWCOMERS_PER_S)
+        self._refilled_at = now
+        if self._newcomers < 1:
+            return False
+        self._newcomers -= 1
+        return True
 
 
 def _lasting(one: Self) -> tuple[object, ...]:

@@ -25,7 +25,13 @@ from rage_net.libp2p.gossipsub.rpc import RPC_BYTES_MAX, Have, Prune
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId, encode_public_key
 from rage_net.libp2p.pubsub import PubSub, Subscription
-from rage_net.libp2p.pubsub.inbound import HELD_BYTES_MAX, INBOUND_STREAMS_MAX, RPC_S_MAX
+from rage_net.libp2p.pubsub.inbound import (
+    HELD_BYTES_MAX,
+    INBOUND_STREAMS_MAX,
+    MESSAGES_BURST,
+    MESSAGES_S,
+    RPC_S_MAX,
+)
 from rage_net.libp2p.swarm import Stream, Swarm
 from rage_net.libp2p.transport import Conditions, MemoryNetwork, MemoryTransport
 from tests.sim.virtual_loop import VirtualLoop
@@ -231,6 +237,32 @@ async def test_what_is_said_to_be_from_the_victim_itself_is_dropped(scene: Scene
     own = make_message(TOPIC, b"an earlier life", victim.peer_id, scene.sequence(), victim.sign)
     await attacker.send(Rpc(messages=(own,)))
     await until(lambda: scene.victim.counts["own"] == 1)
+    await scene.still_works()
+
+
+async def test_nobody_can_forge_the_sign_of_a_second_node_with_the_victims_key(scene: Scene) -> None:
+    attacker = await scene.attacker()
+    victim = scene.swarms["victim"]
+    forged = make_message(TOPIC, b"false", victim.peer_id, scene.sequence(), attacker._key.sign)
+    old = make_message(TOPIC, b"said long ago", victim.peer_id, scene.sequence() - int(600e9), victim.sign)
+    await attacker.send(Rpc(messages=(old, forged)))
+    await until(lambda: scene.victim.counts["rejected"] == 1)
+    assert scene.victim.counts["own"] == 0 and scene.victim.counts["replayed"] == 1
+    await scene.still_works()
+
+
+async def test_a_flood_of_messages_is_read_only_as_fast_as_a_peer_may_speak(scene: Scene) -> None:
+    attacker = await scene.attacker()
+    count, loop = int(MESSAGES_BURST) + 3000, asyncio.get_running_loop()
+    whole = [attacker.message(b"", sequence=scene.sequence() + number) for number in range(count)]
+    forged = [dataclasses.replace(one, topic="nobody.joined") for one in whole]  # cheap to make, and to refuse
+    began = loop.time()
+    sending = asyncio.create_task(
+        attacker.send(*(Rpc(messages=tuple(forged[at : at + 500])) for at in range(0, count, 500)))
+    )
+    await until(lambda: scene.victim.counts["unwanted_topics"] == count)
+    assert loop.time() - began > 0.9 * (count - 500 - MESSAGES_BURST) / MESSAGES_S and scene.victim.counts["slowed"]
+    await sending
     await scene.still_works()
 
 

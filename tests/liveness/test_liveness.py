@@ -179,3 +179,29 @@ def test_in_a_large_network_silence_means_less() -> None:
     assert world.observer.state("peer-0") == "gone"
     world.observer.pace(HEARTBEAT_S)
     assert world.observer.gone_s == GONE_S
+
+
+def test_a_network_that_beats_seldom_is_not_gone_for_that() -> None:
+    """Whoever makes up thousands of nodes slows every heartbeat down; he must not make the world look dead by it."""
+    liveness, beat_s = Liveness(0.0), 200.0
+    liveness.pace(beat_s)
+    now = 0.0
+    liveness.heard("near", now)
+    for beat in range(5):
+        liveness.heard("far", now)
+        for _ in range(int(beat_s)):
+            now += TURN_S
+            liveness.heard("near", now)
+            assert liveness.turn(now) == [], beat
+    liveness.pace(1.0)
+    assert (liveness.suspect_s, liveness.gone_s) == (SUSPECT_S, GONE_S)
+
+
+def test_suspects_that_may_not_be_probed_take_nobodys_turn() -> None:
+    liveness = Liveness(0.0)
+    for number in range(1000):
+        liveness.heard(number, 0.0)
+        liveness.doubt(number, 0.0)
+    liveness.heard("one", 0.0)
+    liveness.doubt("one", 0.0)
+    assert liveness.probes(1.0, lambda peer: peer == "one") == ["one"]

@@ -16,12 +16,12 @@ from rage_net.bans import Bans
 from rage_net.errors import AccessDeniedError, NotFoundError, UnavailableError
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
-from rage_net.libp2p.swarm import Stream, Swarm
+from rage_net.libp2p.swarm import Connected, Event, Stream, Swarm
 from rage_net.libp2p.transport import Link, MemoryNetwork, MemoryTransport
 from rage_net.liveness import GONE_S, HEALTH_MAX, TURN_S
 from rage_net.messages import CHUNK_PROTOCOL, Heartbeat, NodeInfo, PeerAnnouncement
 from rage_net.peerstore import Peerstore
-from rage_net.services.membership import WANTED, Membership
+from rage_net.services.membership import WANTED, Membership, believe_announced
 from rage_net.services.membership.views import show_peers
 from rage_net.verbs.peer import ListPeers
 from tests.sim.env import SimulatedEnv
@@ -216,3 +216,63 @@ async def test_who_is_no_node_is_not_watched(members: Members) -> None:
     await command.swarm.close()
     await settle()
     assert len(one.liveness) == 0, "a command came and went"
+
+
+async def test_nodes_that_announce_a_victims_address_and_fall_silent_are_not_dialled_there(members: Members) -> None:
+    one, victim = await members.make("one"), await members.make("victim")
+    for _ in range(50):
+        nobody = PeerId.from_public_key(keys.generate(members.rng).public_key())
+        one.note(nobody, PeerAnnouncement(NodeInfo()))
+        one.learn_announced(nobody, [address_of(victim).without_peer_id()], "gossip")
+    for _ in range(int(GONE_S * HEALTH_MAX)):
+        await settle(TURN_S)
+        await one.watch()
+        await one.probe()
+    assert victim.swarm.counts["handshake_failures"] == 0, "fifty a few seconds, from every node there is"
+
+
+@pytest.mark.parametrize(
+    ("reached", "believed"),
+    [
+        ("/ip4/203.0.113.9/tcp/1", ["world"]),
+        ("/ip4/192.168.1.9/tcp/1", ["world", "private"]),
+        ("/ip4/127.0.0.1/tcp/1", ["world", "private"]),
+    ],
+)
+def test_who_has_peers_in_the_world_is_told_of_no_private_address_by_gossip(reached: str, believed: list[str]) -> None:
+    told = {
+        "world": Multiaddr.parse("/ip4/8.8.8.8/tcp/4001"),
+        "private": Multiaddr.parse("/ip4/192.168.1.1/tcp/22"),
+        "loopback": Multiaddr.parse("/ip4/127.0.0.1/tcp/22"),
+        "nowhere": Multiaddr.parse("/ip4/224.0.0.1/tcp/22"),
+    }
+    near = [Multiaddr.parse("/ip4/127.0.0.1/tcp/2"), Multiaddr.parse(reached.replace("203.0.113.9", "9.9.9.9"))]
+    listens = [Multiaddr.parse("/ip4/192.168.1.2/tcp/4001")]
+    assert believe_announced(told.values(), near, listens) == [told[name] for name in believed]
+
+
+async def test_who_comes_from_afar_says_nothing_of_our_own_network(
+    members: Members, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, stranger = await members.make("one"), await members.make("stranger")
+    inner = [Multiaddr.parse(f"/ip4/192.168.1.{number}/tcp/22") for number in range(1, 9)]
+    outer = Multiaddr.parse("/ip4/8.8.8.8/tcp/4001")
+    monkeypatch.setattr(stranger.swarm, "listen_addresses", lambda: [*inner, outer])
+
+    def come_from_afar(event: Event) -> None:
+        if isinstance(event, Connected) and (connection := one.swarm.connection(event.peer_id)) is not None:
+            connection.remote_address = Multiaddr.parse("/ip4/9.9.9.9/tcp/50000")
+
+    one.swarm.on_event(come_from_afar)
+    await stranger.swarm.dial(one.swarm.peer_id, one.swarm.listen_addresses())
+    await settle()
+    known = one.peerstore.get(stranger.swarm.peer_id)
+    assert known is not None and known.addresses == (outer,) and not known.was_dialled
+
+
+async def test_commands_that_come_and_go_leave_nothing_in_the_peer_store(members: Members) -> None:
+    one, command = await members.make("one"), await members.make("command")
+    command.swarm._listeners.clear()
+    await command.swarm.dial(one.swarm.peer_id, one.swarm.listen_addresses())
+    await settle()
+    assert one.swarm.connections() and len(one.peerstore) == 0

@@ -69,3 +69,38 @@ def test_hearsay_adds_peers_and_addresses_and_drives_out_nobody_we_have_met() ->
 def test_a_file_of_an_earlier_version_is_read() -> None:
     (known,) = Peerstore.from_text(f"{peer(1)} 12 {ADDRESS}\n")
     assert known.last_seen == 12.0 and known.source == ""
+
+
+def test_strangers_that_come_and_go_drive_out_nobody_we_have_dialled() -> None:
+    store = Peerstore()
+    store.add(peer(1), [ADDRESS], 10.0, "configured")
+    for number in range(2 * peerstore.PEERS_MAX):
+        store.add(PeerId(b"\x12\x20" + number.to_bytes(32, "big")), [OTHER], 20.0 + number, peerstore.INBOUND)
+    assert len(store) == 1 + peerstore.INBOUND_MAX
+    known = store.get(peer(1))
+    assert known is not None and known.was_dialled
+
+
+def test_one_way_of_hearing_of_peers_drives_out_nobody_heard_of_by_another() -> None:
+    store = Peerstore()
+    for number in range(20):
+        store.learn(peer(number), [ADDRESS], "server")
+    for number in range(2 * peerstore.HEARD_OF_MAX):
+        store.learn(PeerId(b"\x12\x20" + number.to_bytes(32, "big")), [OTHER], "gossip")
+    assert all(store.get(peer(number)) for number in range(20))
+
+
+def test_false_addresses_told_first_or_last_do_not_hide_the_true_one() -> None:
+    false = [Multiaddr.parse(f"/ip4/198.51.100.{number}/tcp/4001") for number in range(32)]
+    store = Peerstore()
+    store.learn(peer(1), false[:8], "gossip")
+    store.learn(peer(1), [ADDRESS], "server")
+    store.learn(peer(1), false[8:16], "dht")
+    known = store.get(peer(1))
+    assert known is not None and ADDRESS in known.addresses
+    store.add(peer(1), [ADDRESS], 10.0, "configured")
+    for start in range(0, 32, 8):
+        store.learn(peer(1), false[start : start + 8], "gossip")
+    store.add(peer(1), false[:8], 20.0, peerstore.INBOUND)
+    known = store.get(peer(1))
+    assert known is not None and known.addresses[0] == ADDRESS and known.was_dialled

@@ -298,10 +298,8 @@ class Router:
         if known is not None:
             self._take_duplicate(peer, message, known, now)
             return False
-        if message.source == self.local.multihash:
-            self.counts["own"] += 1  # of an earlier life of ours, or of another with our key
-            return False
-        if self._seen.is_stale(message):
+        is_own = message.source == self.local.multihash  # of an earlier life of ours, or of another with our key
+        if self._seen.is_stale(message) or (is_own and message.sequence < (wall_now - self.params.seen_s) * 1e9):
             self.counts["replayed"] += 1
             return False
         if message.sequence > (wall_now + self.params.future_s) * 1e9:
@@ -311,6 +309,10 @@ class Router:
             self._check(message)
         except RemoteProtocolError:
             return self._reject(peer, topic)
+        if is_own:
+            self._seen.add(id, now, Verdict.IGNORE)
+            self.counts["own"] += 1
+            return False
         self._gossip.fulfil(id)
         self._gossip.tell_unwanted(message, peer.id)
         verdict = self._judge(peer.id, message)

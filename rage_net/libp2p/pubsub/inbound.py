@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rage_net.libp2p.errors import LimitError, RemoteProtocolError
@@ -27,8 +28,25 @@ RPC_S_MAX = 30.0
 """An RPC that has begun is whole within this."""
 DECODED_MAX = 8
 """RPCs that are objects at a time, each of 1 MiB at most: the others wait as bytes."""
+MESSAGES_S = 500.0
+MESSAGES_BURST = 4000.0
+"""Messages of one peer, each of which costs a signature to check: one that sends more is read more slowly."""
 SLICE_MESSAGES = 8
 """Messages checked in one turn of the loop: each signature takes 0.1 ms."""
+
+
+@dataclass(slots=True)
+class _Allowance:
+    """The messages that one peer may still send."""
+
+    at: float
+    left: float = MESSAGES_BURST
+
+    def wait_s(self, now: float) -> float:
+        """Until it may send again; 0 when it may now."""
+        self.left = min(MESSAGES_BURST, self.left + (now - self.at) * MESSAGES_S)
+        self.at = now
+        return max(0.0, -self.left / MESSAGES_S)
 
 
 class Inbound:
@@ -40,6 +58,7 @@ class Inbound:
         self.held: dict[Stream, Frames] = {}
         self._router = router
         self._take = take
+        self._allowances: dict[PeerId, _Allowance] = {}
         self._decoding = asyncio.Semaphore(DECODED_MAX)
 
     async def close(self) -> None:
@@ -64,6 +83,7 @@ class Inbound:
             self._router.penalise(peer)
             await group.pop(0).reset()
         self.held[stream] = Frames()
+        self._allowances.setdefault(peer, _Allowance(asyncio.get_running_loop().time()))
         try:
             await self._listen(stream)
         finally:
@@ -72,6 +92,7 @@ class Inbound:
                 group.remove(stream)
             if not group and self.streams.get(peer) is group:
                 del self.streams[peer]
+                self._allowances.pop(peer, None)
 
     async def _listen(self, stream: Stream) -> None:
         loop = asyncio.get_running_loop()
@@ -89,6 +110,7 @@ class Inbound:
                 raise
             for raw in whole:
                 await self._read(peer, raw)
+                await self._pace(peer)
             if not frames.held:
                 deadline = None
                 continue
@@ -107,10 +129,19 @@ class Inbound:
             except RemoteProtocolError:
                 self._blame(peer)
                 raise
+            if (allowance := self._allowances.get(peer)) is not None:
+                allowance.left -= len(rpc.messages)
             for part in rpc.slices(SLICE_MESSAGES):
                 self._take(peer, part)
                 if part is not rpc:
                     await asyncio.sleep(0)
+
+    async def _pace(self, peer: PeerId) -> None:
+        """Wait until the peer's messages are no more than it may send: the window of its stream fills meanwhile."""
+        allowance = self._allowances.get(peer)
+        if allowance is not None and (wait_s := allowance.wait_s(asyncio.get_running_loop().time())) > 0:
+            self._router.counts["slowed"] += 1
+            await asyncio.sleep(wait_s)
 
     def _blame(self, peer: PeerId) -> None:
         self._router.counts["malformed"] += 1

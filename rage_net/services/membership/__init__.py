@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -21,12 +21,13 @@ from rage_net.bans import Ban, Bans
 from rage_net.env import Env
 from rage_net.errors import NotFoundError, RageError, UnavailableError, UsageError
 from rage_net.libp2p.errors import DialError, Libp2pError, PeerIdMismatchError
-from rage_net.libp2p.multiaddr import Multiaddr, MultiaddrError, is_loopback
+from rage_net.libp2p.kad.scope import Scope, may_tell, scope_of
+from rage_net.libp2p.multiaddr import Multiaddr, MultiaddrError
 from rage_net.libp2p.peer_id import PeerId, PeerIdError
 from rage_net.libp2p.swarm import Connected, Disconnected, Event, Identified
 from rage_net.liveness import Changed, Liveness, heartbeat_interval_s
 from rage_net.messages import CHUNK_PROTOCOL, Heartbeat, NodeInfo, PeerAnnouncement
-from rage_net.peerstore import Peerstore
+from rage_net.peerstore import INBOUND, Peerstore
 from rage_net.services.membership.views import show_connection
 from rage_net.verbs.peer import BanResult, PeerRow
 
@@ -166,6 +167,13 @@ class Membership:
         bare = [address.without_peer_id() for address in addresses if address.peer_id in (None, peer)]
         return bool(bare) and self.peerstore.learn(peer, bare, source)
 
+    def learn_announced(self, peer: PeerId, addresses: Iterable[Multiaddr], source: str) -> bool:
+        """A peer announced itself over gossip, which may have come from anywhere. True when it is new here."""
+        live = self.swarm.connection(peer)
+        met = [live] if live is not None else self.swarm.connections()
+        reached = [connection.remote_address for connection in met]
+        return self.learn(peer, believe_announced(addresses, reached, self.swarm.listen_addresses()), source)
+
     async def keep_connected(self) -> None:
         """One round: bootstrap peers that are not connected, and known peers while we have few connections."""
         async with asyncio.TaskGroup() as tasks:
@@ -178,24 +186,27 @@ class Membership:
         missing = min(MEETING_MAX, WANTED - len(self.swarm.connections()))
         if missing <= 0:
             return []
-        now = self._env.monotonic()
         free = (
             known.peer_id
             for known in self.peerstore
             if known.addresses
             and self.swarm.connection(known.peer_id) is None
-            and self._rests.get(known.peer_id, (0.0, 0.0))[0] <= now
+            and not self.is_resting(known.peer_id)
             and self.admits(known.peer_id)
         )
         return [peer for peer, _ in zip(free, range(missing), strict=False)]
 
-    async def meet(self, peer: PeerId) -> bool:
+    def is_resting(self, peer: PeerId) -> bool:
+        """Whether a peer could not be reached not long ago."""
+        return self._rests.get(peer, (0.0, 0.0))[0] > self._env.monotonic()
+
+    async def meet(self, peer: PeerId, *, timeout_s: float | None = None) -> bool:
         """Dial a known peer; one that cannot be reached rests, longer each time. True when it is connected."""
         known = self.peerstore.get(peer)
         if known is None:
             return False
         try:
-            await self._dial(peer, known.addresses)
+            await self._dial(peer, known.addresses, timeout_s)
         except RageError as error:
             log.debug("%s: %s", peer, error)
             self._rest(peer)
@@ -312,16 +323,26 @@ class Membership:
     async def probe(self) -> None:
         """One round: suspects are asked for a sign of life."""
         async with asyncio.TaskGroup() as tasks:
-            for peer in self.liveness.probes(self._env.monotonic()):
+            for peer in self.liveness.probes(self._env.monotonic(), self._may_probe):
                 assert isinstance(peer, PeerId)
                 tasks.create_task(self._probe(peer))
+
+    def _may_probe(self, peer: Hashable) -> bool:
+        """Only who is connected, or was dialled before.
+
+        Else whoever announces many nodes at the address of a victim, and lets them fall silent, has every node of the
+        network dial there again and again.
+        """
+        assert isinstance(peer, PeerId)
+        known = self.peerstore.get(peer)
+        return self.swarm.connection(peer) is not None or (known is not None and known.was_dialled)
 
     async def _probe(self, peer: PeerId) -> None:
         known = self.peerstore.get(peer)
         try:
             async with asyncio.timeout(PROBE_S_MAX):
                 if self.swarm.connection(peer) is None:
-                    await self.swarm.dial(peer, known.addresses if known else (), timeout_s=PROBE_S_MAX)
+                    await self.swarm.dial(peer, known.addresses[:1] if known else (), timeout_s=PROBE_S_MAX)
                 await self.swarm.ping(peer, timeout_s=PROBE_S_MAX)
         except (Libp2pError, TimeoutError) as error:
             log.debug("%s gives no sign of life: %s", peer, error)
@@ -345,13 +366,22 @@ class Membership:
                 self._bytes_in.pop(peer, None)
                 self._tell(self.liveness.doubt(peer, self._env.monotonic()))
             case Identified(peer, said):
-                connection = self.swarm.connection(peer)
-                is_near = connection is not None and is_loopback(connection.remote_address)
-                addresses = [address for address in said.listen_addresses if is_near or not is_loopback(address)]
-                if connection is not None and not connection.inbound:
-                    addresses.insert(0, connection.remote_address.without_peer_id())
-                self.peerstore.add(peer, addresses, self._env.now(), "inbound")
+                if (connection := self.swarm.connection(peer)) is not None:
+                    self._remember(connection, said.listen_addresses)
                 self.heard(peer, is_node=CHUNK_PROTOCOL in said.protocols)
+
+    def _remember(self, connection: Connection, listens: Iterable[Multiaddr]) -> None:
+        """A peer said where it listens: believed as far as who is reached there may know of such an address."""
+        peer, reached = connection.peer_id, connection.remote_address
+        told = [
+            address.without_peer_id()
+            for address in listens
+            if address.peer_id in (None, peer) and len(address.parts) > 1 and may_tell(address, reached)
+        ]
+        if not connection.inbound:
+            self.peerstore.add(peer, [reached.without_peer_id(), *told], self._env.now(), "configured")
+        elif told or self.peerstore.get(peer) is not None:  # a command listens nowhere: there is nothing to remember
+            self.peerstore.add(peer, told, self._env.now(), INBOUND)
 
     async def ping(self, connection: Connection) -> float:
         """One round trip, in seconds. Raises UnavailableError."""
@@ -365,12 +395,12 @@ class Membership:
         rtt_s = await self.ping(connection)
         return show_connection(connection, now, rtt_s)
 
-    async def _dial(self, peer: PeerId, addresses: Sequence[Multiaddr]) -> Connection:
+    async def _dial(self, peer: PeerId, addresses: Sequence[Multiaddr], timeout_s: float | None = None) -> Connection:
         ban = self.ban_on(peer)
         if ban is not None:
             raise refusals.banned(str(peer), ban.until, ban.reason)
         try:
-            connection = await self.swarm.dial(peer, addresses, timeout_s=self._dial_timeout_s)
+            connection = await self.swarm.dial(peer, addresses, timeout_s=timeout_s or self._dial_timeout_s)
         except PeerIdMismatchError as error:
             raise UnavailableError(
                 f"{addresses[0]} is answered by another peer than {peer}",
@@ -388,7 +418,8 @@ class Membership:
             ) from error
         except Libp2pError as error:
             raise UnavailableError(f"{peer} cannot be reached", why=str(error), id="peer-unreachable") from error
-        self.peerstore.add(peer, [connection.remote_address.without_peer_id()], self._env.now(), "configured")
+        if not connection.inbound:  # it may have come to us meanwhile, from a port that nobody listens at
+            self.peerstore.add(peer, [connection.remote_address.without_peer_id()], self._env.now(), "configured")
         return connection
 
     def match(self, text: str) -> PeerId:
@@ -412,6 +443,21 @@ class Membership:
             yield connection.peer_id
         for peer in self.peerstore:
             yield peer.peer_id
+
+
+def believe_announced(
+    addresses: Iterable[Multiaddr], reached: Iterable[Multiaddr], listens: Iterable[Multiaddr]
+) -> list[Multiaddr]:
+    """Of the addresses that a message of unknown way names, those that may be dialled.
+
+    Who has peers all over the world may be told by anyone of an address in its own network: private addresses are
+    believed where all peers are as near, and loopback ones besides by those alone who listen nowhere else.
+
+    Args: reached: where the peers are that it may have come from. listens: where we listen.
+    """
+    is_near = all(scope_of(address) == Scope.MACHINE for address in listens)
+    least = max([Scope.MACHINE if is_near else Scope.NETWORK, *(scope_of(address) for address in reached)])
+    return [address for address in addresses if scope_of(address) >= least]
 
 
 def parse_address(text: str) -> Multiaddr:
