@@ -29,6 +29,8 @@ PROVIDERS_LISTED_MAX = 100
 ASKING_S_MAX = 5.0
 """For one peer to be reached and to say whether it has a root."""
 ASKING_MAX = 16
+ASKING_ALL_S_MAX = 40.0
+"""For all peers together, the DHT's look-up with them: hundreds that are connected and silent are not waited for."""
 RTT_S_MAX = 2.0
 
 
@@ -138,14 +140,21 @@ async def list_providers(
     places = asyncio.Semaphore(ASKING_MAX)
 
     async def ask(peer: PeerInfo, via: str) -> None:
+        row = rows[peer.peer_id] = _row(peer, via)
         async with places:
-            rows[peer.peer_id] = await _ask_provider(online, peer, via, root)
+            rows[peer.peer_id] = await _ask_provider(online, peer, row, root)
 
-    async with asyncio.TaskGroup() as tasks:
-        connected = [PeerInfo(each.peer_id, _dialable(online, each)) for each in online.swarm.connections()]
-        for peer in connected:
-            tasks.create_task(ask(peer, "connected"))
-        asked.append(await _ask_dht(online, root, limit, may_ask, lambda peer: tasks.create_task(ask(peer, "dht"))))
+    connected = [PeerInfo(each.peer_id, _dialable(online, each)) for each in online.swarm.connections()]
+    try:
+        async with asyncio.timeout(ASKING_ALL_S_MAX), asyncio.TaskGroup() as tasks:
+            dht = tasks.create_task(
+                _ask_dht(online, root, limit, may_ask, lambda peer: tasks.create_task(ask(peer, "dht")))
+            )
+            for peer in connected:
+                tasks.create_task(ask(peer, "connected"))
+        asked.append(dht.result())
+    except TimeoutError:
+        asked.append(dht.result() if dht.done() and not dht.cancelled() else "dht: not done in time")
     has = sum(row.state == "has" for row in rows.values())
     asked.insert(1, f"connected: {len(connected)} asked, {has} have it")
     order = ("here", "has", "said", "unreachable", "lacks")
@@ -181,10 +190,15 @@ async def _ask_dht(online: Online, root: Cid, limit: int, may_ask: bool, begin: 
     return f"dht: named {count}"
 
 
-async def _ask_provider(online: Online, peer: PeerInfo, via: str, root: Cid) -> ProviderRow:
-    """What one peer says of a root, and how far it is."""
+def _row(peer: PeerInfo, via: str) -> ProviderRow:
+    """Of a peer that has not been asked yet."""
     shown = tuple(str(address.with_peer_id(peer.peer_id)) for address in peer.addresses)
-    row = ProviderRow(str(peer.peer_id), "said", (via,), shown, None, "")
+    return ProviderRow(str(peer.peer_id), "said", (via,), shown, None, "")
+
+
+async def _ask_provider(online: Online, peer: PeerInfo, row: ProviderRow, root: Cid) -> ProviderRow:
+    """What one peer says of a root, and how far it is."""
+    (via,) = row.via
     try:
         async with asyncio.timeout(ASKING_S_MAX):
             connection = await _reach(online, peer, via)()

@@ -30,6 +30,8 @@ PEERS_MAX = 1000
 """Peers of one discovery."""
 CONNECTING_MAX = 8
 CONNECT_S_MAX = 10.0
+CONNECTING_S_MAX = 30.0
+"""For the dials that are left when the looking is over: nobody waits for a thousand that are not answered."""
 MDNS_POLL_S = 0.1
 
 Reach = Callable[[PeerId, Sequence[Multiaddr], str], Awaitable[object]]
@@ -126,9 +128,15 @@ class Discovering:
             seconds = round(self._env.monotonic() - began, 3)
             outcomes[via] = ViaOutcome(via, count, seconds, code, words)
 
-        async with asyncio.TaskGroup() as tasks:
-            for via in verb.via:
-                tasks.create_task(look(via, tasks))
+        try:
+            async with asyncio.timeout(verb.for_s + CONNECTING_S_MAX), asyncio.TaskGroup() as tasks:
+                for via in verb.via:
+                    tasks.create_task(look(via, tasks))
+        except TimeoutError:
+            for peer, row in found.items():
+                if not row.is_connected and not row.error:
+                    found[peer] = replace(row, error="not dialled: too many others were not to be reached")
+                    tell(found[peer])
         return DiscoverPeersResult(tuple(found.values()), tuple(outcomes[via] for via in verb.via))
 
     # --- the ways ---

@@ -1,0 +1,49 @@
+"""The jobs between the parts of the network half, when what is named to them is hostile: under a clock of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rage_net import keys
+from rage_net.libp2p.multiaddr import Multiaddr
+from rage_net.libp2p.peer_id import PeerId
+from rage_net.metrics import Metrics
+from rage_net.online import NAMED_MAX, _Parts
+from tests.services.test_membership import Members, members  # noqa: F401  a fixture
+from tests.sim.env import SimulatedEnv
+from tests.sim.virtual_loop import VirtualLoop
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> Any:
+    return "asyncio", {"loop_factory": VirtualLoop}
+
+
+async def test_names_on_the_link_that_nobody_answers_for_keep_a_true_one_waiting_for_seconds(
+    members: Members,  # noqa: F811
+    rng: random.Random,
+) -> None:
+    one, other = await members.make("one"), await members.make("other")
+    config: Any = SimpleNamespace(network=SimpleNamespace(discovery=None))
+    home: Any = None
+    parts = _Parts(home, config, SimulatedEnv("parts"), Metrics(), one.swarm, one, None)
+    meeting = asyncio.create_task(parts.meet_named())
+    for _ in range(NAMED_MAX):
+        nobody = PeerId.from_public_key(keys.generate(rng).public_key())
+        parts.hear_mdns(nobody, (Multiaddr.parse("/memory/dead"),))
+    await asyncio.sleep(1)
+    (address,) = other.swarm.listen_addresses()
+    parts.hear_mdns(other.swarm.peer_id, (address,))
+    await asyncio.sleep(10)
+    assert one.swarm.connection(other.swarm.peer_id) is not None
+    meeting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await meeting
