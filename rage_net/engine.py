@@ -28,7 +28,6 @@ from rage_net.acl import ANYONE, ChunkResource, Rules, authorize
 from rage_net.chunk import manifest, views
 from rage_net.chunk.documents import Documents, check_words
 from rage_net.chunk.shelf import is_public, look
-from rage_net.chunk.stat import Stat
 from rage_net.chunk.store import ChunkStore, Quota, open_store
 from rage_net.cid import Cid
 from rage_net.config import Config
@@ -37,6 +36,7 @@ from rage_net.errors import NotFoundError, StorageFullError, UsageError
 from rage_net.home import Home
 from rage_net.metrics import Metrics
 from rage_net.services.retrieval import Retrieval, Stage, Want
+from rage_net.services.retrieval.counted import Counted
 from rage_net.verbs import Progress, Sink, Source, Verb
 from rage_net.verbs import chunk as chunks
 from rage_net.verbs import node as nodes
@@ -176,7 +176,7 @@ class Engine:
         elsewhere = any(kind in verb.sources for kind in ("cdn", "p2p"))
         want = Want(root, not verb.raw, "local" in verb.sources, elsewhere, verb.cache)
         stages = functools.partial(self._stages, root, verb.sources, verb.peers)
-        outcomes = await self.retrieval.fetch(want, stages, _Counted(sink, report))
+        outcomes = await self.retrieval.fetch(want, stages, Counted(sink, report))
         if outcomes.gave and want.join and want.cache and await self.env.blocking(self.is_public, root):
             self._announce(root, is_fetched=True)
         seconds = round(self.env.monotonic() - started, 3)
@@ -362,49 +362,21 @@ class Engine:
     def _put(
         self, verb: chunks.PutChunk, source: Source, report: Report, cancelled: Cancelled
     ) -> chunks.PutChunkResult:
-        from rage_net.chunk.ingest import ingest
+        from rage_net.chunk.put import put_document
         from rage_net.chunk.split import Sizes
 
-        if verb.retention_s is not None and verb.retention_s <= 0:
-            raise UsageError("a retention is above 0 seconds", mend=["--retention 30d"])
-        check_words(verb.name, verb.tags)  # before gigabytes are read, not after
         cut = self.config.network.store.split
-        stored: list[chunks.StoredChunk] = []
-
-        def note(stat: Stat) -> None:
-            if len(stored) < chunks.CHUNKS_LISTED_MAX:
-                stored.append(chunks.StoredChunk(str(stat.cid), stat.size, stat.stored))
-
-        with self.documents.lease(self.organization) as lease:
-            found = ingest(
-                source,
-                self.store,
-                lease,
-                sizes=Sizes(cut.min_size, cut.target_size, cut.max_size),
-                expected_size=verb.size,
-                on_chunk=note,
-                progress=report,
-                cancelled=cancelled,
-            )
-            document = self.documents.put(
-                lease,
-                found.root,
-                size=found.size,
-                chunks=found.chunks,
-                name=verb.name,
-                owner=self.peer_id_text(),
-                visibility=verb.visibility,
-                tags=verb.tags,
-                expires_at=None if verb.retention_s is None else self.env.now() + verb.retention_s,
-            )
-        return chunks.PutChunkResult(
-            root=str(found.root),
-            doc_id=document.doc_id,
-            size=found.size,
-            chunks=tuple(stored),
-            new_chunks=found.new_chunks,
-            name=document.name,
-            total_chunks=found.chunks,
+        return put_document(
+            self.store,
+            self.documents,
+            source,
+            verb,
+            sizes=Sizes(cut.min_size, cut.target_size, cut.max_size),
+            organization=self.organization,
+            owner=self.peer_id_text(),
+            clock=self.env.now,
+            progress=report,
+            cancelled=cancelled,
         )
 
     def _verify(self, verb: chunks.VerifyChunks, report: Report, cancelled: Cancelled) -> chunks.VerifyChunksResult:
@@ -487,27 +459,6 @@ async def _locked(home: Home, env: Env, timeout_s: float, kind: str) -> AsyncIte
         yield
     finally:
         lock.__exit__(None, None, None)
-
-
-class _Counted:
-    """A sink that tells how far it is."""
-
-    def __init__(self, sink: Sink, report: Report) -> None:
-        self._sink = sink
-        self._report = report
-        self._done = 0
-        self._size = 0
-
-    def begin(self, size: int, /) -> None:
-        """Pass on."""
-        self._size = size
-        self._sink.begin(size)
-
-    def write(self, data: bytes | bytearray | memoryview, /) -> None:
-        """Pass on, then tell."""
-        self._sink.write(data)
-        self._done += len(data)
-        self._report(Progress(self._done, self._size))
 
 
 @dataclass(frozen=True, slots=True)
