@@ -348,7 +348,7 @@ class _Parts:
         found = [
             job("meet", MEET_EVERY_S, self._membership.keep_connected, at_once=True),
             job("meet_named", MEET_EVERY_S, self.meet_named, at_once=True, timeout_s=None),
-            job("liveness", TURN_S, self.watch),
+            job("liveness", TURN_S, self._membership.watch),
             job("probe", TURN_S, self._membership.probe),
             job("save_peers", ASK_SERVERS_EVERY_S, self.save),
         ]
