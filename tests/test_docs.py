@@ -93,6 +93,15 @@ def test_what_the_pages_show_exists(path: Path) -> None:
         assert "://" in link or (path.parent / link).exists(), link
 
 
+def test_every_test_that_the_page_on_reliability_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text("utf-8")))
+    there = {
+        name for path in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    assert len(named) > 50
+    assert not named - there
+
+
 def test_the_first_screen_of_the_readme_holds_the_two_commands_that_do_all() -> None:
     first = (ROOT / "README.md").read_text("utf-8").splitlines()[:40]
     assert any(line.startswith("$ make demo") for line in first) and any(
