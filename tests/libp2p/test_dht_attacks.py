@@ -17,6 +17,7 @@ from rage_net.libp2p.kad import rates
 from rage_net.libp2p.kad.contact import Contact
 from rage_net.libp2p.kad.keys import place_of
 from rage_net.libp2p.kad.messages import MESSAGE_BYTES_MAX, PROTOCOL, Kind, Message, PeerInfo, Record, decode, frame
+from rage_net.libp2p.kad.scope import network_of
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.swarm import Stream, Swarm
 from tests.libp2p.dht_world import World, address, ask, join, multihash, peer_id, told
@@ -224,6 +225,18 @@ async def test_a_million_made_up_providers_hide_none_that_is_there(world: World)
     found = [provider.peer_id async for provider in nodes[0].find_providers(ROOT, limit=20)]
     assert nodes[1].own in found
     assert len(found) == 20
+
+
+async def test_many_keys_of_one_host_that_say_they_have_it_hide_none_of_another_host(world: World) -> None:
+    nodes = await world.nodes(6)
+    honest = PeerInfo(peer_id(world.rng), (address("/ip4/9.9.9.9/tcp/4001"),))
+    crowd = [PeerInfo(peer_id(world.rng), (address(f"/ip4/8.8.8.8/tcp/{4001 + number}"),)) for number in range(63)]
+    for node in nodes:  # as if each had announced itself, from where it is
+        for one in (*crowd, honest):
+            node.providers.add(ROOT, one.peer_id, one.addresses, world.now(), group=network_of(one.addresses[0]))
+    for _ in range(5):
+        found = [provider.peer_id async for provider in nodes[0].find_providers(ROOT, limit=16)]
+        assert honest.peer_id in found and len(found) == 16
 
 
 # -- what is left with us

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rage_net import keys, messages
+from rage_net import keys, liveness, messages
 from rage_net.libp2p.gossipsub import Message, Verdict
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.messages import Heartbeat, NodeInfo, PeerAnnouncement
@@ -78,7 +78,7 @@ async def test_many_authors_together_say_no_more_than_twice_what_the_network_bea
     for _ in range(seconds):
         await asyncio.sleep(1)
         heard += sum(map(ear.hears, authors))
-    assert heard <= 2.1 * presence.HEARTBEATS_PER_S * seconds
+    assert heard <= 2.1 * liveness.HEARTBEATS_PER_S * seconds
 
 
 async def test_an_announcement_after_a_heartbeat_is_heard_in_a_large_network_too(rng: random.Random) -> None:

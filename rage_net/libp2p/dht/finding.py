@@ -25,7 +25,7 @@ from rage_net.libp2p.kad.keys import K, place_of, raw_key_near
 from rage_net.libp2p.kad.lookup import Candidate, LookUp
 from rage_net.libp2p.kad.messages import Kind, Message, PeerInfo
 from rage_net.libp2p.kad.records import Providers
-from rage_net.libp2p.kad.scope import Group, groups_of
+from rage_net.libp2p.kad.scope import GROUP_MAX, Group, groups_of
 from rage_net.libp2p.kad.values import ValueRefusedError, Values
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
@@ -122,8 +122,9 @@ class Finding:
         """Providers of a key as they are heard of, at most `limit`, each once.
 
         Half of the limit is for the first to be heard of, at most EARLY_PER_ANSWER of each answer. The rest comes at
-        the end, those first that most answers name, one voice for each network that answers: so peers that make up
-        providers delay one that is there, and do not hide it. Addresses may be missing: `find_peer` knows more.
+        the end, those first that most answers name, one voice for each network that answers, and of one network few
+        before others: so peers that make up providers, or are many of them, delay one that is there, and do not hide
+        it. Addresses may be missing: `find_peer` knows more.
         """
         heard: asyncio.Queue[PeerInfo | None] = asyncio.Queue()
         task = asyncio.create_task(self._hear_providers(key, limit, heard, on_hop, timeout_s))
@@ -178,11 +179,12 @@ class Finding:
                 pass_on(provider)
         try:
             found = await self._run(look_up, Message(Kind.GET_PROVIDERS, key), on_answer=on_answer, on_hop=on_hop)
-            for peer_id in sorted(named, key=lambda peer_id: -len(votes[peer_id])):
+            ranked = sorted(named, key=lambda peer_id: -len(votes[peer_id]))
+            for provider in _of_several_hands([named[peer_id] for peer_id in ranked], self._groups):
                 if len(passed_on) >= limit:
                     break
-                if peer_id not in passed_on:
-                    pass_on(named[peer_id])
+                if provider.peer_id not in passed_on:
+                    pass_on(provider)
         finally:
             if heard is not None:
                 heard.put_nowait(None)
@@ -297,6 +299,21 @@ class Finding:
         self.counts["questions"] += look_up.asked
         seconds = self._clock() - began
         return Found(tuple(look_up.nearest()), (), look_up.asked, look_up.failed, look_up.depth, seconds)
+
+
+def _of_several_hands(
+    providers: list[PeerInfo], groups: Callable[[PeerId, tuple[Multiaddr, ...]], tuple[Hashable, ...]]
+) -> list[PeerInfo]:
+    """The same, but of one group those beyond GROUP_MAX last: one host with many keys has no more places than two."""
+    shares: Counter[Hashable] = Counter()
+    first: list[PeerInfo] = []
+    rest: list[PeerInfo] = []
+    for provider in providers:
+        of = groups(provider.peer_id, provider.addresses)
+        is_many = any(shares[group] >= GROUP_MAX for group in of)
+        shares.update(of)
+        (rest if is_many else first).append(provider)
+    return [*first, *rest]
 
 
 def _groups_of(group: Group | None, peer_id: PeerId, addresses: tuple[Multiaddr, ...]) -> tuple[object, ...]:

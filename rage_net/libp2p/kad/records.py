@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from rage_net.libp2p.kad.contact import ADDRESSES_MAX
 from rage_net.libp2p.kad.messages import PeerInfo
+from rage_net.libp2p.kad.scope import GROUP_MAX
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
 
@@ -94,10 +95,16 @@ class Providers:
         return True
 
     def get(self, key: bytes, now: float, *, most: int = TOLD_MAX) -> list[PeerInfo]:
-        """Who provides `key`, at most `most` drawn at random."""
+        """Who provides `key`, at most `most` drawn at random; of one group no more than GROUP_MAX before others."""
         owners = [owner for owner, expires in self._held.get(key, ()) if expires > now]
         if len(owners) > most:
-            owners = self._random.sample(owners, most)
+            shares: Counter[Hashable] = Counter()
+            ranked = []
+            for owner in self._random.sample(owners, len(owners)):
+                group = owner.group if owner.group is not None else owner.peer_id
+                ranked.append((shares[group] >= GROUP_MAX, owner))
+                shares[group] += 1
+            owners = [owner for _, owner in sorted(ranked, key=lambda one: one[0])][:most]
         return [PeerInfo(owner.peer_id, owner.addresses) for owner in owners]
 
     def expire(self, now: float) -> int:
