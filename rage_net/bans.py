@@ -6,6 +6,7 @@ obeyed: a line that cannot be read is an error, so that no ban is lost without a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -72,7 +73,10 @@ class Bans:
             peer_id, _, rest = line.partition(" ")
             until, _, reason = rest.partition(" ")
             try:
-                bans.append(Ban(PeerId.parse(peer_id), None if until == "-" else float(until), reason))
+                end = None if until == "-" else float(until)
+                if end is not None and not math.isfinite(end):  # compared with any time, it would be over
+                    raise ValueError(until)
+                bans.append(Ban(PeerId.parse(peer_id), end, reason))
             except (PeerIdError, ValueError):
                 raise ConfigError(
                     f"{file}, line {number}: no ban",

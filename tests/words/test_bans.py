@@ -38,7 +38,9 @@ def test_what_is_written_is_read_back_whatever_the_reason_holds() -> None:
     assert Bans.from_text("", "bans").listed(0.0) == []
 
 
-@pytest.mark.parametrize("line", ["nobody - x", f"{peer(1)} soon x", f"{peer(1)}", "\0"])
+@pytest.mark.parametrize(
+    "line", ["nobody - x", f"{peer(1)} soon x", f"{peer(1)} nan x", f"{peer(1)} inf x", f"{peer(1)}", "\0"]
+)
 def test_a_line_that_cannot_be_read_is_an_error_not_a_ban_less(line: str) -> None:
     with pytest.raises(ConfigError, match="bans, line 2"):
         Bans.from_text(f"{peer(2)} - fine\n{line}\n", "bans")
