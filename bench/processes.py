@@ -24,8 +24,11 @@ network:
   http:
     listen: null
     metrics_listen: null
+  libp2p:
+    mdns:
+      enabled: false
 """
-"""Two nodes on one machine cannot both have the default HTTP ports."""
+"""Two nodes on one machine cannot both have the default HTTP ports, and are not to meet by themselves."""
 
 
 class FailedError(Exception):

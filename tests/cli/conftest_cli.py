@@ -18,7 +18,7 @@ LOOPBACK = """\
 network:
   version: 1
   http: {listen: null, metrics_listen: null}
-  libp2p: {listen_addresses: ["/ip4/127.0.0.1/tcp/0"]}
+  libp2p: {listen_addresses: ["/ip4/127.0.0.1/tcp/0"], mdns: {enabled: false}}
 """
 
 

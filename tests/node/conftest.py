@@ -15,6 +15,13 @@ import pytest
 
 RAGE = [sys.executable, "-m", "rage_cli"]
 READY_S = 30
+NETWORK = """\
+network:
+  version: 1
+  http: {listen: "127.0.0.1:0", metrics_listen: "127.0.0.1:0"}
+  libp2p: {mdns: {enabled: false}}
+"""
+"""Nodes of other tests on this machine are not to be met."""
 
 
 class Home:
@@ -36,8 +43,7 @@ class Home:
 
     def init(self, config: str = "") -> None:
         self.ok("init")
-        yaml = 'network:\n  version: 1\n  http: {listen: "127.0.0.1:0", metrics_listen: "127.0.0.1:0"}\n'
-        (self.path / "config" / "network.yaml").write_text(yaml + config)
+        (self.path / "config" / "network.yaml").write_text(NETWORK + config)
 
     def start(self, *words: str) -> dict[str, Any]:
         """Start the node and wait for its line; its status."""

@@ -13,7 +13,6 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -130,17 +129,6 @@ def test_a_home_with_a_path_of_200_characters_works(homes: Homes) -> None:
     root = home.ok("chunk", "put", "-", data=b"deep")["root"]
     assert home.run("chunk", "get", root).stdout == b"deep"
     assert (home.path / "node.sock").is_file()
-
-
-def test_twenty_parallel_puts_on_one_home_without_a_node_all_succeed(homes: Homes) -> None:
-    home = homes.new()
-
-    def put(number: int) -> int:
-        return home.run("chunk", "put", "-", "--name", f"doc{number}", data=b"%d" % number * 1000).returncode
-
-    with ThreadPoolExecutor(20) as pool:
-        assert list(pool.map(put, range(20))) == [0] * 20
-    assert len(home.ok("chunk", "list")["documents"]) == 20
 
 
 def test_two_commands_at_once_wait_and_a_short_timeout_is_a_conflict(homes: Homes) -> None:
