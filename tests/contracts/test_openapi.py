@@ -172,7 +172,9 @@ def test_the_http_door_does_as_the_document_says(
 
         def check(case: Any) -> None:
             response = case.call(base_url=door, session=session, timeout=20)
-            more = [negative_data_rejection] if label.endswith("register") else []
+            # a body that is too large is refused as well, which schemathesis does not count
+            is_held = label.endswith("register") and response.status_code != 413
+            more = [negative_data_rejection] if is_held else []
             case.validate_response(response, checks=[*CHECKS, *more])
 
         fuzz(rng, operation.as_strategy(generation_mode=mode), check)
