@@ -15,8 +15,8 @@ from rage_net import lookups
 from rage_net.chunk import manifest, views
 from rage_net.cid import Cid, CidError
 from rage_net.errors import NotFoundError, RageError
-from rage_net.libp2p.kad.scope import Scope, scope_of
 from rage_net.libp2p.peer_id import PeerId
+from rage_net.libp2p.scope import Scope, scope_of
 from rage_net.messages import CHUNK_PROTOCOL
 from rage_net.online import Online
 from rage_net.services.membership import parse_address
@@ -160,7 +160,7 @@ async def _ask_peers(engine: Engine, online: Online, root: Cid, verb: Why, walk:
     far = [row for row in rows if "dht" in row.via]
     said = next((words for words in found.asked if words.startswith("dht: ")), "dht: not asked").removeprefix("dht: ")
     if far or any(row.state == "has" for row in near):
-        walk.add("dht", "ok" if far else "skipped", said)
+        walk.add("dht", "ok" if said.startswith("named") else "warning", said)
     else:
         walk.add("dht", "broken", said, _mend_dht(online, root))
     for row in far:

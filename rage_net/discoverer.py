@@ -22,7 +22,6 @@ from rage_net import config as configuration
 from rage_net import home as homes
 from rage_net import log as logs
 from rage_net.discovery.registry import Registry
-from rage_net.discovery.scope import parse_ip
 from rage_net.discovery.server import Server
 from rage_net.engine import STOP_WITHIN_S, Engine
 from rage_net.env import read_environment
@@ -31,6 +30,7 @@ from rage_net.home import Home
 from rage_net.http import Http
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
+from rage_net.libp2p.scope import parse_ip
 from rage_net.libp2p.swarm import Limits, Swarm
 
 log = logging.getLogger("rage.discovery")

@@ -14,7 +14,6 @@ from aiohttp import hdrs, web
 
 from rage_net.discovery import api
 from rage_net.discovery.api import Discovery
-from rage_net.discovery.scope import IpAddress, parse_ip
 from rage_net.errors import (
     AccessDeniedError,
     ConflictError,
@@ -23,6 +22,7 @@ from rage_net.errors import (
     RageError,
     UsageError,
 )
+from rage_net.libp2p.scope import IpAddress, parse_ip
 from rage_net.listener import HEADERS, error_response, respond
 
 log = logging.getLogger("rage.http")

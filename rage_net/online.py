@@ -36,11 +36,11 @@ from rage_net.guard import every
 from rage_net.home import Home
 from rage_net.libp2p.dht import Dht
 from rage_net.libp2p.kad.schedule import Schedule
-from rage_net.libp2p.kad.scope import Scope, scope_of
 from rage_net.libp2p.mdns import Mdns
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.libp2p.pubsub import PubSub, Subscription
+from rage_net.libp2p.scope import Scope, scope_of
 from rage_net.libp2p.swarm import Limits, Swarm
 from rage_net.libp2p.transport import tune_malloc
 from rage_net.liveness import TURN_S
@@ -505,6 +505,8 @@ def _about(config: Config, addresses: Callable[[], tuple[Multiaddr, ...]]) -> Ab
         region=network.region,
         zone=network.zone,
         capabilities=CAPABILITIES,
+        private=network.discovery.registration.private,
+        members=tuple(PeerId.parse(peer) for peer in network.security.trusted_peers),
     )
 
 

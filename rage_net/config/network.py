@@ -111,6 +111,8 @@ class Registration(Section):
 
     auto_register: bool = True
     """Register at every server after the start."""
+    private: bool = False
+    """Servers list this node to members of its organisation alone; with `security.trusted_peers`, to those alone."""
     heartbeat_interval: Seconds = Seconds(30)
     """Time between two signs of life."""
     retry_interval: Seconds = Seconds(60)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rage_net.discovery.records import BODY_BYTES_MAX
-from rage_net.discovery.scope import IpAddress
+from rage_net.libp2p.scope import IpAddress
 
 ROOT = "/api/v1/network"
 BOOTSTRAP, REGISTER, PEERS = f"{ROOT}/bootstrap", f"{ROOT}/register", f"{ROOT}/peers"

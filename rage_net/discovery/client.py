@@ -50,7 +50,6 @@ from rage_net.discovery.records import (
     visible_from,
 )
 from rage_net.discovery.schedule import Beat, next_due
-from rage_net.discovery.scope import Scope, parse_ip, scope_of
 from rage_net.env import Env
 from rage_net.errors import (
     AccessDeniedError,
@@ -62,6 +61,7 @@ from rage_net.errors import (
 )
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
+from rage_net.libp2p.scope import Scope, parse_ip, scope_of_ip
 from rage_net.web import Answer, RefusedError, Web
 
 if TYPE_CHECKING:
@@ -377,7 +377,7 @@ def _decode(answer: Answer) -> dict[str, Any]:
 def _distance(url: str, remote: str | None) -> Scope:
     """How far away a server is: by the address that answered, else by the one in its URL; a name alone is far."""
     ip = parse_ip(remote or urlsplit(url).hostname or "")
-    return (scope_of(ip) if ip is not None else None) or Scope.GLOBAL
+    return (scope_of_ip(ip) if ip is not None else Scope.NOWHERE) or Scope.WORLD
 
 
 def _audience(url: str) -> str:

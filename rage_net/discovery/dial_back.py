@@ -15,11 +15,11 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from rage_net.discovery.rates import Rates
-from rage_net.discovery.scope import ADDRESS_PREFIX_BITS, IpAddress, parse_ip, prefix
 from rage_net.errors import RageError
 from rage_net.libp2p.errors import Libp2pError
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
+from rage_net.libp2p.scope import HOST_PREFIX_BITS, IpAddress, ip_of, prefix
 
 log = logging.getLogger("rage.discovery")
 
@@ -44,7 +44,7 @@ def dialable(addresses: Sequence[Multiaddr], source: IpAddress) -> tuple[Multiad
     for address in addresses:
         parts = address.transport_parts()
         if len(parts) == 2 and parts[0].protocol in ("ip4", "ip6") and parts[1].protocol == "tcp":
-            found += [address] * (parse_ip(parts[0].value) == source)
+            found += [address] * (ip_of(address) == source)
     return tuple(dict.fromkeys(found))[:PORTS_PER_PEER]
 
 
@@ -78,7 +78,7 @@ class DialBacks:
         wanted = dialable(addresses, source)
         if not wanted or peer_id in self._pending or self._waiting.full():
             return False
-        if self._rates.take(prefix(source, ADDRESS_PREFIX_BITS), self._clock(), len(wanted)):
+        if self._rates.take(prefix(source, HOST_PREFIX_BITS), self._clock(), len(wanted)):
             return False
         self._pending.add(peer_id)
         self._waiting.put_nowait((peer_id, wanted, instance, str(source)))

@@ -28,10 +28,10 @@ from rage_net.discovery.records import (
     encode_registration,
     public_key,
 )
-from rage_net.discovery.scope import IpAddress, parse_ip
 from rage_net.errors import AccessDeniedError, ConflictError, IntegrityError
 from rage_net.libp2p.errors import RemoteProtocolError
 from rage_net.libp2p.peer_id import PeerId, PeerIdError, verify
+from rage_net.libp2p.scope import IpAddress, parse_ip
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from rage_net.discovery.scope import Scope, parse_ip, scope_of
 from rage_net.errors import IntegrityError
 from rage_net.libp2p.multiaddr import Multiaddr, MultiaddrError
 from rage_net.libp2p.peer_id import PeerId, PeerIdError
+from rage_net.libp2p.scope import Scope, ip_of, scope_of, scope_of_ip
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -247,21 +247,15 @@ def why_unusable(address: Multiaddr) -> str | None:
         return "it has no port"
     if any(part.protocol in ("p2p", "p2p-circuit", "memory", "unix") for part in rest):
         return "it leads through another peer"
-    ip = parse_ip(host.value) if host.protocol in ("ip4", "ip6") else None
-    if ip is not None and scope_of(ip) is None:
+    ip = ip_of(address)
+    if ip is not None and scope_of_ip(ip) == Scope.NOWHERE:
         return "its IP address is not one that a host has"
     return None
 
 
-def address_scope(address: Multiaddr) -> Scope:
-    """How far an address reaches that `why_unusable` has passed; a host name is taken for global."""
-    ip = parse_ip(address.parts[0].value) if address.parts[0].protocol in ("ip4", "ip6") else None
-    return (scope_of(ip) if ip is not None else None) or Scope.GLOBAL
-
-
 def visible_from(addresses: Iterable[Multiaddr], scope: Scope) -> tuple[Multiaddr, ...]:
     """Those that reach as far as `scope`, the most that whoever is there can use."""
-    return tuple(address for address in addresses if address_scope(address) >= scope)
+    return tuple(address for address in addresses if scope_of(address) >= scope)
 
 
 def clamp_ttl_s(ttl_s: float) -> float:

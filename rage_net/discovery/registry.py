@@ -16,11 +16,11 @@ from pathlib import Path
 
 from rage_net.discovery.database import disk, open_file
 from rage_net.discovery.proofs import LEEWAY_S, check_sequence
-from rage_net.discovery.records import Registration, address_scope
-from rage_net.discovery.scope import ADDRESS_PREFIX_BITS, SITE_PREFIX_BITS, IpAddress, Scope, prefix
+from rage_net.discovery.records import Registration
 from rage_net.errors import UnavailableError
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
+from rage_net.libp2p.scope import HOST_PREFIX_BITS, SITE_PREFIX_BITS, IpAddress, Scope, prefix, scope_of
 
 RECORDS_MAX = 100_000
 """Registrations held: some 100 MB of file."""
@@ -92,7 +92,7 @@ class Filter:
     organization: str = ""
     region: str = ""
     capability: str = ""
-    scope: Scope = Scope.LOOPBACK
+    scope: Scope = Scope.MACHINE
     asker: str = ""
     """The organisation that who asks has claimed: private entries of that one are among the answer."""
 
@@ -140,7 +140,7 @@ class Registry:
         What the dial-back found is kept while addresses and source stay the same.
         Raises: ConflictError when it is not newer than the last; RegistryFullError when there is no room for it.
         """
-        host, site = prefix(source, ADDRESS_PREFIX_BITS), prefix(source, SITE_PREFIX_BITS)
+        host, site = prefix(source, HOST_PREFIX_BITS), prefix(source, SITE_PREFIX_BITS)
         addresses = " ".join(map(str, registration.addresses))
         with self._write() as db:
             self._sweep(db, now)
@@ -159,7 +159,7 @@ class Registry:
             row = (
                 registration.peer_id.multihash,
                 addresses,
-                int(max(map(address_scope, registration.addresses), default=Scope.LOOPBACK)),
+                int(max(map(scope_of, registration.addresses), default=Scope.MACHINE)),
                 registration.organization_id,
                 registration.region,
                 registration.zone,

@@ -37,7 +37,6 @@ from rage_net.discovery.records import (
     ListedPeer,
     RecordError,
     Registration,
-    address_scope,
     clamp_ttl_s,
     encode_listed,
     is_name,
@@ -45,12 +44,12 @@ from rage_net.discovery.records import (
     why_unusable,
 )
 from rage_net.discovery.registry import UNREACHED, UNTRIED, Entry, Filter, Registry, RegistryFullError
-from rage_net.discovery.scope import ADDRESS_PREFIX_BITS, IpAddress, Scope, prefix, scope_of
 from rage_net.discovery.selection import Candidate, choose
 from rage_net.env import Env
 from rage_net.errors import NotFoundError, UnavailableError, UsageError
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PEER_ID_BYTES_MAX, PeerId
+from rage_net.libp2p.scope import HOST_PREFIX_BITS, IpAddress, Scope, prefix, scope_of, scope_of_ip
 from rage_net.metrics import Metrics
 
 REGISTER_BURST, REGISTER_RATE_S = 128.0, 5.0
@@ -159,7 +158,7 @@ class Server:
         source, is_direct = request.source, _is_direct(request)
         if source is None:
             raise UsageError("a registration comes over IP")
-        scope = _scope(source) if is_direct else Scope.GLOBAL
+        scope = _scope(source) if is_direct else Scope.WORLD
         kept, dropped = _sort_addresses(registration, source, scope)
         is_leaving = registration.ttl_s == 0
         if not kept and not is_leaving:
@@ -259,7 +258,7 @@ class Server:
 
     async def _asker(self, request: Request) -> _Asker:
         source = request.source
-        scope = _scope(source) if source is not None and _is_direct(request) else Scope.GLOBAL
+        scope = _scope(source) if source is not None and _is_direct(request) else Scope.WORLD
         now = self._env.now()
         peer_id = verify_query(
             request.headers,
@@ -275,7 +274,7 @@ class Server:
     # --- both ---
 
     def _wait_s(self, rates: Rates, source: IpAddress | None) -> float:
-        name = prefix(source, ADDRESS_PREFIX_BITS) if source is not None else ""
+        name = prefix(source, HOST_PREFIX_BITS) if source is not None else ""
         return rates.take(name, self._env.monotonic())
 
     def _place(self, request: Request) -> Place:
@@ -289,8 +288,8 @@ def _sort_addresses(
     kept, dropped = [], []
     for address in registration.addresses:
         why = why_unusable(address)
-        if why is None and address_scope(address) < scope:
-            why = f"it is {address_scope(address).name.lower()}, and this came from farther away"
+        if why is None and scope_of(address) < scope:
+            why = f"it reaches its {scope_of(address).name.lower()} alone, and this came from farther away"
         if why is None:
             kept.append(address)
         else:
@@ -329,7 +328,7 @@ def _show(entry: Entry, scope: Scope) -> dict[str, Any]:
 
 
 def _scope(source: IpAddress) -> Scope:
-    return scope_of(source) or Scope.GLOBAL
+    return scope_of_ip(source) or Scope.WORLD
 
 
 def _is_direct(request: Request) -> bool:

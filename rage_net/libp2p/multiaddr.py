@@ -123,14 +123,6 @@ class Multiaddr:
         )
 
 
-def is_loopback(address: Multiaddr) -> bool:
-    """Whether the address is reachable from its own machine alone: a loopback IP, a socket file, memory."""
-    first = address.parts[0]
-    if first.protocol in ("ip4", "ip6"):
-        return ipaddress.ip_address(first.value).is_loopback
-    return first.protocol in ("unix", "memory")
-
-
 class _Kind(NamedTuple):
     """One protocol of the table: `size` in bytes (-1: length-prefixed), `words` of its text (-1: all the rest)."""
 

@@ -11,8 +11,8 @@ import pytest
 
 from rage_net.discovery import database
 from rage_net.discovery.registry import REMEMBERED_S, SWEPT_MAX, Filter, Registry
-from rage_net.discovery.scope import parse_ip
 from rage_net.errors import ConflictError, IntegrityError, RageError, UnavailableError
+from rage_net.libp2p.scope import parse_ip
 
 from .world import EPOCH, FAR, Env, Peer
 

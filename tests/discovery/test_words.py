@@ -29,10 +29,10 @@ from rage_net.discovery.records import (
     encode_registration,
 )
 from rage_net.discovery.schedule import SPREAD, Beat, next_due
-from rage_net.discovery.scope import SITE_PREFIX_BITS, Scope, parse_ip, prefix, scope_of
 from rage_net.discovery.selection import PER_SITE_MAX, Candidate, choose
 from rage_net.errors import RageError
 from rage_net.libp2p.peer_id import PeerId
+from rage_net.libp2p.scope import SITE_PREFIX_BITS, Scope, parse_ip, prefix, scope_of_ip
 
 from .world import EPOCH, URL, Env, Peer
 
@@ -193,18 +193,20 @@ def test_an_audience_is_scheme_host_and_port(url: str, audience: str) -> None:
 @pytest.mark.parametrize(
     ("text", "scope"),
     [
-        ("127.0.0.1", Scope.LOOPBACK), ("127.255.0.1", Scope.LOOPBACK), ("::1", Scope.LOOPBACK),
-        ("::ffff:127.0.0.1", Scope.LOOPBACK), ("169.254.1.1", Scope.LINK), ("fe80::1%eth0", Scope.LINK),
-        ("10.0.0.1", Scope.PRIVATE), ("172.31.0.1", Scope.PRIVATE), ("192.168.0.1", Scope.PRIVATE),
-        ("100.64.0.1", Scope.PRIVATE), ("fd12::1", Scope.PRIVATE), ("::ffff:10.0.0.1", Scope.PRIVATE),
-        ("8.8.8.8", Scope.GLOBAL), ("172.32.0.1", Scope.GLOBAL), ("2600::1", Scope.GLOBAL),
-        ("0.0.0.0", None), ("0.1.2.3", None), ("::", None), ("224.0.0.1", None), ("255.255.255.255", None),
-        ("240.1.1.1", None), ("192.0.2.1", None), ("198.51.100.1", None), ("2001:db8::1", None), ("ff02::1", None),
+        ("127.0.0.1", Scope.MACHINE), ("127.255.0.1", Scope.MACHINE), ("::1", Scope.MACHINE),
+        ("::ffff:127.0.0.1", Scope.MACHINE), ("169.254.1.1", Scope.LINK), ("fe80::1%eth0", Scope.LINK),
+        ("10.0.0.1", Scope.NETWORK), ("172.31.0.1", Scope.NETWORK), ("192.168.0.1", Scope.NETWORK),
+        ("100.64.0.1", Scope.NETWORK), ("fd12::1", Scope.NETWORK), ("::ffff:10.0.0.1", Scope.NETWORK),
+        ("8.8.8.8", Scope.WORLD), ("172.32.0.1", Scope.WORLD), ("2600::1", Scope.WORLD),
+        ("0.0.0.0", Scope.NOWHERE), ("0.1.2.3", Scope.NOWHERE), ("::", Scope.NOWHERE),
+        ("224.0.0.1", Scope.NOWHERE), ("255.255.255.255", Scope.NOWHERE),
+        ("240.1.1.1", Scope.NOWHERE), ("192.0.2.1", Scope.NOWHERE), ("198.51.100.1", Scope.NOWHERE),
+        ("2001:db8::1", Scope.NOWHERE), ("ff02::1", Scope.NOWHERE),
     ],
 )  # fmt: skip
-def test_an_address_has_a_scope_or_nobody_can_dial_it(text: str, scope: Scope | None) -> None:
+def test_an_ip_address_reaches_so_far(text: str, scope: Scope) -> None:
     address = parse_ip(text)
-    assert address is not None and scope_of(address) == scope
+    assert address is not None and scope_of_ip(address) == scope
 
 
 def test_a_site_is_a_24_or_a_48(env: Env) -> None:

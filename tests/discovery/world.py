@@ -16,11 +16,11 @@ from rage_net.discovery.client import About, Client
 from rage_net.discovery.proofs import SIGNATURE, sign_query, sign_registration
 from rage_net.discovery.records import Registration
 from rage_net.discovery.registry import Registry
-from rage_net.discovery.scope import parse_ip
 from rage_net.discovery.server import Server
 from rage_net.errors import RageError
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
+from rage_net.libp2p.scope import parse_ip
 from rage_net.metrics import Metrics
 from rage_net.web import Web
 

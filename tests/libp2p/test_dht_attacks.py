@@ -15,9 +15,9 @@ from rage_net.libp2p.dht import Dht, Hop
 from rage_net.libp2p.errors import Libp2pError, StreamResetError
 from rage_net.libp2p.kad import rates
 from rage_net.libp2p.kad.contact import Contact
+from rage_net.libp2p.kad.groups import network_of
 from rage_net.libp2p.kad.keys import place_of
 from rage_net.libp2p.kad.messages import MESSAGE_BYTES_MAX, PROTOCOL, Kind, Message, PeerInfo, Record, decode, frame
-from rage_net.libp2p.kad.scope import network_of
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.swarm import Stream, Swarm
 from tests.libp2p.dht_world import World, address, ask, join, multihash, peer_id, told

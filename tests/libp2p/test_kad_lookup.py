@@ -7,10 +7,10 @@ import random
 import pytest
 
 from rage_net.libp2p.kad.contact import Contact
+from rage_net.libp2p.kad.groups import groups_of
 from rage_net.libp2p.kad.keys import K, place_of
 from rage_net.libp2p.kad.lookup import ALPHA, ASKED_MAX, CANDIDATES_MAX, OUT_MAX, SLOT_S, LookUp, State
 from rage_net.libp2p.kad.messages import PeerInfo
-from rage_net.libp2p.kad.scope import groups_of
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
 from tests.libp2p.dht_world import peer_id

@@ -8,14 +8,15 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from rage_net.libp2p.kad import rates, values
+from rage_net.libp2p.kad.groups import groups_of, network_of
 from rage_net.libp2p.kad.keys import distance_bits, place_of, raw_key_near
 from rage_net.libp2p.kad.messages import Kind
 from rage_net.libp2p.kad.rates import Rates
 from rage_net.libp2p.kad.records import EXPIRY_S, GRAIN_S, PROVIDERS_PER_KEY_MAX, TOLD_MAX, Providers
-from rage_net.libp2p.kad.scope import Scope, groups_of, may_tell, network_of, scope_of
 from rage_net.libp2p.kad.values import ValueRefusedError, Values
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId, encode_public_key
+from rage_net.libp2p.scope import Scope, may_tell, scope_of
 from tests.libp2p.dht_world import address, peer_id
 
 PLACE = address("/ip4/192.0.2.1/tcp/1")
@@ -179,9 +180,9 @@ def test_buckets_are_bounded(rng: random.Random) -> None:
         ("/dns/a.localhost./tcp/1", Scope.MACHINE),
         ("/ip4/10.1.2.3/tcp/1", Scope.NETWORK),
         ("/ip4/100.64.0.1/tcp/1", Scope.NETWORK),
-        ("/ip4/169.254.1.1/tcp/1", Scope.NETWORK),
+        ("/ip4/169.254.1.1/tcp/1", Scope.LINK),
         ("/ip6/fd00::1/tcp/1", Scope.NETWORK),
-        ("/ip6/fe80::1/tcp/1", Scope.NETWORK),
+        ("/ip6/fe80::1/tcp/1", Scope.LINK),
         ("/ip4/60.1.2.3/tcp/1", Scope.WORLD),
         ("/ip6/2a00::1/tcp/1", Scope.WORLD),
         ("/dns4/example.org/tcp/1", Scope.WORLD),

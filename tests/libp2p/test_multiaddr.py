@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rage_net.libp2p.multiaddr import BYTES_MAX, PARTS_MAX, TEXT_CHARS_MAX, Multiaddr, MultiaddrError, is_loopback
+from rage_net.libp2p.multiaddr import BYTES_MAX, PARTS_MAX, TEXT_CHARS_MAX, Multiaddr, MultiaddrError
 from rage_net.libp2p.peer_id import PeerId
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors/multiaddrs.json").read_text())
@@ -151,10 +151,3 @@ def test_the_error_says_what_is_wrong(text: str, says: str) -> None:
 def test_malformed_bytes_are_refused_with_a_reason(raw: bytes, says: str) -> None:
     with pytest.raises(MultiaddrError, match=says):
         Multiaddr.from_bytes(raw)
-
-
-def test_loopback_is_told_from_the_network() -> None:
-    near = ["/ip4/127.0.0.1/tcp/1", "/ip4/127.3.2.1/tcp/1", "/ip6/::1/tcp/1", "/memory/a", "/unix/run/a"]
-    far = ["/ip4/192.0.2.7/tcp/1", "/ip4/0.0.0.0/tcp/1", "/ip6/2001:db8::1/tcp/1", "/dns4/localhost/tcp/1"]
-    assert all(is_loopback(Multiaddr.parse(text)) for text in near)
-    assert not any(is_loopback(Multiaddr.parse(text)) for text in far)

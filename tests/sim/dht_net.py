@@ -21,13 +21,14 @@ from rage_net.libp2p.dht.table import Node
 from rage_net.libp2p.errors import DialError
 from rage_net.libp2p.kad.answers import Answers, Asker
 from rage_net.libp2p.kad.contact import Contact
+from rage_net.libp2p.kad.groups import groups_of
 from rage_net.libp2p.kad.keys import BITS
 from rage_net.libp2p.kad.messages import Kind, Message
 from rage_net.libp2p.kad.records import Providers
-from rage_net.libp2p.kad.scope import groups_of, may_tell
 from rage_net.libp2p.kad.values import Values
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
+from rage_net.libp2p.scope import may_tell
 
 RTT_S = (0.02, 0.2)
 """A question and its answer, the dial included: drawn for each question."""

@@ -12,9 +12,9 @@ import pytest
 from rage_net.libp2p.kad import lookup, regions
 from rage_net.libp2p.kad.answers import Asker
 from rage_net.libp2p.kad.contact import Contact
+from rage_net.libp2p.kad.groups import groups_of
 from rage_net.libp2p.kad.keys import K, place_of
 from rage_net.libp2p.kad.messages import PROVIDERS_MAX, Kind, Message, PeerInfo
-from rage_net.libp2p.kad.scope import groups_of
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
 from tests.sim.dht_net import DhtNet, Peer, multihash

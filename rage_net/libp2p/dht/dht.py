@@ -23,13 +23,14 @@ from rage_net.libp2p.dht.streams import DIALS_MAX, Server, Streams, addresses_of
 from rage_net.libp2p.dht.table import CONTACTS_MAX
 from rage_net.libp2p.kad.answers import Answers
 from rage_net.libp2p.kad.contact import ADDRESSES_MAX, Contact
+from rage_net.libp2p.kad.groups import Group, MayTell, groups_of
 from rage_net.libp2p.kad.keys import distance_bits
 from rage_net.libp2p.kad.messages import PROTOCOL
 from rage_net.libp2p.kad.records import Providers
-from rage_net.libp2p.kad.scope import Group, MayTell, groups_of, may_tell
 from rage_net.libp2p.kad.values import VALIDATORS, Validator, Values
 from rage_net.libp2p.multiaddr import Multiaddr, MultiaddrError
 from rage_net.libp2p.peer_id import PeerId, PeerIdError
+from rage_net.libp2p.scope import may_tell
 from rage_net.libp2p.swarm import Connection, Event, Identified, Swarm
 
 log = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ class Dht(Queries):
         """Make a node's part in the DHT; it begins with `async with`.
 
         Args: group: what a peer belongs to beyond its address, where no certificate proves it. accept_address,
-        tell_address: `(address, of the peer that tells or asks)`, see `kad.scope`. own_addresses: where others reach
+        tell_address: `(address, of the peer that tells or asks)`, see `scope`. own_addresses: where others reach
         us; the swarm's listen addresses by default. replication_min: peers that must take a record.
         """
         addresses = own_addresses if own_addresses is not None else swarm.listen_addresses

@@ -21,11 +21,11 @@ from rage_net.libp2p.dht.crawl import Answer, Asking, Hop, crawl
 from rage_net.libp2p.dht.table import Node, Table
 from rage_net.libp2p.errors import Libp2pError
 from rage_net.libp2p.kad.contact import Contact
+from rage_net.libp2p.kad.groups import GROUP_MAX, Group, groups_of
 from rage_net.libp2p.kad.keys import K, place_of, raw_key_near
 from rage_net.libp2p.kad.lookup import Candidate, LookUp
 from rage_net.libp2p.kad.messages import Kind, Message, PeerInfo
 from rage_net.libp2p.kad.records import Providers
-from rage_net.libp2p.kad.scope import GROUP_MAX, Group, groups_of
 from rage_net.libp2p.kad.values import ValueRefusedError, Values
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId

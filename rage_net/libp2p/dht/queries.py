@@ -21,12 +21,12 @@ from rage_net.libp2p.dht.finding import Finding
 from rage_net.libp2p.errors import Libp2pError
 from rage_net.libp2p.kad.answers import rfc3339
 from rage_net.libp2p.kad.contact import Contact
+from rage_net.libp2p.kad.groups import Group
 from rage_net.libp2p.kad.keys import place_of
 from rage_net.libp2p.kad.messages import Kind, Message, PeerInfo, Record
 from rage_net.libp2p.kad.records import Providers
 from rage_net.libp2p.kad.regions import WIDTH, keepers, region_of
 from rage_net.libp2p.kad.schedule import Schedule
-from rage_net.libp2p.kad.scope import Group
 from rage_net.libp2p.kad.values import Values
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId

@@ -19,11 +19,12 @@ from rage_net.libp2p.dht.crawl import Answer
 from rage_net.libp2p.errors import LimitError, RemoteProtocolError
 from rage_net.libp2p.kad.answers import Answers, Asker
 from rage_net.libp2p.kad.contact import Contact, place_addresses
+from rage_net.libp2p.kad.groups import MayTell
 from rage_net.libp2p.kad.messages import MESSAGE_BYTES_MAX, Kind, Message, PeerInfo, Reader, decode, frame
 from rage_net.libp2p.kad.rates import Rates
-from rage_net.libp2p.kad.scope import MayTell, same_host
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
+from rage_net.libp2p.scope import same_host
 from rage_net.libp2p.swarm import Connection, Stream, Swarm
 
 DIALS_MAX = 32

@@ -25,8 +25,8 @@ from kademlia.routing import KBucket
 from kademlia.routing import RoutingTable as KademliaTable
 
 from rage_net.libp2p.kad.contact import Contact
+from rage_net.libp2p.kad.groups import GROUP_MAX
 from rage_net.libp2p.kad.keys import BITS, SEARCH_BITS_MAX, K, distance_bits
-from rage_net.libp2p.kad.scope import GROUP_MAX
 from rage_net.libp2p.peer_id import PeerId
 
 CONTACTS_MAX = 200

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 
 from rage_net.libp2p.errors import LimitError, RemoteProtocolError
 from rage_net.libp2p.kad.contact import Contact
+from rage_net.libp2p.kad.groups import Group, MayTell, groups_of
 from rage_net.libp2p.kad.keys import K, place_of
 from rage_net.libp2p.kad.messages import Kind, Message, PeerInfo, Record
 from rage_net.libp2p.kad.records import Providers
-from rage_net.libp2p.kad.scope import Group, MayTell, groups_of, same_host
 from rage_net.libp2p.kad.values import Values
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId, PeerIdError
+from rage_net.libp2p.scope import same_host
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from rage_net.libp2p.kad.contact import ADDRESSES_MAX, Contact
+from rage_net.libp2p.kad.groups import GROUP_MAX
 from rage_net.libp2p.kad.keys import K
 from rage_net.libp2p.kad.messages import CLOSER_MAX, PeerInfo
-from rage_net.libp2p.kad.scope import GROUP_MAX
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rage_net.libp2p.kad.contact import ADDRESSES_MAX
+from rage_net.libp2p.kad.groups import GROUP_MAX
 from rage_net.libp2p.kad.messages import PeerInfo
-from rage_net.libp2p.kad.scope import GROUP_MAX
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
 

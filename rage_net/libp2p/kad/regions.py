@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rage_net.libp2p.kad.contact import Contact
+from rage_net.libp2p.kad.groups import GROUP_MAX
 from rage_net.libp2p.kad.keys import BITS, K
-from rage_net.libp2p.kad.scope import GROUP_MAX
 
 WIDTH = 4 * K
 """Peers that a crawl for a region looks for: a whole subtree among them has 40 to 80 peers, so k for every key."""

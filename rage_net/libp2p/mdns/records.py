@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from rage_net.libp2p.errors import RemoteProtocolError
 from rage_net.libp2p.multiaddr import Multiaddr, MultiaddrError, Part
 from rage_net.libp2p.peer_id import PeerId
+from rage_net.libp2p.scope import ip_of
 
 if TYPE_CHECKING:
     from zeroconf import DNSIncoming
@@ -222,13 +223,8 @@ def _first_label(name: str) -> bytes:
     return bytes((len(label),)) + label
 
 
-def _ip(address: Multiaddr) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    first = address.parts[0]
-    return ipaddress.ip_address(first.value) if first.protocol in ("ip4", "ip6") else None
-
-
 def _is_on_link(address: Multiaddr, interface: Interface, own: frozenset[str]) -> bool:
-    ip = _ip(address)
+    ip = ip_of(address)
     if ip is None or any(part.protocol == "p2p-circuit" for part in address.parts):
         return False
     if interface.is_loopback:
@@ -246,7 +242,7 @@ def _ends(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> tuple[objec
 
 def _expand(address: Multiaddr, interface: Interface) -> list[Multiaddr]:
     """The address as it can be reached on a link: itself, the link's own for a wildcard, or nothing."""
-    ip = _ip(address)
+    ip = ip_of(address)
     if ip is None:
         return []
     on_link = [

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import time
 from collections import Counter
@@ -24,11 +23,13 @@ from rage_net.libp2p.gossipsub import PROTOCOLS, Delivered, Event, Exchanged, Me
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.libp2p.pubsub.inbound import READ_BYTES, Inbound
 from rage_net.libp2p.pubsub.readers import Subscription, TopicState, Validate
+from rage_net.libp2p.scope import HOST_PREFIX_BITS, parse_ip, prefix
 from rage_net.libp2p.swarm import Connection, Disconnected, Identified, Stream
 from rage_net.libp2p.swarm import Event as SwarmEvent
 
 if TYPE_CHECKING:
-    from rage_net.libp2p.swarm import Swarm
+    from rage_net.libp2p.scope import HOST_PREFIX_BITS, parse_ip, prefix
+from rage_net.libp2p.swarm import Swarm
 
 log = logging.getLogger(__name__)
 
@@ -348,10 +349,7 @@ class PubSub:
 def _host(connection: Connection) -> str:
     """What is counted for colocation: an IPv4 address, or the network of an IPv6 address, one has many of those."""
     text = connection.remote_address.parts[0].value
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
+    ip = parse_ip(text)
+    if ip is None:
         return text
-    if address.version == 6 and not address.is_loopback:
-        return str(ipaddress.ip_network((int(address), 64), strict=False))
-    return str(address)
+    return str(ip) if ip.is_loopback else prefix(ip, HOST_PREFIX_BITS)

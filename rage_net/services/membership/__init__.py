@@ -21,9 +21,9 @@ from rage_net.bans import Ban, Bans
 from rage_net.env import Env
 from rage_net.errors import NotFoundError, RageError, UnavailableError, UsageError
 from rage_net.libp2p.errors import DialError, Libp2pError, PeerIdMismatchError
-from rage_net.libp2p.kad.scope import Scope, may_tell, scope_of
 from rage_net.libp2p.multiaddr import Multiaddr, MultiaddrError
 from rage_net.libp2p.peer_id import PeerId, PeerIdError
+from rage_net.libp2p.scope import Scope, may_tell, scope_of
 from rage_net.libp2p.swarm import Connected, Disconnected, Event, Identified
 from rage_net.liveness import Changed, Liveness, heartbeat_interval_s
 from rage_net.messages import CHUNK_PROTOCOL, Heartbeat, NodeInfo, PeerAnnouncement
@@ -32,7 +32,8 @@ from rage_net.services.membership.views import show_connection
 from rage_net.verbs.peer import BanResult, PeerRow
 
 if TYPE_CHECKING:
-    from rage_net.libp2p.swarm import Connection, Swarm
+    from rage_net.libp2p.scope import Scope, may_tell, scope_of
+from rage_net.libp2p.swarm import Connection, Swarm
 
 log = logging.getLogger("rage.membership")
 
