@@ -14,7 +14,7 @@ from rage_net import keys
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.metrics import Metrics
-from rage_net.online import NAMED_MAX, _Parts
+from rage_net.online.duties import NAMED_MAX, Duties
 from tests.services.test_membership import Members, members  # noqa: F401  a fixture
 from tests.sim.env import SimulatedEnv
 from tests.sim.virtual_loop import VirtualLoop
@@ -34,7 +34,7 @@ async def test_names_on_the_link_that_nobody_answers_for_keep_a_true_one_waiting
     one, other = await members.make("one"), await members.make("other")
     config: Any = SimpleNamespace(network=SimpleNamespace(discovery=None))
     home: Any = None
-    parts = _Parts(home, config, SimulatedEnv("parts"), Metrics(), one.swarm, one, None)
+    parts = Duties(home, config, SimulatedEnv("parts"), Metrics(), one.swarm, one, None)
     meeting = asyncio.create_task(parts.meet_named())
     for _ in range(NAMED_MAX):
         nobody = PeerId.from_public_key(keys.generate(rng).public_key())

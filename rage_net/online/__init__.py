@@ -1,0 +1,185 @@
+"""The network half of an engine: the swarm and all that speaks over it, composed. No rule lives here.
+
+    swarm        connections                        libp2p
+    exchange     chunks, both ends                  services
+    membership   whom we know, who lives
+    dht, routing who has what, and that we have ours
+    pubsub, presence   gossip: heartbeats, announcements
+    mdns         the local links
+    servers      discovery servers
+
+A node has all of it, and `jobs`; an engine of one command is a client of the DHT, neither gossips nor announces, and
+begins what it needs when it needs it. Source: design D8; ARCHITECTURE.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rage_net import home as homes
+from rage_net import messages
+from rage_net.acl import Rules
+from rage_net.chunk.shelf import is_public, public_roots
+from rage_net.chunk.store import ChunkStore
+from rage_net.config import Config
+from rage_net.discovery.client import About, Client
+from rage_net.env import Env
+from rage_net.home import Home
+from rage_net.libp2p.dht import Dht
+from rage_net.libp2p.kad.schedule import Schedule
+from rage_net.libp2p.mdns import Mdns
+from rage_net.libp2p.pubsub import PubSub
+from rage_net.libp2p.swarm import Swarm
+from rage_net.libp2p.transport import tune_malloc
+from rage_net.metrics import Metrics
+from rage_net.online.duties import Duties
+from rage_net.online.making import (
+    describe_about,
+    describe_self,
+    make_dht,
+    make_mdns,
+    make_membership,
+    make_pubsub,
+    make_swarm,
+    may_join,
+    read_or_nothing,
+    told_addresses,
+    topics_of,
+)
+from rage_net.services.discovering import Discovering
+from rage_net.services.exchange import Exchange
+from rage_net.services.membership import Membership
+from rage_net.services.presence import TOPIC, Presence
+from rage_net.services.routing import Routing
+from rage_net.web import Web
+
+if TYPE_CHECKING:
+    from rage_net.libp2p.transport import Transport
+
+
+__all__ = ["Online", "go_online", "may_join"]
+
+
+@dataclass(frozen=True, slots=True)
+class Online:
+    """What an engine has once it is online. What the configuration switches off is None."""
+
+    swarm: Swarm
+    exchange: Exchange
+    membership: Membership
+    discovering: Discovering
+    servers: Client | None
+    dht: Dht | None
+    routing: Routing | None
+    pubsub: PubSub | None
+    presence: Presence | None
+    mdns: Mdns | None
+    about: Callable[[], About]
+    save: Callable[[], Awaitable[None]]
+    """Writes down whom we know, for the next start."""
+    leave: Callable[[], Awaitable[None]]
+    """Takes the registrations at discovery servers back: the node ends."""
+    problems: Callable[[], list[str]]
+    """What an operator has to mend, for people."""
+    jobs: Callable[[], list[Coroutine[Any, Any, None]]]
+    """What a node runs in the background, for as long as it lives."""
+
+
+@asynccontextmanager
+async def go_online(
+    home: Home,
+    config: Config,
+    store: ChunkStore,
+    env: Env,
+    metrics: Metrics,
+    rules: Rules,
+    *,
+    serves: bool,
+    transports: Sequence[Transport] | None,
+) -> AsyncIterator[Online]:
+    """Start the network half; everything has ended when the block is left."""
+    tune_malloc()  # else each batch of a download faults its pages in again
+    network = config.network
+    key = await env.blocking(homes.load_identity, network.security.peer_key)
+    async with AsyncExitStack() as stack:
+        swarm = await stack.enter_async_context(make_swarm(key, config, env, transports))
+        exchange = Exchange(store, env, rules, metrics)
+        if serves:
+            swarm.handle(messages.CHUNK_PROTOCOL, exchange.serve)
+        membership = await make_membership(home, config, env, swarm)
+        addresses = functools.partial(told_addresses, swarm)
+        servers = None
+        if network.discovery.enabled:
+            web = await stack.enter_async_context(Web())
+            servers = Client(
+                network.discovery.servers, key, web, env, own=swarm.listen_addresses, memory=home.discovered
+            )
+
+        duties = Duties(home, config, env, metrics, swarm, membership, servers)
+        dht = routing = pubsub = presence = mdns = None
+        if network.libp2p.dht.enabled:
+            dht = await stack.enter_async_context(make_dht(config, env, swarm, membership, serves=serves))
+            dht.load_text(await env.blocking(read_or_nothing, home.dht))
+            routing = Routing(
+                dht,
+                Schedule(),
+                env,
+                meet=duties.meet_somebody,
+                is_met=lambda: bool(swarm.connections()),
+                roots=functools.partial(public_roots, store),
+                is_public=functools.partial(is_public, store),
+            )
+        listen = functools.partial(make_mdns, network.libp2p.mdns.interval, env, swarm)
+        if serves:
+            pubsub = await stack.enter_async_context(make_pubsub(env, swarm))
+            topics = topics_of(config)
+            duties.drains = [pubsub.subscribe(topic) for topic in topics if topic != TOPIC]
+        if pubsub is not None and TOPIC in topics:
+            presence = Presence(
+                pubsub,
+                env,
+                describe=functools.partial(describe_self, config, env.random.getrandbits(63), addresses),
+                note=membership.note,
+                learn=membership.learn_announced,
+                nodes=lambda: len(membership.nodes),
+                may_speak=membership.admits,
+            )
+            stack.callback(presence.close)
+            duties.presence = presence
+        can_listen = network.libp2p.mdns.enabled and transports is None
+        if serves and can_listen:
+            mdns = await stack.enter_async_context(listen(duties.hear_mdns, announce=True))
+        discovering = Discovering(
+            env,
+            swarm.peer_id,
+            servers=servers,
+            dht=dht,
+            ready=routing.ready if routing is not None else duties.meet_somebody,
+            listen=functools.partial(listen, announce=False) if can_listen else None,
+            reach=membership.reach,
+            claims=duties.claims,
+        )
+        duties.dht, duties.routing = dht, routing
+        about = functools.partial(describe_about, config, addresses)
+        duties.about = about
+        yield Online(
+            swarm,
+            exchange,
+            membership,
+            discovering,
+            servers,
+            dht,
+            routing,
+            pubsub,
+            presence,
+            mdns,
+            about,
+            duties.save,
+            duties.leave,
+            duties.problems,
+            duties.jobs,
+        )

@@ -1,0 +1,179 @@
+"""The parts of the network half, each made from the configuration, and what a node says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rage_net import __version__, durable, messages
+from rage_net import home as homes
+from rage_net.bans import Bans
+from rage_net.config import Config
+from rage_net.discovery.client import About
+from rage_net.env import Env
+from rage_net.home import Home
+from rage_net.libp2p.dht import Dht
+from rage_net.libp2p.mdns import Mdns
+from rage_net.libp2p.multiaddr import Multiaddr
+from rage_net.libp2p.peer_id import PeerId
+from rage_net.libp2p.pubsub import PubSub
+from rage_net.libp2p.scope import Scope, scope_of
+from rage_net.libp2p.swarm import Limits, Swarm
+from rage_net.messages import NodeInfo
+from rage_net.peerstore import Peerstore
+from rage_net.services.membership import Membership
+from rage_net.services.presence import Self
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from rage_net.libp2p.transport import Transport
+
+Found = Callable[[PeerId, tuple[Multiaddr, ...]], None]
+
+CAPABILITIES = ("storage",)
+"""What a node offers that stores and serves chunks."""
+
+
+def make_swarm(key: Ed25519PrivateKey, config: Config, env: Env, transports: Sequence[Transport] | None) -> Swarm:
+    """A swarm with the configured limits, not started."""
+    bounds = config.network.limits
+    limits = Limits(
+        connections=bounds.connections,
+        connections_per_ip=bounds.connections_per_address,
+        handshakes=bounds.handshakes,
+        streams=bounds.streams_per_connection,
+        streams_total=bounds.streams,
+        unread_bytes=bounds.unread_bytes,
+        dial_timeout_s=bounds.dial_timeout,
+        handshake_timeout_s=bounds.handshake_timeout,
+        negotiate_timeout_s=bounds.request_timeout,
+        idle_s=bounds.idle_timeout,
+    )
+    return Swarm(
+        key,
+        transports=transports,
+        limits=limits,
+        agent_version=f"rage/{__version__}",
+        announce=[Multiaddr.parse(text) for text in config.network.libp2p.announce_addresses],
+        clock=env.monotonic,
+        random=env.random,
+    )
+
+
+async def make_membership(home: Home, config: Config, env: Env, swarm: Swarm) -> Membership:
+    """Whom we know and have banned, as the home's files say. Raises RageError when the bans cannot be read."""
+    peerstore = Peerstore.from_text(await env.blocking(read_or_nothing, home.peers))
+    bans = Bans.from_text(await env.blocking(_read_bans, home), str(home.bans))
+
+    def write(text: str) -> None:
+        with durable.file_errors(home.bans):
+            durable.write_replacing(home.bans, text.encode())
+
+    async def save(text: str) -> None:
+        await env.blocking(write, text)
+
+    bootstrap = [Multiaddr.parse(text) for text in config.network.libp2p.bootstrap_peers]
+    dial_s = config.network.limits.dial_timeout
+    return Membership(swarm, peerstore, env, bootstrap, dial_s, bans=bans, save_bans=save)
+
+
+def make_dht(config: Config, env: Env, swarm: Swarm, membership: Membership, *, serves: bool) -> Dht:
+    """The DHT's end here: a server of it only where a node serves."""
+
+    def group(peer: PeerId) -> str | None:
+        """The organisation a peer claims: until a certificate proves it, its peers count as one hand."""
+        node = membership.nodes.get(peer)
+        return node.info.organization or None if node is not None else None
+
+    return Dht(
+        swarm,
+        mode=config.network.libp2p.dht.mode if serves else "client",
+        clock=env.monotonic,
+        wall_clock=env.now,
+        random=env.random,
+        group=group,
+    )
+
+
+def make_pubsub(env: Env, swarm: Swarm) -> PubSub:
+    """Gossip for whoever may join."""
+    return PubSub(
+        swarm,
+        clock=env.monotonic,
+        wall_clock=env.now,
+        random=env.random,
+        may_join=lambda peer, topic: may_join(topic),
+    )
+
+
+def may_join(topic: str) -> bool:
+    """Whether anyone may join a topic.
+
+    Those of organisations and rights are for holders of certificates (design D6, 4.3): for nobody, until there are any.
+    """
+    return not topic.startswith(("rage.org.", "rage.acl."))
+
+
+def topics_of(config: Config) -> list[str]:
+    """The topics to join, without those of an organisation where there is none."""
+    organization = config.network.organization_id
+    found = config.network.libp2p.gossipsub.topics
+    filled = [topic.replace("{organization_id}", organization) for topic in found if organization or "{" not in topic]
+    return list(dict.fromkeys(filled))
+
+
+def make_mdns(interval_s: float, env: Env, swarm: Swarm, found: Found, *, announce: bool) -> Mdns:
+    """A listener on the local links that tells `found`, not started; with `announce` it answers for us."""
+    return Mdns(
+        swarm.peer_id,
+        swarm.bound_addresses,
+        found,
+        interval_s=interval_s,
+        random=env.random,
+        announce=announce,
+    )
+
+
+def told_addresses(swarm: Swarm) -> tuple[Multiaddr, ...]:
+    """Where others can reach us: loopback only where there is nothing else."""
+    found = swarm.listen_addresses()
+    return tuple([address for address in found if scope_of(address) > Scope.MACHINE] or found)
+
+
+def describe_self(config: Config, instance: int, addresses: Callable[[], tuple[Multiaddr, ...]]) -> Self:
+    """What a heartbeat says of this node now. Blocking: looks at the disk."""
+    network = config.network
+    free = homes.free_bytes(network.store.path)
+    info = NodeInfo(network.organization_id, network.region, network.zone, __version__, free, instance)
+    return Self(info, CAPABILITIES, addresses()[: messages.ADDRESSES_MAX])
+
+
+def describe_about(config: Config, addresses: Callable[[], tuple[Multiaddr, ...]]) -> About:
+    """What a registration at a discovery server says of this node now."""
+    network = config.network
+    return About(
+        addresses=addresses(),
+        organization_id=network.organization_id,
+        region=network.region,
+        zone=network.zone,
+        capabilities=CAPABILITIES,
+        private=network.discovery.registration.private,
+        members=tuple(PeerId.parse(peer) for peer in network.security.trusted_peers),
+    )
+
+
+def _read_bans(home: Home) -> str:
+    """Unlike what is only remembered, bans that cannot be read stop the node. Blocking."""
+    if not home.bans.exists():
+        return ""
+    with durable.file_errors(home.bans):
+        return home.bans.read_text("utf-8", "replace")
+
+
+def read_or_nothing(path: Any) -> str:
+    """A file of the home, empty when there is none. Blocking."""
+    try:
+        return str(path.read_text("utf-8", "replace"))
+    except OSError:  # a first start, or a file that cannot be read: whom we know will be met again
+        return ""
