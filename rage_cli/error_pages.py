@@ -186,14 +186,9 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "The directory of the node's socket is open to others.",
         "set XDG_RUNTIME_DIR to a directory of your own",
     ),
-    "server-refused": (
-        AccessDeniedError,
-        "A discovery server answered that it will not.",
-        "read its reason; is the clock right, are the addresses reachable?",
-    ),
     "server-unreachable": (
         UnavailableError,
-        "A discovery server did not answer, or not as one does.",
+        "A server cannot be reached: nobody listens there, or the way is closed.",
         "retry; is its address right?",
     ),
     "signature-invalid": (

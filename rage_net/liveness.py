@@ -161,11 +161,6 @@ class Liveness:
         known = self._peers.get(peer)
         return None if known is None else known.state
 
-    def silence_s(self, peer: Hashable, now: float) -> float | None:
-        """Observed time since its last sign of life."""
-        known = self._peers.get(peer)
-        return None if known is None else max(0.0, self._time(now) - known.heard_at)
-
     def __iter__(self) -> Iterator[tuple[Hashable, State]]:
         return ((peer, known.state) for peer, known in self._peers.items())
 

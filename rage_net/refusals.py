@@ -89,26 +89,6 @@ def no_servers() -> RageError:
     )
 
 
-def server_refused(url: str, why: str) -> RageError:
-    """A discovery server answered that it will not: its words follow."""
-    return AccessDeniedError(
-        f"the discovery server {url} refused",
-        why=why,
-        mend=["rage doctor --only clock --only addresses", "rage discovery list"],
-        id="server-refused",
-    )
-
-
-def server_unreachable(url: str, why: str) -> RageError:
-    """A discovery server did not answer, or not as one does."""
-    return UnavailableError(
-        f"the discovery server {url} did not answer",
-        why=why,
-        mend=["rage discovery list", "rage config show network.discovery.servers"],
-        id="server-unreachable",
-    )
-
-
 def mdns_off(why: str) -> RageError:
     """The local network cannot be asked: `why` is the configuration, or a network without multicast."""
     return UnavailableError(

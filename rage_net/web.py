@@ -280,7 +280,8 @@ def _mapped(error: Exception, host: str, url: str) -> RageError:
         return UsageError(f"{_shown(url)} is no address of a web server", why=_shown(str(error)))
     if isinstance(error, (httpx.ProtocolError, httpx.DecodingError, httpx.StreamError)):
         return PeerProtocolError(f"{host} does not speak HTTP as it should", why=_shown(str(error)))
-    return UnavailableError(f"{host} cannot be reached", why=_shown(str(error)) or type(error).__name__)
+    why = _shown(str(error)) or type(error).__name__
+    return UnavailableError(f"{host} cannot be reached", why=why, id="server-unreachable")
 
 
 def _tls_context(ca_file: Path | None) -> ssl.SSLContext:

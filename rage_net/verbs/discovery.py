@@ -22,7 +22,7 @@ class ServerRow:
     """Whether its dial-back reached us; None where it has not said."""
     error: str
     code: str = ""
-    """The error's id, such as server-unreachable or server-refused."""
+    """The error's id, such as server-unreachable or wrong-audience."""
 
 
 @dataclass(frozen=True, slots=True)

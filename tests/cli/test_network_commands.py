@@ -355,8 +355,8 @@ def test_servers_that_fail_are_partial_and_all_of_them_unreachable(
     assert lines(done.stderr)[1] == "  https://b.example: error[server-unreachable]: refused"
     answer(SERVERS[1])
     rage(*words, code=7)
-    answer(replace(SERVERS[1], code="server-refused", error="the signature is 90 s old"))
-    assert b"error[server-refused]: the signature" in rage(*words, code=4).stderr
+    answer(replace(SERVERS[1], code="wrong-audience", error="it was signed for another server"))
+    assert b"error[wrong-audience]: it was signed" in rage(*words, code=4).stderr
     answer()
     done = rage(*words, "--json", code=5)
     assert json.loads(done.stdout)["items"] == [] and json.loads(done.stderr)["code"] == "no-servers"
@@ -408,8 +408,7 @@ REFUSALS: list[tuple[str, RageError, int, str]] = [
     ("dht table", refusals.dht_off(), 7, "rage config show network.libp2p.dht --origin"),
     ("discovery list", refusals.discovery_off(), 7, "rage config show network.discovery --origin"),
     ("discovery list", refusals.no_servers(), 5, "rage discovery serve"),
-    ("discovery register", refusals.server_refused("https://a", "old"), 4, "rage discovery list"),
-    ("discovery register", refusals.server_unreachable("https://a", "timeout"), 7, "rage discovery list"),
+    ("discovery register", refusals.no_node(), 7, "rage node start"),
     ("peer discover", refusals.mdns_off("no multicast"), 7, "rage doctor --only mdns"),
     ("topic tail t", refusals.topic_invalid("t", "it is empty"), 2, "rage topic list"),
     ("topic publish t -", refusals.topic_not_joined("t"), 4, "rage topic list"),

@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 REQUEST_TIMEOUT_S = 5.0
 """One question, a dial with it: five round trips of a slow link, and some."""
 REFRESH_CHECK_S = 600.0
-EXPIRE_S = 600.0
 CHECKS_MAX = 16
 """Peers asked at once whether they answer: with all of them silent, a newcomer waits 20 s."""
 CHECKS_WAITING_MAX = 64
