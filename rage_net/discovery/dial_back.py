@@ -14,11 +14,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from rage_net.discovery.rates import Rates
 from rage_net.errors import RageError
 from rage_net.libp2p.errors import Libp2pError
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
+from rage_net.libp2p.rates import Rates
 from rage_net.libp2p.scope import HOST_PREFIX_BITS, IpAddress, ip_of, prefix
 
 log = logging.getLogger("rage.discovery")

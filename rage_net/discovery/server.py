@@ -31,7 +31,6 @@ from rage_net.discovery import api
 from rage_net.discovery.api import Answer, Request
 from rage_net.discovery.dial_back import DialBack, DialBacks, dialable
 from rage_net.discovery.proofs import SIGNATURE, Place, verify_query, verify_registration
-from rage_net.discovery.rates import Rates
 from rage_net.discovery.records import (
     ADDRESSES_LISTED_MAX,
     ListedPeer,
@@ -49,6 +48,7 @@ from rage_net.env import Env
 from rage_net.errors import NotFoundError, UnavailableError, UsageError
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PEER_ID_BYTES_MAX, PeerId
+from rage_net.libp2p.rates import Rates
 from rage_net.libp2p.scope import HOST_PREFIX_BITS, IpAddress, Scope, prefix, scope_of, scope_of_ip
 from rage_net.metrics import Metrics
 

@@ -21,7 +21,6 @@ from rage_net.discovery.proofs import (
     verify_query,
     verify_registration,
 )
-from rage_net.discovery.rates import Rates
 from rage_net.discovery.records import (
     RecordError,
     decode_listed,
@@ -32,6 +31,7 @@ from rage_net.discovery.schedule import SPREAD, Beat, next_due
 from rage_net.discovery.selection import PER_SITE_MAX, Candidate, choose
 from rage_net.errors import RageError
 from rage_net.libp2p.peer_id import PeerId
+from rage_net.libp2p.rates import Rates
 from rage_net.libp2p.scope import SITE_PREFIX_BITS, Scope, parse_ip, prefix, scope_of_ip
 
 from .world import EPOCH, URL, Env, Peer

@@ -11,7 +11,7 @@ from rage_net.libp2p.kad import rates, values
 from rage_net.libp2p.kad.groups import groups_of, network_of
 from rage_net.libp2p.kad.keys import distance_bits, place_of, raw_key_near
 from rage_net.libp2p.kad.messages import Kind
-from rage_net.libp2p.kad.rates import Rates
+from rage_net.libp2p.kad.rates import AskingRates
 from rage_net.libp2p.kad.records import EXPIRY_S, GRAIN_S, PROVIDERS_PER_KEY_MAX, TOLD_MAX, Providers
 from rage_net.libp2p.kad.values import ValueRefusedError, Values
 from rage_net.libp2p.multiaddr import Multiaddr
@@ -151,7 +151,7 @@ def test_values_are_bounded_in_all(rng: random.Random) -> None:
 
 
 def test_a_peer_that_asks_too_much_waits_and_others_do_not(rng: random.Random) -> None:
-    limits, flood, other = Rates(), peer_id(rng), peer_id(rng)
+    limits, flood, other = AskingRates(), peer_id(rng), peer_id(rng)
     taken = sum(limits.take(flood, Kind.FIND_NODE, 0.0) for _ in range(5000))
     assert taken == rates.QUESTIONS_BURST
     assert limits.take(flood, Kind.ADD_PROVIDER, 0.0)  # records are counted on their own
@@ -160,10 +160,10 @@ def test_a_peer_that_asks_too_much_waits_and_others_do_not(rng: random.Random) -
 
 
 def test_buckets_are_bounded(rng: random.Random) -> None:
-    limits = Rates()
+    limits = AskingRates()
     for _ in range(3 * rates.PEERS_MAX):
         limits.take(peer_id(rng), Kind.PING, 0.0)
-    assert len(limits._peers) == rates.PEERS_MAX
+    assert len(limits.questions) == rates.PEERS_MAX
 
 
 # -- scope

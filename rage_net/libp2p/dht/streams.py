@@ -21,7 +21,7 @@ from rage_net.libp2p.kad.answers import Answers, Asker
 from rage_net.libp2p.kad.contact import Contact, place_addresses
 from rage_net.libp2p.kad.groups import MayTell
 from rage_net.libp2p.kad.messages import MESSAGE_BYTES_MAX, Kind, Message, PeerInfo, Reader, decode, frame
-from rage_net.libp2p.kad.rates import Rates
+from rage_net.libp2p.kad.rates import AskingRates
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.libp2p.scope import same_host
@@ -118,7 +118,7 @@ class Server:
         self._answers = answers
         self._clock = clock
         self._wall_clock = wall_clock
-        self._rates = Rates()
+        self._rates = AskingRates()
         self._serving: Counter[PeerId] = Counter()
 
     async def serve(self, stream: Stream) -> None:

@@ -5,11 +5,9 @@ Peers that are not heard of for long are forgotten first, and come back with ful
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass
-
 from rage_net.libp2p.kad.messages import Kind
 from rage_net.libp2p.peer_id import PeerId
+from rage_net.libp2p.rates import Rates
 
 QUESTIONS_S = 50.0
 """A second: a peer that looks up all day asks any one of us a few times a minute."""
@@ -20,35 +18,14 @@ RECORDS_BURST = 4000.0
 PEERS_MAX = 1024
 
 
-@dataclass(slots=True)
-class _Buckets:
-    at: float
-    questions: float = QUESTIONS_BURST
-    records: float = RECORDS_BURST
-
-
-class Rates:
+class AskingRates:
     """What each peer has left."""
 
     def __init__(self) -> None:
-        self._peers: OrderedDict[PeerId, _Buckets] = OrderedDict()
+        self.questions = Rates(burst=QUESTIONS_BURST, rate_s=QUESTIONS_S, names_max=PEERS_MAX)
+        self.records = Rates(burst=RECORDS_BURST, rate_s=RECORDS_S, names_max=PEERS_MAX)
 
     def take(self, peer_id: PeerId, kind: Kind, now: float) -> bool:
         """Whether `peer_id` may have one more answered; counts it then."""
-        buckets = self._peers.pop(peer_id, None) or _Buckets(now)
-        self._peers[peer_id] = buckets
-        while len(self._peers) > PEERS_MAX:
-            self._peers.popitem(last=False)
-        passed = max(0.0, now - buckets.at)
-        buckets.at = now
-        buckets.questions = min(QUESTIONS_BURST, buckets.questions + passed * QUESTIONS_S)
-        buckets.records = min(RECORDS_BURST, buckets.records + passed * RECORDS_S)
-        if kind is Kind.ADD_PROVIDER:
-            if buckets.records < 1:
-                return False
-            buckets.records -= 1
-        else:
-            if buckets.questions < 1:
-                return False
-            buckets.questions -= 1
-        return True
+        rates = self.records if kind is Kind.ADD_PROVIDER else self.questions
+        return rates.take(peer_id, now) == 0

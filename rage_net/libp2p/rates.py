@@ -7,6 +7,7 @@ or nearly so, and forgetting a full bucket changes nothing.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Hashable
 
 
 class Rates:
@@ -19,9 +20,9 @@ class Rates:
         self._burst = burst
         self._rate_s = rate_s
         self._names_max = names_max
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, and when there were so many
+        self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()  # tokens, and when there were so many
 
-    def take(self, name: str, now: float, amount: float = 1.0) -> float:
+    def take(self, name: Hashable, now: float, amount: float = 1.0) -> float:
         """Take `amount` for `name` at the monotonic time `now`; 0 when it was there, else seconds until it will be."""
         tokens, since = self._buckets.pop(name, (self._burst, now))
         tokens = min(self._burst, tokens + max(0.0, now - since) * self._rate_s)
