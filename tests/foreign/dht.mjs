@@ -1,5 +1,4 @@
 // js-libp2p's kad-dht as the other side of rage's: a server of /rage/kad/1.0.0, led by JSON lines; see foreign_peers.py.
-import { createInterface } from 'node:readline'
 import { noise } from '@chainsafe/libp2p-noise'
 import { yamux } from '@chainsafe/libp2p-yamux'
 import { identify } from '@libp2p/identify'
@@ -38,9 +37,6 @@ const cid = (multihash) => CID.createV1(0x55, Digest.decode(Buffer.from(multihas
 const show = (peer) => ({ peer_id: peer.id.toString(), addresses: peer.multiaddrs.map(String) })
 
 const commands = {
-  async address () {
-    return { peer_id: node.peerId.toString(), address: node.getMultiaddrs()[0].toString() }
-  },
   async dial ({ address }) {
     return { peer_id: (await node.dial(multiaddr(address))).remotePeer.toString() }
   },
@@ -91,17 +87,3 @@ const commands = {
     throw new Error('not found')
   }
 }
-
-function answer (line) {
-  process.stdout.write(JSON.stringify(line) + '\n')
-}
-
-createInterface({ input: process.stdin }).on('line', async (line) => {
-  const { id, op, ...args } = JSON.parse(line)
-  try {
-    answer({ id, ok: await commands[op](args) })
-  } catch (error) {
-    answer({ id, error: `${error.name}: ${error.message}` })
-  }
-}).on('close', () => process.exit(0))
-answer({ id: 0, ok: await commands.address() })

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+LEAD = HERE / "lead.mjs"
 ROOT = HERE.parents[1]
 INSTALLED = HERE / ".peers"
 CALL_TIMEOUT_S = 30.0
@@ -50,12 +51,17 @@ def missing(program: str, where: Path = INSTALLED) -> str | None:
     return None if is_installed else f"{program} is not installed: run `make deps` (or scripts/foreign-peers.sh)"
 
 
-def command(program: str, source: Path, *arguments: str, where: Path = INSTALLED) -> tuple[list[str], Path]:
-    """The command that runs `source` (a .mjs or .py) with the foreign libraries at hand, and its working directory."""
+def command(
+    program: str, source: Path, *arguments: str, where: Path = INSTALLED, more: str = ""
+) -> tuple[list[str], Path]:
+    """The command that runs `source` (a .mjs or .py) with the foreign libraries at hand, and its working directory.
+
+    Args: more: text that follows a .mjs.
+    """
     if program == "py-libp2p":
         return [str(where / "py/bin/python"), str(source), *arguments], where
     # Given as text, a module finds its packages from the working directory, and needs no copy beside them.
-    return [str(where / "node"), "--input-type=module", "-e", source.read_text(), "--", *arguments], where / "js"
+    return [str(where / "node"), "--input-type=module", "-e", source.read_text() + more, "--", *arguments], where / "js"
 
 
 class ForeignError(Exception):
@@ -66,7 +72,10 @@ class Peer:
     """One foreign process. Any thread or task may call; answers come in any order."""
 
     def __init__(self, program: str, source: str = "peer") -> None:
-        argv, cwd = command(program, HERE / f"{source}.{'mjs' if program == 'js-libp2p' else 'py'}")
+        if program == "js-libp2p":
+            argv, cwd = command(program, HERE / f"{source}.mjs", more=LEAD.read_text())
+        else:
+            argv, cwd = command(program, HERE / f"{source}.py")
         self.program = program
         self._process = subprocess.Popen(
             argv, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment()

@@ -1,5 +1,4 @@
 // js-libp2p's gossipsub as the other side of rage's tests. Commands as in peer.mjs; see foreign_peers.py.
-import { createInterface } from 'node:readline'
 import { noise } from '@chainsafe/libp2p-noise'
 import { yamux } from '@chainsafe/libp2p-yamux'
 import { gossipsub } from '@libp2p/gossipsub'
@@ -61,17 +60,3 @@ const commands = {
     return { streams: node.getConnections().filter((c) => c.remotePeer.toString() === peer).flatMap((c) => c.streams.map((s) => s.protocol)) }
   }
 }
-
-const answer = (line) => process.stdout.write(JSON.stringify(line) + '\n')
-answer({ id: 0, ok: { peer_id: node.peerId.toString(), address: node.getMultiaddrs()[0].toString() } })
-
-const lines = createInterface({ input: process.stdin })
-lines.on('line', async (line) => {
-  const { id, op, ...args } = JSON.parse(line)
-  try {
-    answer({ id, ok: await commands[op](args) })
-  } catch (error) {
-    answer({ id, error: `${error.name}: ${error.message}` })
-  }
-})
-lines.on('close', () => process.exit(0))

@@ -1,5 +1,4 @@
 // js-libp2p's mDNS as the other side of rage's. Commands as in peer.mjs; its first answer comes once it listens.
-import { createInterface } from 'node:readline'
 import { noise } from '@chainsafe/libp2p-noise'
 import { yamux } from '@chainsafe/libp2p-yamux'
 import { identify } from '@libp2p/identify'
@@ -25,9 +24,6 @@ const node = await createLibp2p({
 })
 
 const commands = {
-  async about () {
-    return { peer_id: node.peerId.toString(), address: node.getMultiaddrs()[0].toString() }
-  },
   async found ({ peer }) { // waits until mDNS has brought it
     while (!found.has(peer)) await new Promise((resolve) => setTimeout(resolve, 5))
     return { addresses: found.get(peer) }
@@ -40,17 +36,3 @@ const commands = {
     return { rtt_ms: await node.services.ping.ping(peerIdFromString(peer)) }
   }
 }
-
-function answer (line) {
-  process.stdout.write(JSON.stringify(line) + '\n')
-}
-
-createInterface({ input: process.stdin }).on('line', async (line) => {
-  const { id, op, ...args } = JSON.parse(line)
-  try {
-    answer({ id, ok: await commands[op](args) })
-  } catch (error) {
-    answer({ id, error: `${error.name}: ${error.message}` })
-  }
-}).on('close', () => process.exit(0))
-answer({ id: 0, ok: await commands.about() })

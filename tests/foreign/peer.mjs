@@ -1,6 +1,5 @@
 // js-libp2p as the other side of rage's tests. Commands come as JSON lines on stdin, answers leave on stdout; see foreign_peers.py.
 import { createHash } from 'node:crypto'
-import { createInterface } from 'node:readline'
 import { noise } from '@chainsafe/libp2p-noise'
 import { yamux } from '@chainsafe/libp2p-yamux'
 import { identify } from '@libp2p/identify'
@@ -90,9 +89,6 @@ const connection = (peer) => node.getConnections().find((c) => c.remotePeer.toSt
 const open = (peer, protocol) => connection(peer).newStream(protocol, many)
 
 const commands = {
-  async address () {
-    return { peer_id: node.peerId.toString(), address: node.getMultiaddrs()[0].toString() }
-  },
   async dial ({ address }) {
     return { peer_id: (await node.dial(multiaddr(address))).remotePeer.toString() }
   },
@@ -165,17 +161,3 @@ const commands = {
     return {}
   }
 }
-
-function answer (line) {
-  process.stdout.write(JSON.stringify(line) + '\n')
-}
-
-createInterface({ input: process.stdin }).on('line', async (line) => {
-  const { id, op, ...args } = JSON.parse(line)
-  try {
-    answer({ id, ok: await commands[op](args) })
-  } catch (error) {
-    answer({ id, error: `${error.name}: ${error.message}` })
-  }
-}).on('close', () => process.exit(0))
-answer({ id: 0, ok: await commands.address() })
