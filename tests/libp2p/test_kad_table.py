@@ -97,15 +97,15 @@ def test_every_place_is_in_exactly_one_bucket(rng: random.Random) -> None:
 
 
 def test_a_full_table_gives_up_far_contacts_for_near_ones(rng: random.Random) -> None:
-    table = Table(contact(rng), contacts_max=30)
+    table = Table(contact(rng), contacts_max=80)
     for _ in range(500):
         table.answered(Node(contact(rng)), 0.0)
-    assert len(table) <= 30
-    for bits in range(2, 12):
+    assert len(table) <= 80
+    for bits in range(6, 12):
         newcomer = near(rng, table, bits)
         table.answered(Node(newcomer), 1.0)
         assert newcomer in list(table)
-        assert len(table) <= 30
+        assert len(table) <= 80
 
 
 def test_who_fails_leaves_and_the_newest_that_waits_takes_the_place(rng: random.Random) -> None:
@@ -133,7 +133,7 @@ def test_a_lone_contact_is_borne_once(rng: random.Random) -> None:
 def test_who_was_silent_longest_is_to_be_asked_before_it_keeps_another_out(rng: random.Random) -> None:
     table = Table(contact(rng))
     far = [near(rng, table, 0) for _ in range(K)]
-    for one in [near(rng, table, 5), *far]:
+    for one in [*(near(rng, table, 3) for _ in range(K)), *far]:
         table.answered(Node(one), 0.0)
     suspect = table.answered(Node(near(rng, table, 0)), STALE_S - 1)
     assert suspect is None
@@ -152,7 +152,8 @@ def test_we_are_not_in_our_own_table(rng: random.Random) -> None:
 
 def test_another_network_displaces_one_of_a_crowd_in_a_full_bucket(rng: random.Random) -> None:
     table = Table(contact(rng))
-    table.answered(Node(near(rng, table, 5)), 0.0)
+    for _ in range(K):
+        table.answered(Node(near(rng, table, 3)), 0.0)
     for _ in range(K):
         one = near(rng, table, 0)
         table.answered(Node(Contact(one.peer_id, one.addresses, one.place, ("crowd",))), 0.0)

@@ -129,7 +129,7 @@ class Table(KademliaTable):
                 self.split_bucket(index)
                 self._count_again()
                 continue
-            if self._make_room_for_another_group(bucket, node):
+            if self._make_room_for_another_group(bucket, node) or self._make_room_for_a_neighbour(bucket, node):
                 break
             return self._wait(bucket, node, now)
         if self.count >= self.contacts_max and not self._shed(bucket):
@@ -281,23 +281,45 @@ class Table(KademliaTable):
             return False
         for other in bucket.nodes.values():
             if any(shares[group] > GROUP_MAX for group in other.contact.groups):
-                self._let_go(bucket, other)
+                self._displace(bucket, other)
                 return True
         return False
+
+    def _make_room_for_a_neighbour(self, bucket: Bucket, node: Node) -> bool:
+        """Where our k nearest may lie, the farthest makes way for who is nearer: all k are to be known (paper, 2.4)."""
+        own = self.node.long_id
+        farthest = max(bucket.nodes.values(), key=lambda other: other.long_id ^ own)
+        if farthest.long_id ^ own < node.long_id ^ own or not self._is_near(bucket):
+            return False
+        self._displace(bucket, farthest)
+        return True
 
     def _shed(self, bucket: Bucket) -> bool:
         """Make room in a full table: the fullest bucket, of such the farthest, gives up who was silent longest.
 
-        Our own bucket always gets room: neighbours are what records depend on.
+        Neighbours always get room, and give none up: they are what records depend on.
         """
-        others = [other for other in self.buckets if other is not bucket]
+        others = [other for other in self.buckets if other is not bucket and not self._is_near(other)]
         if not others:
             return False
         fullest = max(others, key=lambda other: (len(other.nodes), _distance_to(other, self.node.long_id)))
-        if len(fullest.nodes) <= (0 if bucket.has_in_range(self.node) else len(bucket.nodes) + 1):
+        if len(fullest.nodes) <= (0 if self._is_near(bucket) else len(bucket.nodes) + 1):
             return False
         self._let_go(fullest, next(iter(fullest.nodes.values())))
         return True
+
+    def _is_near(self, bucket: Bucket) -> bool:
+        """Whether it is ours, or may hold one of our k nearest: who is nearer than all in it are fewer than k."""
+        own = self.node.long_id
+        distance = _distance_to(bucket, own)
+        nearer = sum(len(other.nodes) for other in self.buckets if _distance_to(other, own) < distance)
+        return nearer < int(self.ksize)
+
+    def _displace(self, bucket: Bucket, node: Node) -> None:
+        """Another takes the place of `node`, which waits from now on."""
+        heard_at = bucket.heard_at[node.id]
+        self._let_go(bucket, node)
+        self._wait(bucket, node, heard_at)
 
     def _let_go(self, bucket: Bucket, node: Node) -> None:
         """Take `node` out without another taking its place."""
@@ -306,9 +328,11 @@ class Table(KademliaTable):
         self.count -= 1
 
     def _count_again(self) -> None:
-        """After a split: who waited may be in."""
+        """After a split: who waited may be in, and one too many."""
         self.count = sum(len(bucket.nodes) for bucket in self.buckets)
         self.waiting = sum(len(bucket.replacement_nodes) for bucket in self.buckets)
+        while self.count > self.contacts_max and self._shed(self.buckets[self._index(self.node.long_id)]):
+            pass
 
 
 def _distance_to(bucket: Any, place: int) -> int:
