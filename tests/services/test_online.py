@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from rage_net import keys
+from rage_net import config, keys
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.metrics import Metrics
 from rage_net.online.duties import NAMED_MAX, Duties
+from rage_net.online.making import describe_about
 from tests.services.test_membership import Members, members  # noqa: F401  a fixture
 from tests.sim.env import SimulatedEnv
 from tests.sim.virtual_loop import VirtualLoop
@@ -47,3 +49,17 @@ async def test_names_on_the_link_that_nobody_answers_for_keep_a_true_one_waiting
     meeting.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await meeting
+
+
+@pytest.mark.parametrize("is_private", [False, True])
+def test_what_a_node_tells_discovery_servers_follows_the_configuration(tmp_path: Path, is_private: bool) -> None:
+    friend = PeerId.from_public_key(keys.generate(random.Random(1)).public_key())
+    flags = {
+        "network.organization_id": "acme",
+        "network.zone": "eu-1a",
+        "network.discovery.registration.private": str(is_private).lower(),
+        "network.security.trusted_peers": [str(friend)],
+    }
+    about = describe_about(config.load(tmp_path, environ={}, flags=flags), tuple)
+    assert (about.organization_id, about.zone, about.private) == ("acme", "eu-1a", is_private)
+    assert about.members == (friend,) and about.capabilities == ("storage",)
