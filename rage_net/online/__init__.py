@@ -163,7 +163,7 @@ async def go_online(
             reach=membership.reach,
             claims=duties.claims,
         )
-        duties.dht, duties.routing = dht, routing
+        duties.dht, duties.routing, duties.pubsub = dht, routing, pubsub
         about = functools.partial(describe_about, config, addresses)
         duties.about = about
         yield Online(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rage_net import durable
 from rage_net.config import Config
@@ -20,16 +20,13 @@ from rage_net.home import Home
 from rage_net.libp2p.dht import Dht
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
-from rage_net.libp2p.pubsub import Subscription
+from rage_net.libp2p.pubsub import PubSub, Subscription
 from rage_net.libp2p.swarm import Swarm
 from rage_net.liveness import TURN_S
 from rage_net.metrics import Metrics
 from rage_net.services.membership import Membership
 from rage_net.services.presence import Presence
 from rage_net.services.routing import Routing
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger("rage.online")
 
@@ -64,6 +61,7 @@ class Duties:
         membership: Membership,
         servers: Client | None,
     ) -> None:
+        self.pubsub: PubSub | None = None
         self.presence: Presence | None = None
         self.dht: Dht | None = None
         self.routing: Routing | None = None
@@ -71,6 +69,7 @@ class Duties:
         self.about: Callable[[], About] = lambda: About(addresses=())
         self._home = home
         self._discovery = config.network.discovery
+        self._trusted = {PeerId.parse(peer) for peer in config.network.security.trusted_peers}
         self._env = env
         self._metrics = metrics
         self._swarm = swarm
@@ -157,6 +156,15 @@ class Duties:
             for _ in range(NAMED_DIALS):
                 tasks.create_task(meet())
 
+    async def trim(self) -> None:
+        """Let connections go that gossip and downloads do not need, when they are many."""
+        mesh = (
+            {peer for state in self.pubsub.topics() for peer in self.pubsub.mesh(state.topic)} if self.pubsub else set()
+        )
+        closed = await self._membership.trim(mesh | self._trusted)
+        if closed:
+            log.info("closed %d connections that were little used", closed)
+
     async def fill_table(self) -> None:
         """Look for ourselves while the DHT's table is thin: its own refresh is for a table that is full."""
         if self.dht is not None and len(self.dht.table) < TABLE_ENOUGH:
@@ -197,6 +205,7 @@ class Duties:
             job("meet_named", MEET_EVERY_S, self.meet_named, at_once=True, timeout_s=None),
             job("liveness", TURN_S, self._membership.watch),
             job("probe", TURN_S, self._membership.probe),
+            job("trim", MEET_EVERY_S, self.trim),
             job("save_peers", ASK_SERVERS_EVERY_S, self.save),
         ]
         if self._servers is not None and self._servers.servers:

@@ -522,7 +522,7 @@ async def test_an_idle_connection_is_closed_and_a_used_one_is_not(world: World) 
         stream = await (await join(a, c)).open_stream([ECHO])
         await asyncio.sleep(150)
         assert a.connection(b.peer_id) is None and a.connection(c.peer_id) is not None
-        assert Disconnected(b.peer_id, "idle") in world.events["a"]
+        assert Disconnected(b.peer_id, "idle", is_orderly=True) in world.events["a"]
         assert b.connections() == []
         await stream.close()
 
@@ -541,7 +541,7 @@ async def test_a_connection_whose_peer_went_away_is_closed_once_its_streams_have
         assert await read_all(stream) == b"still here"
         await asyncio.sleep(2)
         assert a.connections() == [] and b.connections() == []
-        assert Disconnected(b.peer_id, "the peer went away") in world.events["a"]
+        assert Disconnected(b.peer_id, "the peer went away", is_orderly=True) in world.events["a"]
 
 
 async def test_a_closing_swarm_sends_what_waits_and_its_streams_learn_of_it(world: World) -> None:

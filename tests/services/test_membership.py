@@ -21,6 +21,7 @@ from rage_net.libp2p.transport import Link, MemoryNetwork, MemoryTransport
 from rage_net.liveness import GONE_S, HEALTH_MAX, TURN_S
 from rage_net.messages import CHUNK_PROTOCOL, Heartbeat, NodeInfo, PeerAnnouncement
 from rage_net.peerstore import Peerstore
+from rage_net.services import membership
 from rage_net.services.membership import WANTED, Membership, believe_announced
 from rage_net.services.membership.views import show_peers
 from rage_net.verbs.peer import ListPeers
@@ -184,6 +185,9 @@ async def test_signs_of_life_are_bytes_probes_and_gossip(members: Members) -> No
 
     await live(300)
     assert one.liveness.state(peer) == "alive", "yamux pings and probes keep it so"
+    await one.connect(address_of(other))  # the one before was idle, and closed
+    await settle()
+    other.swarm.connections()[0].abort("the cable was pulled")
     await other.swarm.close()
     await live(1)
     assert one.liveness.state(peer) == "suspect", "its connection broke"
@@ -276,3 +280,33 @@ async def test_commands_that_come_and_go_leave_nothing_in_the_peer_store(members
     await command.swarm.dial(one.swarm.peer_id, one.swarm.listen_addresses())
     await settle()
     assert one.swarm.connections() and len(one.peerstore) == 0
+
+
+async def test_connections_that_are_little_used_make_way_and_a_goodbye_is_no_doubt(
+    members: Members, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(membership, "CONNECTIONS_HIGH", 8)
+    monkeypatch.setattr(membership, "CONNECTIONS_LOW", 5)
+    others = [await members.make(f"other-{number}") for number in range(10)]
+    one = await members.make("one", bootstrap=[address_of(others[0])])
+
+    async def serve(stream: Stream) -> None:
+        """It exchanges chunks: that is what makes it a node."""
+
+    one.swarm.handle(CHUNK_PROTOCOL, serve)
+    for other in others:
+        other.swarm.handle(CHUNK_PROTOCOL, serve)
+        await one.connect(address_of(other))
+    await settle(5)
+    used, meshed = others[4], others[7]
+    for _ in range(20):
+        await one.swarm.ping(used.swarm.peer_id)
+    assert await one.trim([]) == 0, "they are young"
+    await settle(membership.YOUNG_S)
+    assert await one.trim([meshed.swarm.peer_id]) == 5
+    await settle(1)
+    left = {connection.peer_id for connection in one.swarm.connections()}
+    assert len(left) == 5 and {others[0].swarm.peer_id, used.swarm.peer_id, meshed.swarm.peer_id} <= left
+    assert await one.trim([]) == 0, "they are few enough"
+    for other in others:
+        assert other.liveness.state(one.swarm.peer_id) == "alive", "it said goodbye"

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import random
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,11 +31,11 @@ def anyio_backend() -> Any:
 async def test_names_on_the_link_that_nobody_answers_for_keep_a_true_one_waiting_for_seconds(
     members: Members,  # noqa: F811
     rng: random.Random,
+    tmp_path: Path,
 ) -> None:
     one, other = await members.make("one"), await members.make("other")
-    config: Any = SimpleNamespace(network=SimpleNamespace(discovery=None))
     home: Any = None
-    parts = Duties(home, config, SimulatedEnv("parts"), Metrics(), one.swarm, one, None)
+    parts = Duties(home, config.load(tmp_path, environ={}), SimulatedEnv("parts"), Metrics(), one.swarm, one, None)
     meeting = asyncio.create_task(parts.meet_named())
     for _ in range(NAMED_MAX):
         nobody = PeerId.from_public_key(keys.generate(rng).public_key())

@@ -54,10 +54,11 @@ class Connected:
 
 @dataclass(frozen=True)
 class Disconnected:
-    """The kept connection to a peer is gone."""
+    """The kept connection to a peer is gone. `is_orderly`: one of the two said goodbye before."""
 
     peer_id: PeerId
     reason: str
+    is_orderly: bool = False
 
 
 @dataclass(frozen=True)
@@ -423,7 +424,8 @@ class Swarm:
         self._all.pop(connection, None)
         if self._kept.get(connection.peer_id) is connection:
             del self._kept[connection.peer_id]
-            self._emit(Disconnected(connection.peer_id, connection.close_reason))
+            is_orderly = connection.session.is_gone_away or connection.session.is_going_away
+            self._emit(Disconnected(connection.peer_id, connection.close_reason, is_orderly))
 
     def _emit(self, event: Event) -> None:
         for callback in self._callbacks:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -48,6 +48,14 @@ PROBE_S_MAX = 5.0
 """For a suspect to give a sign of life."""
 WANTED = 12
 """Connections below which known peers are dialled: gossip's mesh and a few more."""
+CONNECTIONS_HIGH = 96
+CONNECTIONS_LOW = 64
+"""Above the first, connections are closed down to the second: look-ups of the DHT make many, gossip would keep all of
+them, and each costs both sides its heartbeats."""
+STREAMS_IDLE = 3
+"""Streams of a connection on which nothing happens: gossip in both directions, and a ping."""
+YOUNG_S = 30.0
+"""A connection is not closed for so long: whoever made it has not had the time to use it."""
 MEETING_MAX = 4
 """Known peers dialled in one round."""
 BACKOFF_FIRST_S = 30.0
@@ -181,6 +189,25 @@ class Membership:
             tasks.create_task(self.connect_to_bootstrap())
             for peer in self._candidates():
                 tasks.create_task(self.meet(peer))
+
+    async def trim(self, protected: Collection[PeerId]) -> int:
+        """Close the least used connections when there are too many; how many. Those to `protected` peers stay."""
+        connections = self.swarm.connections()
+        if len(connections) <= CONNECTIONS_HIGH:
+            return 0
+        now = self._env.monotonic()
+        kept = {address.peer_id for address in self.bootstrap} | set(protected)
+        free = [
+            connection
+            for connection in connections
+            if connection.peer_id not in kept
+            and len(connection.streams) <= STREAMS_IDLE
+            and now - connection.opened_at >= YOUNG_S
+        ]
+        free.sort(key=lambda each: (each.bytes_in + each.bytes_out) / (now - each.opened_at))
+        chosen = free[: len(connections) - CONNECTIONS_LOW]
+        await asyncio.gather(*(connection.close("more connections than are needed") for connection in chosen))
+        return len(chosen)
 
     def _candidates(self) -> list[PeerId]:
         """Known peers to dial now, the latest met first; none when enough are connected."""
@@ -363,9 +390,10 @@ class Membership:
             case Connected(peer):
                 self._rests.pop(peer, None)
                 self.heard(peer)
-            case Disconnected(peer):
+            case Disconnected(peer, _, is_orderly):
                 self._bytes_in.pop(peer, None)
-                self._tell(self.liveness.doubt(peer, self._env.monotonic()))
+                if not is_orderly:  # a goodbye is no sign of death: heartbeats will tell
+                    self._tell(self.liveness.doubt(peer, self._env.monotonic()))
             case Identified(peer, said):
                 if (connection := self.swarm.connection(peer)) is not None:
                     self._remember(connection, said.listen_addresses)
