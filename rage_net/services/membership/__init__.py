@@ -193,7 +193,8 @@ class Membership:
     async def trim(self, protected: Collection[PeerId]) -> int:
         """Close the least used connections when there are too many; how many. Those to `protected` peers stay."""
         connections = self.swarm.connections()
-        if len(connections) <= CONNECTIONS_HIGH:
+        high = min(CONNECTIONS_HIGH, self.swarm.limits.connections * 3 // 4)
+        if len(connections) <= high:
             return 0
         now = self._env.monotonic()
         kept = {address.peer_id for address in self.bootstrap} | set(protected)
@@ -205,7 +206,7 @@ class Membership:
             and now - connection.opened_at >= YOUNG_S
         ]
         free.sort(key=lambda each: (each.bytes_in + each.bytes_out) / (now - each.opened_at))
-        chosen = free[: len(connections) - CONNECTIONS_LOW]
+        chosen = free[: len(connections) - min(CONNECTIONS_LOW, high)]
         await asyncio.gather(*(connection.close("more connections than are needed") for connection in chosen))
         return len(chosen)
 
