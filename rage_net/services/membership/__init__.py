@@ -48,10 +48,10 @@ PROBE_S_MAX = 5.0
 """For a suspect to give a sign of life."""
 WANTED = 12
 """Connections below which known peers are dialled: gossip's mesh and a few more."""
-CONNECTIONS_HIGH = 96
-CONNECTIONS_LOW = 64
-"""Above the first, connections are closed down to the second: look-ups of the DHT make many, gossip would keep all of
-them, and each costs both sides its heartbeats."""
+CONNECTIONS_HIGH = 256
+CONNECTIONS_LOW = 192
+"""Above the first, connections are closed down to the second, well clear of the 512 at which dials fail: look-ups of the
+DHT make many, and gossip would keep all of them. Fewer would cost a network of some hundred nodes a dial a question."""
 STREAMS_IDLE = 3
 """Streams of a connection on which nothing happens: gossip in both directions, and a ping."""
 YOUNG_S = 30.0
