@@ -50,8 +50,9 @@ WANTED = 12
 """Connections below which known peers are dialled: gossip's mesh and a few more."""
 CONNECTIONS_HIGH = 256
 CONNECTIONS_LOW = 192
-"""Above the first, connections are closed down to the second, well clear of the 512 at which dials fail: look-ups of the
-DHT make many, and gossip would keep all of them. Fewer would cost a network of some hundred nodes a dial a question."""
+"""Above the first, connections are closed down to the second, well clear of the 512 at which dials fail: look-ups of
+the DHT make many, and gossip would keep all of them. Fewer would cost a network of some hundred nodes a dial a
+question."""
 STREAMS_IDLE = 3
 """Streams of a connection on which nothing happens: gossip in both directions, and a ping."""
 YOUNG_S = 30.0
