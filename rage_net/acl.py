@@ -19,10 +19,19 @@ Action = Literal["read", "write", "admin", "query", "replicate"]
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks. `kind` is peer (proven by Noise), anyone (at the HTTP door) or operator (at the Unix socket)."""
+    """Who asks: a peer (proven by Noise), a user (by a token), anyone (at the HTTP door), an operator (Unix socket)."""
 
-    kind: Literal["peer", "anyone", "operator"]
+    kind: Literal["peer", "user", "anyone", "operator"]
     name: str = ""
+    """A peer id, or `<organisation>/<subject>` of a user."""
+    organization: str = ""
+    """Proven by a certificate, or by the issuer of a token; empty for a stranger."""
+    groups: frozenset[str] = frozenset()
+    """Of a user, `<organisation>/<name>`."""
+    capabilities: frozenset[str] = frozenset()
+    """Of a peer, by its certificate."""
+    scopes: frozenset[str] = frozenset()
+    """What trust opens to a peer: chunks, query, sync; all of them within our own organisation."""
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.name}" if self.name else self.kind

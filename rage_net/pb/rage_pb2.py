@@ -24,29 +24,83 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16rage_net/pb/rage.proto\x12\x07rage.v1\"H\n\x0c\x43hunkRequest\x12\x12\n\x08\x63hunk_id\x18\x01 \x01(\x0cH\x00\x12\x1d\n\x04have\x18\x02 \x01(\x0b\x32\r.rage.v1.HaveH\x00\x42\x05\n\x03\x61sk\"\x19\n\x04Have\x12\x11\n\tchunk_ids\x18\x01 \x03(\x0c\"h\n\rChunkResponse\x12\x0e\n\x06status\x18\x01 \x01(\r\x12(\n\x08metadata\x18\x02 \x01(\x0b\x32\x16.rage.v1.ChunkMetadata\x12\x0c\n\x04have\x18\x03 \x01(\x0c\x12\x0f\n\x07message\x18\x04 \x01(\t\"g\n\rChunkMetadata\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x13\n\x0bstored_size\x18\x02 \x01(\x04\x12#\n\x08\x65ncoding\x18\x03 \x01(\x0e\x32\x11.rage.v1.Encoding\x12\x0e\n\x06public\x18\x04 \x01(\x08\"s\n\rGossipMessage\x12\'\n\theartbeat\x18\x01 \x01(\x0b\x32\x12.rage.v1.HeartbeatH\x00\x12\x31\n\x0c\x61nnouncement\x18\x02 \x01(\x0b\x32\x19.rage.v1.PeerAnnouncementH\x00\x42\x06\n\x04\x62ody\"u\n\x08NodeInfo\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x0c\n\x04zone\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x12\n\nfree_bytes\x18\x05 \x01(\x04\x12\x10\n\x08instance\x18\x06 \x01(\x06\"1\n\tHeartbeat\x12$\n\tnode_info\x18\x01 \x01(\x0b\x32\x11.rage.v1.NodeInfo\"a\n\x10PeerAnnouncement\x12$\n\tnode_info\x18\x01 \x01(\x0b\x32\x11.rage.v1.NodeInfo\x12\x14\n\x0c\x63\x61pabilities\x18\x02 \x03(\t\x12\x11\n\taddresses\x18\x03 \x03(\x0c*\x1d\n\x08\x45ncoding\x12\x07\n\x03RAW\x10\x00\x12\x08\n\x04ZSTD\x10\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16rage_net/pb/rage.proto\x12\x07rage.v1\"H\n\x0c\x43hunkRequest\x12\x12\n\x08\x63hunk_id\x18\x01 \x01(\x0cH\x00\x12\x1d\n\x04have\x18\x02 \x01(\x0b\x32\r.rage.v1.HaveH\x00\x42\x05\n\x03\x61sk\"\x19\n\x04Have\x12\x11\n\tchunk_ids\x18\x01 \x03(\x0c\"h\n\rChunkResponse\x12\x0e\n\x06status\x18\x01 \x01(\r\x12(\n\x08metadata\x18\x02 \x01(\x0b\x32\x16.rage.v1.ChunkMetadata\x12\x0c\n\x04have\x18\x03 \x01(\x0c\x12\x0f\n\x07message\x18\x04 \x01(\t\"\x8f\x01\n\rChunkMetadata\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x13\n\x0bstored_size\x18\x02 \x01(\x04\x12#\n\x08\x65ncoding\x18\x03 \x01(\x0e\x32\x11.rage.v1.Encoding\x12\x0e\n\x06public\x18\x04 \x01(\x08\x12&\n\tdocuments\x18\x05 \x03(\x0b\x32\x13.rage.v1.DocumentId\"2\n\nDocumentId\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x0e\n\x06\x64oc_id\x18\x02 \x01(\t\"s\n\rGossipMessage\x12\'\n\theartbeat\x18\x01 \x01(\x0b\x32\x12.rage.v1.HeartbeatH\x00\x12\x31\n\x0c\x61nnouncement\x18\x02 \x01(\x0b\x32\x19.rage.v1.PeerAnnouncementH\x00\x42\x06\n\x04\x62ody\"u\n\x08NodeInfo\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x0c\n\x04zone\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x12\n\nfree_bytes\x18\x05 \x01(\x04\x12\x10\n\x08instance\x18\x06 \x01(\x06\"1\n\tHeartbeat\x12$\n\tnode_info\x18\x01 \x01(\x0b\x32\x11.rage.v1.NodeInfo\"a\n\x10PeerAnnouncement\x12$\n\tnode_info\x18\x01 \x01(\x0b\x32\x11.rage.v1.NodeInfo\x12\x14\n\x0c\x63\x61pabilities\x18\x02 \x03(\t\x12\x11\n\taddresses\x18\x03 \x03(\x0c\"W\n\x0cTrustRequest\x12\x1f\n\x05hello\x18\x01 \x01(\x0b\x32\x0e.rage.v1.HelloH\x00\x12\x1f\n\x05renew\x18\x02 \x01(\x0b\x32\x0e.rage.v1.RenewH\x00\x42\x05\n\x03\x61sk\"\x1d\n\x05Hello\x12\x14\n\x0c\x63\x65rtificates\x18\x01 \x03(\x0c\"\x14\n\x05Renew\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\"V\n\rTrustResponse\x12\x0e\n\x06status\x18\x01 \x01(\r\x12\x14\n\x0c\x63\x65rtificates\x18\x02 \x03(\x0c\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"K\n\x04Head\x12\x0e\n\x06\x61uthor\x18\x01 \x01(\x0c\x12\x13\n\x0bincarnation\x18\x02 \x01(\x06\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x0c\n\x04hash\x18\x04 \x01(\x0c\"=\n\x05\x45ntry\x12\x11\n\x07payload\x18\x01 \x01(\x0cH\x00\x12\x16\n\x0cpayload_hash\x18\x02 \x01(\x0cH\x00\x42\t\n\x07\x63ontent\"q\n\x07Segment\x12\x0e\n\x06\x61uthor\x18\x01 \x01(\x0c\x12\x13\n\x0bincarnation\x18\x02 \x01(\x06\x12\r\n\x05\x66irst\x18\x03 \x01(\x04\x12\x1f\n\x07\x65ntries\x18\x04 \x03(\x0b\x32\x0e.rage.v1.Entry\x12\x11\n\tsignature\x18\x05 \x01(\x0c\"\x8e\x04\n\x07Payload\x12\x0f\n\x07lamport\x18\x01 \x01(\x04\x12\r\n\x05nonce\x18\x02 \x01(\x06\x12\x10\n\x08resource\x18\x03 \x01(\t\x12\x0c\n\x04over\x18\x04 \x03(\x0c\x12!\n\x06\x61\x63\x63\x65ss\x18\x05 \x01(\x0b\x32\x0f.rage.v1.AccessH\x00\x12/\n\x0b\x63\x65rtificate\x18\x06 \x01(\x0b\x32\x18.rage.v1.CertificateFactH\x00\x12)\n\nrevocation\x18\x07 \x01(\x0b\x32\x13.rage.v1.RevocationH\x00\x12#\n\x04node\x18\x08 \x01(\x0b\x32\x13.rage.v1.NodeRecordH\x00\x12)\n\x08\x64ocument\x18\t \x01(\x0b\x32\x15.rage.v1.DocumentFactH\x00\x12\x1d\n\x04\x65\x64it\x18\n \x01(\x0b\x32\r.rage.v1.EditH\x00\x12\'\n\ttombstone\x18\x0b \x01(\x0b\x32\x12.rage.v1.TombstoneH\x00\x12\x33\n\x0f\x61\x63knowledgement\x18\x0c \x01(\x0b\x32\x18.rage.v1.AcknowledgementH\x00\x12#\n\x05trust\x18\r \x01(\x0b\x32\x12.rage.v1.TrustFactH\x00\x12%\n\x08\x61\x64option\x18\x0e \x01(\x0b\x32\x11.rage.v1.AdoptionH\x00\x12#\n\x07\x63losing\x18\x0f \x01(\x0b\x32\x10.rage.v1.ClosingH\x00\x42\x06\n\x04\x62ody\"d\n\x06\x41\x63\x63\x65ss\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\x0f\n\x07\x61llowed\x18\x03 \x01(\x08\x12\x12\n\nexpires_at\x18\x04 \x01(\x04\x12\x12\n\nvisibility\x18\x05 \x01(\t\"\'\n\x0f\x43\x65rtificateFact\x12\x14\n\x0c\x63\x65rtificates\x18\x01 \x03(\x0c\"n\n\nRevocation\x12\x0c\n\x04peer\x18\x01 \x01(\x0c\x12\x0e\n\x06serial\x18\x02 \x01(\x0c\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x11\n\tis_author\x18\x04 \x01(\x08\x12\x1f\n\x08\x61\x63\x63\x65pted\x18\x05 \x03(\x0b\x32\r.rage.v1.Head\"_\n\nNodeRecord\x12\x0e\n\x06region\x18\x01 \x01(\t\x12\x0c\n\x04zone\x18\x02 \x01(\t\x12\x0e\n\x06weight\x18\x03 \x01(\r\x12\r\n\x05state\x18\x04 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x05 \x03(\t\"N\n\x0c\x44ocumentFact\x12\x0c\n\x04root\x18\x01 \x01(\x0c\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0e\n\x06\x63hunks\x18\x03 \x01(\x04\x12\x12\n\ncreated_at\x18\x04 \x01(\x04\"\x16\n\x04\x45\x64it\x12\x0e\n\x06update\x18\x01 \x01(\x0c\"\x1b\n\tTombstone\x12\x0e\n\x06reason\x18\x01 \x01(\t\"$\n\x0f\x41\x63knowledgement\x12\x11\n\ttombstone\x18\x01 \x01(\x0c\"I\n\tTrustFact\x12\n\n\x02\x63\x61\x18\x01 \x01(\x0c\x12\x0e\n\x06scopes\x18\x02 \x03(\t\x12\r\n\x05until\x18\x03 \x01(\x04\x12\x11\n\twithdrawn\x18\x04 \x01(\x08\"A\n\x08\x41\x64option\x12\x0e\n\x06\x61uthor\x18\x01 \x01(\x0c\x12\x13\n\x0bincarnation\x18\x02 \x01(\x06\x12\x10\n\x08payloads\x18\x03 \x03(\x0c\"8\n\x07\x43losing\x12\x0e\n\x06\x61uthor\x18\x01 \x01(\x0c\x12\x1d\n\x06\x63hains\x18\x02 \x03(\x0b\x32\r.rage.v1.Head\"~\n\x0bSyncRequest\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\'\n\x10last_known_heads\x18\x02 \x03(\x0b\x32\r.rage.v1.Head\x12\x13\n\x0bis_complete\x18\x03 \x01(\x08\x12\x0c\n\x04tags\x18\x04 \x03(\t\x12\r\n\x05\x65poch\x18\x05 \x01(\t\"~\n\x0cSyncResponse\x12\x0e\n\x06status\x18\x01 \x01(\r\x12!\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x10.rage.v1.Segment\x12\x1c\n\x05heads\x18\x03 \x03(\x0b\x32\r.rage.v1.Head\x12\x0c\n\x04more\x18\x04 \x01(\x08\x12\x0f\n\x07message\x18\x05 \x01(\t\"+\n\x07SyncAck\x12 \n\tnew_heads\x18\x01 \x03(\x0b\x32\r.rage.v1.Head\"I\n\x0b\x41\x63lConflict\x12\x13\n\x0bresource_id\x18\x01 \x01(\t\x12\x10\n\x08strategy\x18\x02 \x01(\t\x12\x13\n\x0bwinning_acl\x18\x03 \x01(\x0c\"<\n\x11\x41\x63lConflictReport\x12\'\n\tconflicts\x18\x01 \x03(\x0b\x32\x14.rage.v1.AclConflict\"8\n\rAclResolution\x12\'\n\tconflicts\x18\x01 \x03(\x0b\x32\x14.rage.v1.AclConflict\"G\n\x11HeadsAnnouncement\x12\x14\n\x0corganization\x18\x01 \x01(\t\x12\x1c\n\x05heads\x18\x02 \x03(\x0b\x32\r.rage.v1.Head*\x1d\n\x08\x45ncoding\x12\x07\n\x03RAW\x10\x00\x12\x08\n\x04ZSTD\x10\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rage_net.pb.rage_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENCODING']._serialized_start=733
-  _globals['_ENCODING']._serialized_end=762
+  _globals['_ENCODING']._serialized_start=3132
+  _globals['_ENCODING']._serialized_end=3161
   _globals['_CHUNKREQUEST']._serialized_start=35
   _globals['_CHUNKREQUEST']._serialized_end=107
   _globals['_HAVE']._serialized_start=109
   _globals['_HAVE']._serialized_end=134
   _globals['_CHUNKRESPONSE']._serialized_start=136
   _globals['_CHUNKRESPONSE']._serialized_end=240
-  _globals['_CHUNKMETADATA']._serialized_start=242
-  _globals['_CHUNKMETADATA']._serialized_end=345
-  _globals['_GOSSIPMESSAGE']._serialized_start=347
-  _globals['_GOSSIPMESSAGE']._serialized_end=462
-  _globals['_NODEINFO']._serialized_start=464
-  _globals['_NODEINFO']._serialized_end=581
-  _globals['_HEARTBEAT']._serialized_start=583
-  _globals['_HEARTBEAT']._serialized_end=632
-  _globals['_PEERANNOUNCEMENT']._serialized_start=634
-  _globals['_PEERANNOUNCEMENT']._serialized_end=731
+  _globals['_CHUNKMETADATA']._serialized_start=243
+  _globals['_CHUNKMETADATA']._serialized_end=386
+  _globals['_DOCUMENTID']._serialized_start=388
+  _globals['_DOCUMENTID']._serialized_end=438
+  _globals['_GOSSIPMESSAGE']._serialized_start=440
+  _globals['_GOSSIPMESSAGE']._serialized_end=555
+  _globals['_NODEINFO']._serialized_start=557
+  _globals['_NODEINFO']._serialized_end=674
+  _globals['_HEARTBEAT']._serialized_start=676
+  _globals['_HEARTBEAT']._serialized_end=725
+  _globals['_PEERANNOUNCEMENT']._serialized_start=727
+  _globals['_PEERANNOUNCEMENT']._serialized_end=824
+  _globals['_TRUSTREQUEST']._serialized_start=826
+  _globals['_TRUSTREQUEST']._serialized_end=913
+  _globals['_HELLO']._serialized_start=915
+  _globals['_HELLO']._serialized_end=944
+  _globals['_RENEW']._serialized_start=946
+  _globals['_RENEW']._serialized_end=966
+  _globals['_TRUSTRESPONSE']._serialized_start=968
+  _globals['_TRUSTRESPONSE']._serialized_end=1054
+  _globals['_HEAD']._serialized_start=1056
+  _globals['_HEAD']._serialized_end=1131
+  _globals['_ENTRY']._serialized_start=1133
+  _globals['_ENTRY']._serialized_end=1194
+  _globals['_SEGMENT']._serialized_start=1196
+  _globals['_SEGMENT']._serialized_end=1309
+  _globals['_PAYLOAD']._serialized_start=1312
+  _globals['_PAYLOAD']._serialized_end=1838
+  _globals['_ACCESS']._serialized_start=1840
+  _globals['_ACCESS']._serialized_end=1940
+  _globals['_CERTIFICATEFACT']._serialized_start=1942
+  _globals['_CERTIFICATEFACT']._serialized_end=1981
+  _globals['_REVOCATION']._serialized_start=1983
+  _globals['_REVOCATION']._serialized_end=2093
+  _globals['_NODERECORD']._serialized_start=2095
+  _globals['_NODERECORD']._serialized_end=2190
+  _globals['_DOCUMENTFACT']._serialized_start=2192
+  _globals['_DOCUMENTFACT']._serialized_end=2270
+  _globals['_EDIT']._serialized_start=2272
+  _globals['_EDIT']._serialized_end=2294
+  _globals['_TOMBSTONE']._serialized_start=2296
+  _globals['_TOMBSTONE']._serialized_end=2323
+  _globals['_ACKNOWLEDGEMENT']._serialized_start=2325
+  _globals['_ACKNOWLEDGEMENT']._serialized_end=2361
+  _globals['_TRUSTFACT']._serialized_start=2363
+  _globals['_TRUSTFACT']._serialized_end=2436
+  _globals['_ADOPTION']._serialized_start=2438
+  _globals['_ADOPTION']._serialized_end=2503
+  _globals['_CLOSING']._serialized_start=2505
+  _globals['_CLOSING']._serialized_end=2561
+  _globals['_SYNCREQUEST']._serialized_start=2563
+  _globals['_SYNCREQUEST']._serialized_end=2689
+  _globals['_SYNCRESPONSE']._serialized_start=2691
+  _globals['_SYNCRESPONSE']._serialized_end=2817
+  _globals['_SYNCACK']._serialized_start=2819
+  _globals['_SYNCACK']._serialized_end=2862
+  _globals['_ACLCONFLICT']._serialized_start=2864
+  _globals['_ACLCONFLICT']._serialized_end=2937
+  _globals['_ACLCONFLICTREPORT']._serialized_start=2939
+  _globals['_ACLCONFLICTREPORT']._serialized_end=2999
+  _globals['_ACLRESOLUTION']._serialized_start=3001
+  _globals['_ACLRESOLUTION']._serialized_end=3057
+  _globals['_HEADSANNOUNCEMENT']._serialized_start=3059
+  _globals['_HEADSANNOUNCEMENT']._serialized_end=3130
 # @@protoc_insertion_point(module_scope)

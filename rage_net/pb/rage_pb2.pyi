@@ -131,6 +131,7 @@ class ChunkMetadata(google.protobuf.message.Message):
     STORED_SIZE_FIELD_NUMBER: builtins.int
     ENCODING_FIELD_NUMBER: builtins.int
     PUBLIC_FIELD_NUMBER: builtins.int
+    DOCUMENTS_FIELD_NUMBER: builtins.int
     size: builtins.int
     """plain bytes, at most 4 MiB"""
     stored_size: builtins.int
@@ -138,6 +139,12 @@ class ChunkMetadata(google.protobuf.message.Message):
     encoding: global___Encoding.ValueType
     public: builtins.bool
     """a document that counts for the chunk is public: who receives it may serve it to anyone"""
+    @property
+    def documents(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___DocumentId]:
+        """Documents that count for the chunk at the holder, at most 8: told to holders of certificates alone, and only those
+        that they may read. Whoever sends the bytes may say what they are for: it could hand them to anyone itself.
+        """
+
     def __init__(
         self,
         *,
@@ -145,10 +152,30 @@ class ChunkMetadata(google.protobuf.message.Message):
         stored_size: builtins.int = ...,
         encoding: global___Encoding.ValueType = ...,
         public: builtins.bool = ...,
+        documents: collections.abc.Iterable[global___DocumentId] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["encoding", b"encoding", "public", b"public", "size", b"size", "stored_size", b"stored_size"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["documents", b"documents", "encoding", b"encoding", "public", b"public", "size", b"size", "stored_size", b"stored_size"]) -> None: ...
 
 global___ChunkMetadata = ChunkMetadata
+
+@typing.final
+class DocumentId(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ORGANIZATION_FIELD_NUMBER: builtins.int
+    DOC_ID_FIELD_NUMBER: builtins.int
+    organization: builtins.str
+    doc_id: builtins.str
+    """26 base32 characters"""
+    def __init__(
+        self,
+        *,
+        organization: builtins.str = ...,
+        doc_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["doc_id", b"doc_id", "organization", b"organization"]) -> None: ...
+
+global___DocumentId = DocumentId
 
 @typing.final
 class GossipMessage(google.protobuf.message.Message):
@@ -257,3 +284,711 @@ class PeerAnnouncement(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["addresses", b"addresses", "capabilities", b"capabilities", "node_info", b"node_info"]) -> None: ...
 
 global___PeerAnnouncement = PeerAnnouncement
+
+@typing.final
+class TrustRequest(google.protobuf.message.Message):
+    """Protocol /rage/trust/1.0.0, a stream a request; the only one of rage's own protocols that is open to peers without a
+    trusted certificate. At most 64 KiB each way. Whoever dialled sends Hello once the connection stands; either side
+    sends it again when its chain has changed. Each side judges for itself, and the answer says how it judged.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HELLO_FIELD_NUMBER: builtins.int
+    RENEW_FIELD_NUMBER: builtins.int
+    @property
+    def hello(self) -> global___Hello: ...
+    @property
+    def renew(self) -> global___Renew: ...
+    def __init__(
+        self,
+        *,
+        hello: global___Hello | None = ...,
+        renew: global___Renew | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["ask", b"ask", "hello", b"hello", "renew", b"renew"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["ask", b"ask", "hello", b"hello", "renew", b"renew"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["ask", b"ask"]) -> typing.Literal["hello", "renew"] | None: ...
+
+global___TrustRequest = TrustRequest
+
+@typing.final
+class Hello(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CERTIFICATES_FIELD_NUMBER: builtins.int
+    @property
+    def certificates(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """DER, the node's own certificate first, then those that lead to a CA, in any order, cross-signed ones too: at most 8
+        certificates of at most 8 KiB. Empty: this node has none.
+        """
+
+    def __init__(
+        self,
+        *,
+        certificates: collections.abc.Iterable[builtins.bytes] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["certificates", b"certificates"]) -> None: ...
+
+global___Hello = Hello
+
+@typing.final
+class Renew(google.protobuf.message.Message):
+    """To a node with the capability `enrol`, over a connection whose peer id the CSR's key proves."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CSR_FIELD_NUMBER: builtins.int
+    csr: builtins.bytes
+    """DER, PKCS#10, signed by the identity key"""
+    def __init__(
+        self,
+        *,
+        csr: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["csr", b"csr"]) -> None: ...
+
+global___Renew = Renew
+
+@typing.final
+class TrustResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: builtins.int
+    CERTIFICATES_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    status: builtins.int
+    """200 trusted, or renewed; 403 not trusted, or refused; 404 this node enrols nobody; 400 malformed; 503 ask later."""
+    reason: builtins.str
+    """a stable id, such as `cert-expired`"""
+    message: builtins.str
+    """for people"""
+    @property
+    def certificates(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """to Hello: the answerer's own; to Renew: the new chain"""
+
+    def __init__(
+        self,
+        *,
+        status: builtins.int = ...,
+        certificates: collections.abc.Iterable[builtins.bytes] | None = ...,
+        reason: builtins.str = ...,
+        message: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["certificates", b"certificates", "message", b"message", "reason", b"reason", "status", b"status"]) -> None: ...
+
+global___TrustResponse = TrustResponse
+
+@typing.final
+class Head(google.protobuf.message.Message):
+    """--- The log: design D6, ADR 15 -------------------------------------------------------------------------------------
+
+    All metadata is Payloads in hash chains, one chain for each (author, incarnation). The author is a peer id, whose key
+    signs; its organisation is bound into the chain's first hash, so that no envelope can be moved to another's log.
+
+      payload_hash      = BLAKE3(payload)
+      hash[0]           = BLAKE3("rage:chain:1" NUL author incarnation:u64be organization)
+      hash[n]           = BLAKE3(hash[n-1] sequence:u64be payload_hash)          sequence n begins at 1
+      signature over      "rage:head:1" NUL author incarnation:u64be sequence:u64be hash[sequence]
+
+    A signature vouches for all before it. A fact's id is the first 16 bytes of BLAKE3("rage:fact:1" NUL author payload):
+    the same payload in another chain of its author (after compaction) is the same fact.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AUTHOR_FIELD_NUMBER: builtins.int
+    INCARNATION_FIELD_NUMBER: builtins.int
+    SEQUENCE_FIELD_NUMBER: builtins.int
+    HASH_FIELD_NUMBER: builtins.int
+    author: builtins.bytes
+    """peer id, binary"""
+    incarnation: builtins.int
+    sequence: builtins.int
+    hash: builtins.bytes
+    """32 bytes"""
+    def __init__(
+        self,
+        *,
+        author: builtins.bytes = ...,
+        incarnation: builtins.int = ...,
+        sequence: builtins.int = ...,
+        hash: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["author", b"author", "hash", b"hash", "incarnation", b"incarnation", "sequence", b"sequence"]) -> None: ...
+
+global___Head = Head
+
+@typing.final
+class Entry(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PAYLOAD_FIELD_NUMBER: builtins.int
+    PAYLOAD_HASH_FIELD_NUMBER: builtins.int
+    payload: builtins.bytes
+    """a Payload, at most 64 KiB"""
+    payload_hash: builtins.bytes
+    """32 bytes: not for you, or shed"""
+    def __init__(
+        self,
+        *,
+        payload: builtins.bytes = ...,
+        payload_hash: builtins.bytes = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["content", b"content", "payload", b"payload", "payload_hash", b"payload_hash"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["content", b"content", "payload", b"payload", "payload_hash", b"payload_hash"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["content", b"content"]) -> typing.Literal["payload", "payload_hash"] | None: ...
+
+global___Entry = Entry
+
+@typing.final
+class Segment(google.protobuf.message.Message):
+    """A run of one chain, from sequence `first` on. `signature` is over its last entry."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AUTHOR_FIELD_NUMBER: builtins.int
+    INCARNATION_FIELD_NUMBER: builtins.int
+    FIRST_FIELD_NUMBER: builtins.int
+    ENTRIES_FIELD_NUMBER: builtins.int
+    SIGNATURE_FIELD_NUMBER: builtins.int
+    author: builtins.bytes
+    incarnation: builtins.int
+    first: builtins.int
+    signature: builtins.bytes
+    @property
+    def entries(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Entry]: ...
+    def __init__(
+        self,
+        *,
+        author: builtins.bytes = ...,
+        incarnation: builtins.int = ...,
+        first: builtins.int = ...,
+        entries: collections.abc.Iterable[global___Entry] | None = ...,
+        signature: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["author", b"author", "entries", b"entries", "first", b"first", "incarnation", b"incarnation", "signature", b"signature"]) -> None: ...
+
+global___Segment = Segment
+
+@typing.final
+class Payload(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LAMPORT_FIELD_NUMBER: builtins.int
+    NONCE_FIELD_NUMBER: builtins.int
+    RESOURCE_FIELD_NUMBER: builtins.int
+    OVER_FIELD_NUMBER: builtins.int
+    ACCESS_FIELD_NUMBER: builtins.int
+    CERTIFICATE_FIELD_NUMBER: builtins.int
+    REVOCATION_FIELD_NUMBER: builtins.int
+    NODE_FIELD_NUMBER: builtins.int
+    DOCUMENT_FIELD_NUMBER: builtins.int
+    EDIT_FIELD_NUMBER: builtins.int
+    TOMBSTONE_FIELD_NUMBER: builtins.int
+    ACKNOWLEDGEMENT_FIELD_NUMBER: builtins.int
+    TRUST_FIELD_NUMBER: builtins.int
+    ADOPTION_FIELD_NUMBER: builtins.int
+    CLOSING_FIELD_NUMBER: builtins.int
+    lamport: builtins.int
+    """Above every Lamport number that the author had seen in its organisation's log."""
+    nonce: builtins.int
+    """64 random bits."""
+    resource: builtins.str
+    """doc:<id>, org:<org>, topic:<name>, chunk:<cid>, peer:<peer id>, cert:<serial>"""
+    @property
+    def over(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """Ids of the facts about the same thing that the author had seen in force: this one replaces them. At most 64."""
+
+    @property
+    def access(self) -> global___Access: ...
+    @property
+    def certificate(self) -> global___CertificateFact: ...
+    @property
+    def revocation(self) -> global___Revocation: ...
+    @property
+    def node(self) -> global___NodeRecord: ...
+    @property
+    def document(self) -> global___DocumentFact: ...
+    @property
+    def edit(self) -> global___Edit: ...
+    @property
+    def tombstone(self) -> global___Tombstone: ...
+    @property
+    def acknowledgement(self) -> global___Acknowledgement: ...
+    @property
+    def trust(self) -> global___TrustFact: ...
+    @property
+    def adoption(self) -> global___Adoption: ...
+    @property
+    def closing(self) -> global___Closing: ...
+    def __init__(
+        self,
+        *,
+        lamport: builtins.int = ...,
+        nonce: builtins.int = ...,
+        resource: builtins.str = ...,
+        over: collections.abc.Iterable[builtins.bytes] | None = ...,
+        access: global___Access | None = ...,
+        certificate: global___CertificateFact | None = ...,
+        revocation: global___Revocation | None = ...,
+        node: global___NodeRecord | None = ...,
+        document: global___DocumentFact | None = ...,
+        edit: global___Edit | None = ...,
+        tombstone: global___Tombstone | None = ...,
+        acknowledgement: global___Acknowledgement | None = ...,
+        trust: global___TrustFact | None = ...,
+        adoption: global___Adoption | None = ...,
+        closing: global___Closing | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["access", b"access", "acknowledgement", b"acknowledgement", "adoption", b"adoption", "body", b"body", "certificate", b"certificate", "closing", b"closing", "document", b"document", "edit", b"edit", "node", b"node", "revocation", b"revocation", "tombstone", b"tombstone", "trust", b"trust"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["access", b"access", "acknowledgement", b"acknowledgement", "adoption", b"adoption", "body", b"body", "certificate", b"certificate", "closing", b"closing", "document", b"document", "edit", b"edit", "lamport", b"lamport", "node", b"node", "nonce", b"nonce", "over", b"over", "resource", b"resource", "revocation", b"revocation", "tombstone", b"tombstone", "trust", b"trust"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["body", b"body"]) -> typing.Literal["access", "certificate", "revocation", "node", "document", "edit", "tombstone", "acknowledgement", "trust", "adoption", "closing"] | None: ...
+
+global___Payload = Payload
+
+@typing.final
+class Access(google.protobuf.message.Message):
+    """One right on the resource, given or denied; or, with `visibility` alone, who may see it without one."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PRINCIPAL_FIELD_NUMBER: builtins.int
+    ACTION_FIELD_NUMBER: builtins.int
+    ALLOWED_FIELD_NUMBER: builtins.int
+    EXPIRES_AT_FIELD_NUMBER: builtins.int
+    VISIBILITY_FIELD_NUMBER: builtins.int
+    principal: builtins.str
+    """peer:, user:<org>/<sub>, group:<org>/<name>, org:, anyone"""
+    action: builtins.str
+    """read, write, admin, query, replicate"""
+    allowed: builtins.bool
+    expires_at: builtins.int
+    """seconds since the epoch; 0 never"""
+    visibility: builtins.str
+    """public, federated, org, private"""
+    def __init__(
+        self,
+        *,
+        principal: builtins.str = ...,
+        action: builtins.str = ...,
+        allowed: builtins.bool = ...,
+        expires_at: builtins.int = ...,
+        visibility: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "allowed", b"allowed", "expires_at", b"expires_at", "principal", b"principal", "visibility", b"visibility"]) -> None: ...
+
+global___Access = Access
+
+@typing.final
+class CertificateFact(google.protobuf.message.Message):
+    """The author's certificate and what leads to its CA, as in Hello. The first payload of every chain."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CERTIFICATES_FIELD_NUMBER: builtins.int
+    @property
+    def certificates(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        certificates: collections.abc.Iterable[builtins.bytes] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["certificates", b"certificates"]) -> None: ...
+
+global___CertificateFact = CertificateFact
+
+@typing.final
+class Revocation(google.protobuf.message.Message):
+    """Resource cert:<serial> or peer:<peer id>. By an author with the capability `admin`."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PEER_FIELD_NUMBER: builtins.int
+    SERIAL_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    IS_AUTHOR_FIELD_NUMBER: builtins.int
+    ACCEPTED_FIELD_NUMBER: builtins.int
+    peer: builtins.bytes
+    """whose certificate it is"""
+    serial: builtins.bytes
+    """big endian; empty: all of this peer, for good"""
+    reason: builtins.str
+    is_author: builtins.bool
+    """With `is_author`: of the peer's chains nothing counts but what these name; chains that are not named count not at all."""
+    @property
+    def accepted(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Head]: ...
+    def __init__(
+        self,
+        *,
+        peer: builtins.bytes = ...,
+        serial: builtins.bytes = ...,
+        reason: builtins.str = ...,
+        is_author: builtins.bool = ...,
+        accepted: collections.abc.Iterable[global___Head] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["accepted", b"accepted", "is_author", b"is_author", "peer", b"peer", "reason", b"reason", "serial", b"serial"]) -> None: ...
+
+global___Revocation = Revocation
+
+@typing.final
+class NodeRecord(google.protobuf.message.Message):
+    """Resource peer:<author>: what placement needs (design D5)."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: builtins.int
+    ZONE_FIELD_NUMBER: builtins.int
+    WEIGHT_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    CAPABILITIES_FIELD_NUMBER: builtins.int
+    region: builtins.str
+    zone: builtins.str
+    weight: builtins.int
+    """1 to 16"""
+    state: builtins.str
+    """active, drained, lost"""
+    @property
+    def capabilities(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        region: builtins.str = ...,
+        zone: builtins.str = ...,
+        weight: builtins.int = ...,
+        state: builtins.str = ...,
+        capabilities: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["capabilities", b"capabilities", "region", b"region", "state", b"state", "weight", b"weight", "zone", b"zone"]) -> None: ...
+
+global___NodeRecord = NodeRecord
+
+@typing.final
+class DocumentFact(google.protobuf.message.Message):
+    """Resource doc:<id>. The author of the first one is the document's owner. A later one by the owner moves it to a new root."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ROOT_FIELD_NUMBER: builtins.int
+    SIZE_FIELD_NUMBER: builtins.int
+    CHUNKS_FIELD_NUMBER: builtins.int
+    CREATED_AT_FIELD_NUMBER: builtins.int
+    root: builtins.bytes
+    """binary CID"""
+    size: builtins.int
+    chunks: builtins.int
+    created_at: builtins.int
+    def __init__(
+        self,
+        *,
+        root: builtins.bytes = ...,
+        size: builtins.int = ...,
+        chunks: builtins.int = ...,
+        created_at: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chunks", b"chunks", "created_at", b"created_at", "root", b"root", "size", b"size"]) -> None: ...
+
+global___DocumentFact = DocumentFact
+
+@typing.final
+class Edit(google.protobuf.message.Message):
+    """Resource doc:<id>: a pycrdt (Yjs v1) update of the document's record, whose client id is
+    BLAKE3("rage:client:1" NUL author incarnation:u64be), its first 4 bytes as a u32be with the top bit cleared.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    UPDATE_FIELD_NUMBER: builtins.int
+    update: builtins.bytes
+    def __init__(
+        self,
+        *,
+        update: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["update", b"update"]) -> None: ...
+
+global___Edit = Edit
+
+@typing.final
+class Tombstone(google.protobuf.message.Message):
+    """Resource doc:<id>: its bytes go, everywhere. Nothing replaces it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: builtins.int
+    reason: builtins.str
+    """removed, expired"""
+    def __init__(
+        self,
+        *,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["reason", b"reason"]) -> None: ...
+
+global___Tombstone = Tombstone
+
+@typing.final
+class Acknowledgement(google.protobuf.message.Message):
+    """Resource doc:<id>: the author held it and has dropped it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TOMBSTONE_FIELD_NUMBER: builtins.int
+    tombstone: builtins.bytes
+    """fact id"""
+    def __init__(
+        self,
+        *,
+        tombstone: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["tombstone", b"tombstone"]) -> None: ...
+
+global___Acknowledgement = Acknowledgement
+
+@typing.final
+class TrustFact(google.protobuf.message.Message):
+    """Resource org:<trusted organisation>. By the node itself (for itself), or by an author with the capability `admin`."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CA_FIELD_NUMBER: builtins.int
+    SCOPES_FIELD_NUMBER: builtins.int
+    UNTIL_FIELD_NUMBER: builtins.int
+    WITHDRAWN_FIELD_NUMBER: builtins.int
+    ca: builtins.bytes
+    """DER"""
+    until: builtins.int
+    """seconds since the epoch; 0 no end"""
+    withdrawn: builtins.bool
+    @property
+    def scopes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """query, chunks, sync"""
+
+    def __init__(
+        self,
+        *,
+        ca: builtins.bytes = ...,
+        scopes: collections.abc.Iterable[builtins.str] | None = ...,
+        until: builtins.int = ...,
+        withdrawn: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ca", b"ca", "scopes", b"scopes", "until", b"until", "withdrawn", b"withdrawn"]) -> None: ...
+
+global___TrustFact = TrustFact
+
+@typing.final
+class Adoption(google.protobuf.message.Message):
+    """By an author with the capability `admin`: payloads of a departed author, kept when its chains are closed."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AUTHOR_FIELD_NUMBER: builtins.int
+    INCARNATION_FIELD_NUMBER: builtins.int
+    PAYLOADS_FIELD_NUMBER: builtins.int
+    author: builtins.bytes
+    incarnation: builtins.int
+    @property
+    def payloads(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        author: builtins.bytes = ...,
+        incarnation: builtins.int = ...,
+        payloads: collections.abc.Iterable[builtins.bytes] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["author", b"author", "incarnation", b"incarnation", "payloads", b"payloads"]) -> None: ...
+
+global___Adoption = Adoption
+
+@typing.final
+class Closing(google.protobuf.message.Message):
+    """Compaction: what is still wanted of these chains of the author (of the adopted author, by an admin) stands elsewhere."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AUTHOR_FIELD_NUMBER: builtins.int
+    CHAINS_FIELD_NUMBER: builtins.int
+    author: builtins.bytes
+    @property
+    def chains(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Head]: ...
+    def __init__(
+        self,
+        *,
+        author: builtins.bytes = ...,
+        chains: collections.abc.Iterable[global___Head] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["author", b"author", "chains", b"chains"]) -> None: ...
+
+global___Closing = Closing
+
+@typing.final
+class SyncRequest(google.protobuf.message.Message):
+    """Protocol /rage/sync/1.0.0, a stream an exchange. The caller sends SyncRequest; the holder sends SyncResponses until one
+    has `more` unset; the caller sends SyncAck, or first AclConflictReport, which the holder answers with AclResolution;
+    then both end. SyncRequest at most 1 MiB, SyncResponse at most 5 MiB, the others 256 KiB.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ORGANIZATION_FIELD_NUMBER: builtins.int
+    LAST_KNOWN_HEADS_FIELD_NUMBER: builtins.int
+    IS_COMPLETE_FIELD_NUMBER: builtins.int
+    TAGS_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
+    organization: builtins.str
+    """whose log"""
+    is_complete: builtins.bool
+    """the heads are all we have: send chains that are not named, too"""
+    epoch: builtins.str
+    @property
+    def last_known_heads(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Head]: ...
+    @property
+    def tags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """documents with one of these tags alone; none: all"""
+
+    def __init__(
+        self,
+        *,
+        organization: builtins.str = ...,
+        last_known_heads: collections.abc.Iterable[global___Head] | None = ...,
+        is_complete: builtins.bool = ...,
+        tags: collections.abc.Iterable[builtins.str] | None = ...,
+        epoch: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "is_complete", b"is_complete", "last_known_heads", b"last_known_heads", "organization", b"organization", "tags", b"tags"]) -> None: ...
+
+global___SyncRequest = SyncRequest
+
+@typing.final
+class SyncResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: builtins.int
+    CHANGES_FIELD_NUMBER: builtins.int
+    HEADS_FIELD_NUMBER: builtins.int
+    MORE_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    status: builtins.int
+    """200; 403 denied; 404 we carry no such log; 503 busy"""
+    more: builtins.bool
+    message: builtins.str
+    @property
+    def changes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Segment]: ...
+    @property
+    def heads(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Head]:
+        """of the holder, in its first response"""
+
+    def __init__(
+        self,
+        *,
+        status: builtins.int = ...,
+        changes: collections.abc.Iterable[global___Segment] | None = ...,
+        heads: collections.abc.Iterable[global___Head] | None = ...,
+        more: builtins.bool = ...,
+        message: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changes", b"changes", "heads", b"heads", "message", b"message", "more", b"more", "status", b"status"]) -> None: ...
+
+global___SyncResponse = SyncResponse
+
+@typing.final
+class SyncAck(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NEW_HEADS_FIELD_NUMBER: builtins.int
+    @property
+    def new_heads(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Head]:
+        """all that the caller now holds of this log"""
+
+    def __init__(
+        self,
+        *,
+        new_heads: collections.abc.Iterable[global___Head] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["new_heads", b"new_heads"]) -> None: ...
+
+global___SyncAck = SyncAck
+
+@typing.final
+class AclConflict(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESOURCE_ID_FIELD_NUMBER: builtins.int
+    STRATEGY_FIELD_NUMBER: builtins.int
+    WINNING_ACL_FIELD_NUMBER: builtins.int
+    resource_id: builtins.str
+    strategy: builtins.str
+    winning_acl: builtins.bytes
+    """BLAKE3 of the resolved ACL"""
+    def __init__(
+        self,
+        *,
+        resource_id: builtins.str = ...,
+        strategy: builtins.str = ...,
+        winning_acl: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["resource_id", b"resource_id", "strategy", b"strategy", "winning_acl", b"winning_acl"]) -> None: ...
+
+global___AclConflict = AclConflict
+
+@typing.final
+class AclConflictReport(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONFLICTS_FIELD_NUMBER: builtins.int
+    @property
+    def conflicts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AclConflict]:
+        """at most 1000"""
+
+    def __init__(
+        self,
+        *,
+        conflicts: collections.abc.Iterable[global___AclConflict] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conflicts", b"conflicts"]) -> None: ...
+
+global___AclConflictReport = AclConflictReport
+
+@typing.final
+class AclResolution(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONFLICTS_FIELD_NUMBER: builtins.int
+    @property
+    def conflicts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AclConflict]:
+        """the holder's own view of the same resources"""
+
+    def __init__(
+        self,
+        *,
+        conflicts: collections.abc.Iterable[global___AclConflict] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conflicts", b"conflicts"]) -> None: ...
+
+global___AclResolution = AclResolution
+
+@typing.final
+class HeadsAnnouncement(google.protobuf.message.Message):
+    """Gossip, topics rage.acl.updates and rage.org.{organization_id}: the seed's AclInvalidation. Names no resource and no
+    principal. At most 4 KiB.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ORGANIZATION_FIELD_NUMBER: builtins.int
+    HEADS_FIELD_NUMBER: builtins.int
+    organization: builtins.str
+    @property
+    def heads(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Head]:
+        """at most 32, of chains that have grown"""
+
+    def __init__(
+        self,
+        *,
+        organization: builtins.str = ...,
+        heads: collections.abc.Iterable[global___Head] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["heads", b"heads", "organization", b"organization"]) -> None: ...
+
+global___HeadsAnnouncement = HeadsAnnouncement
