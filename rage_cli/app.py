@@ -40,6 +40,7 @@ NOUNS: dict[str, str] = {
     "discovery": "Ask discovery servers, register there, run one.",
     "dht": "Look into the DHT: its table, look-ups, each hop of one.",
     "topic": "List topics, listen to one, publish to one.",
+    "sync": "Exchange metadata with peers, see who agrees, decide conflicts.",
     "config": "Show, check and migrate the configuration.",
     "status": "How this home and its node are, problems first.",
     "why": "Why a document, chunk or peer can or cannot be had, link by link.",
