@@ -33,9 +33,6 @@ NOT_BUILT = (
     "network.cdn",
     "network.geo",
     "network.replication",
-    "network.security.acl_enforcement",
-    "network.security.trust_model",
-    "network.sync",
 )
 """Sections and keys that are read and checked, and that nothing obeys yet: a file that sets one is told so."""
 
@@ -150,11 +147,33 @@ class ReplicationSwitch(Section):
     """Path of replication.yaml; it may be missing."""
 
 
+Strategy = Literal["most-restrictive", "last-write-wins", "merge", "manual"]
+
+
+class Conflicts(Section):
+    """What holds where facts contradict each other whose authors had not seen each other's. Equal on all nodes."""
+
+    doc: Strategy = "most-restrictive"
+    """Rights on documents."""
+    org: Strategy = "most-restrictive"
+    """Rights of whole organisations."""
+    topic: Strategy = "most-restrictive"
+    """Rights on topics."""
+
+
 class Sync(Section):
     """Synchronisation of metadata."""
 
     interval: Seconds = Seconds(300)
     """Time between two rounds with each peer; changes are gossiped at once besides."""
+    peers: tuple[PeerName, ...] = ()
+    """Peer ids that metadata is exchanged with, such as a hub; empty: every peer that trust allows."""
+    tags: tuple[str, ...] = ()
+    """Take facts about documents with one of these tags alone; empty: about all."""
+    read_only: bool = False
+    """This node reads and writes nothing: no put, no rights, no records of its own."""
+    conflicts: Conflicts = Conflicts()
+    """What holds where facts contradict each other, by kind of resource."""
 
 
 class Security(Section):

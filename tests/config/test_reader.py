@@ -36,7 +36,7 @@ def test_a_key_in_the_wrong_section_is_told_its_place(problems: Problems) -> Non
 
 
 def test_a_key_that_is_like_no_other_is_told_those_there_are(problems: Problems) -> None:
-    assert only(problems("network:\n  sync:\n    qqqqq: 1\n")).mend == "known here: interval"
+    assert only(problems("network:\n  control:\n    qqqqq: 1\n")).mend == "known here: group"
 
 
 @pytest.mark.parametrize(
