@@ -165,14 +165,15 @@ def init(
     *,
     organization_id: str = "",
     region: str = "",
+    settings: Mapping[str, object] | None = None,
     templates: Mapping[str, str] | None = None,
     generator: random.Random | None = None,
 ) -> InitResult:
     """Make the home, or what is missing of it; what exists is never changed.
 
-    `organization_id` and `region` go into a new network.yaml. `templates` are texts of `config/*.yaml` by file name;
-    they are written with every key commented out, so that the files show the defaults and later versions may improve
-    them. The key comes from `generator`, the system's randomness by default.
+    `organization_id`, `region` and `settings` (by dotted key below `network`) go into a new network.yaml. `templates`
+    are texts of `config/*.yaml` by file name; they are written with every key commented out, so that the files show the
+    defaults and later versions may improve them. The key comes from `generator`, the system's randomness by default.
 
     Raises: ConflictError when the directory holds other things, or an existing network.yaml says otherwise than the
         arguments; AccessDeniedError, StorageFullError, ConfigError for what the file system says.
@@ -197,25 +198,38 @@ def init(
         _agree(home, organization_id, region)
         texts = {"network.yaml": PLAIN_TEMPLATE, **(templates or {})}
         for name, text in texts.items():
-            settings = {"organization_id": organization_id, "region": region} if name == "network.yaml" else {}
+            chosen: dict[str, object] = {}
+            if name == "network.yaml":
+                chosen = {"organization_id": organization_id, "region": region, **(settings or {})}
             path = home.config / name
-            note(write_new(path, starter(text, settings).encode()), f"config/{name}")
+            note(write_new(path, starter(text, chosen).encode()), f"config/{name}")
     return InitResult(tuple(created), tuple(kept))
 
 
-def starter(template: str, settings: Mapping[str, str]) -> str:
-    """A first configuration file: `template` with every key commented out by a `#`, but those in `settings`."""
-    chosen = {name: json.dumps(value) for name, value in settings.items() if value}
+def starter(template: str, settings: Mapping[str, object]) -> str:
+    """A first configuration file: `template` with every key commented out by a `#`, but those in `settings`.
+
+    `settings` are values by dotted key below `network`; empty ones are left out.
+    """
+    chosen = {f"network.{name}": json.dumps(value) for name, value in settings.items() if value not in ("", None)}
+    above = {name[:at] for name in chosen for at, char in enumerate(name) if char == "."}
+    above |= {"network.version"} if chosen else set()
     lines = ["# Keys are commented out at their defaults. To set one, remove the # right before it and before those it"]
     lines += ["# stands under. `rage config check` reads this file, `rage config show` says what holds.", ""]
+    path: list[str] = []
     for line in template.splitlines():
         bare = line.lstrip()
-        indent, name = line[: len(line) - len(bare)], bare.partition(":")[0]
-        is_above = line == "network:" or (len(indent) == 2 and name == "version")
-        if not bare or bare.startswith("#") or (chosen and is_above):
+        if not bare or bare.startswith("#"):
             lines.append(line)
-        elif len(indent) == 2 and name in chosen:
-            lines.append(f"{indent}{name}: {chosen[name]}")
+            continue
+        indent = line[: len(line) - len(bare)]
+        if not bare.startswith("- "):
+            path = [*path[: len(indent) // 2], bare.partition(":")[0]]
+        key = ".".join(path)
+        if key in chosen:  # what the template lists below it is the default that was replaced
+            lines += [] if bare.startswith("- ") else [f"{indent}{path[-1]}: {chosen[key]}"]
+        elif key in above:
+            lines.append(line)
         else:
             lines.append(f"{indent}#{bare}")
     return "\n".join(lines) + "\n"

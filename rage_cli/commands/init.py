@@ -11,6 +11,7 @@ import typer
 from rage_cli import session
 from rage_cli.command import noun, page
 from rage_cli.output import Column, render, say
+from rage_cli.profiles import PROFILES, settings_of
 
 app = noun("Make a home: identity, configuration, store.")
 
@@ -38,6 +39,7 @@ COLUMNS = (
     examples=(
         "rage init",
         "rage init --org acme --region eu-west",
+        "rage init --org acme --profile spoke --hub /dns4/hub.acme.example/tcp/4001/p2p/12D3KooW...",
         'RAGE_HOME="$PWD/.rage" rage init -q    # in CI: prints the peer id; a second run changes nothing',
     ),
     exits=(4, 9, 11),
@@ -45,13 +47,21 @@ COLUMNS = (
 def init(
     org: Annotated[str, typer.Option("--org", metavar="ORG", help="Identifier of your organisation.")] = "",
     region: Annotated[str, typer.Option("--region", metavar="REGION", help="Where this node stands.")] = "",
+    profile: Annotated[
+        str, typer.Option("--profile", metavar="PROFILE", help=f"A role in a topology: {', '.join(PROFILES)}.")
+    ] = "",
+    hub: Annotated[str, typer.Option("--hub", metavar="MULTIADDR", help="Of a spoke: where its hub listens.")] = "",
+    tag: Annotated[
+        list[str], typer.Option("--tag", metavar="TAG", help="Of a selective spoke: what it takes; repeatable.")
+    ] = [],  # noqa: B006
 ) -> None:
     """Make a home with an identity, a configuration and an empty store; what exists is left as it is."""
     from rage_net import home as homes
     from rage_net.libp2p.peer_id import PeerId
 
     place = session.home()
-    made = homes.init(place, organization_id=org, region=region, templates=templates())
+    settings = settings_of(profile, hub, tag) if profile or hub or tag else {}
+    made = homes.init(place, organization_id=org, region=region, settings=settings, templates=templates())
     peer_id = str(PeerId.from_public_key(homes.load_identity(place.identity).public_key()))
     result = Init(str(place.root), peer_id, str(place.network_yaml), made.created, made.kept)
     render(result, COLUMNS, identifier=lambda it: it.peer_id)
