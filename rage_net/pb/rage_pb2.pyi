@@ -823,29 +823,49 @@ class Closing(google.protobuf.message.Message):
 global___Closing = Closing
 
 @typing.final
-class SyncRequest(google.protobuf.message.Message):
+class SyncClosing(google.protobuf.message.Message):
     """Protocol /rage/sync/1.0.0, a stream an exchange. The caller sends SyncRequest; the holder sends SyncResponses until one
-    has `more` unset; the caller sends SyncAck, or first AclConflictReport, which the holder answers with AclResolution;
-    then both end. SyncRequest at most 1 MiB, SyncResponse at most 5 MiB, the others 256 KiB.
+    has `more` unset; the caller sends SyncClosings: an AclConflictReport, if it has any, which the holder answers with
+    AclResolution, then a SyncAck, and ends. SyncRequest at most 1 MiB, SyncResponse at most 5 MiB, the others 1 MiB.
     """
 
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ACK_FIELD_NUMBER: builtins.int
+    REPORT_FIELD_NUMBER: builtins.int
+    @property
+    def ack(self) -> global___SyncAck: ...
+    @property
+    def report(self) -> global___AclConflictReport: ...
+    def __init__(
+        self,
+        *,
+        ack: global___SyncAck | None = ...,
+        report: global___AclConflictReport | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["ack", b"ack", "content", b"content", "report", b"report"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["ack", b"ack", "content", b"content", "report", b"report"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["content", b"content"]) -> typing.Literal["ack", "report"] | None: ...
+
+global___SyncClosing = SyncClosing
+
+@typing.final
+class SyncRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     ORGANIZATION_FIELD_NUMBER: builtins.int
     LAST_KNOWN_HEADS_FIELD_NUMBER: builtins.int
     IS_COMPLETE_FIELD_NUMBER: builtins.int
     TAGS_FIELD_NUMBER: builtins.int
-    EPOCH_FIELD_NUMBER: builtins.int
     organization: builtins.str
     """whose log"""
     is_complete: builtins.bool
     """the heads are all we have: send chains that are not named, too"""
-    epoch: builtins.str
     @property
     def last_known_heads(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Head]: ...
     @property
     def tags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """documents with one of these tags alone; none: all"""
+        """documents with one of these tags alone; none: all; at most 64"""
 
     def __init__(
         self,
@@ -854,9 +874,8 @@ class SyncRequest(google.protobuf.message.Message):
         last_known_heads: collections.abc.Iterable[global___Head] | None = ...,
         is_complete: builtins.bool = ...,
         tags: collections.abc.Iterable[builtins.str] | None = ...,
-        epoch: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "is_complete", b"is_complete", "last_known_heads", b"last_known_heads", "organization", b"organization", "tags", b"tags"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["is_complete", b"is_complete", "last_known_heads", b"last_known_heads", "organization", b"organization", "tags", b"tags"]) -> None: ...
 
 global___SyncRequest = SyncRequest
 
