@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from rage_net.chunk.encoding import Data
-from rage_net.chunk.room import Quota, disk, full
+from rage_net.chunk.room import Quota
 from rage_net.cid import Cid, CidError
+from rage_net.database import disk, full
 from rage_net.durable import sync_data, sync_directory
 
 SHARDS = 256

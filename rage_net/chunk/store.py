@@ -28,9 +28,10 @@ from rage_net.chunk.encoding import Data, decode
 from rage_net.chunk.files import SHARDS, Bodies, FileBodies
 from rage_net.chunk.index import Index
 from rage_net.chunk.memory import MemoryBodies
-from rage_net.chunk.room import Ballast, Quota, full
+from rage_net.chunk.room import Quota
 from rage_net.chunk.stat import CHECKSUM_BYTES, Stat, find
 from rage_net.cid import Cid
+from rage_net.database import Ballast, full
 from rage_net.errors import ConflictError, IntegrityError, NotFoundError, RageError, StorageFullError
 
 if TYPE_CHECKING:

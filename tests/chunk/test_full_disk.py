@@ -14,10 +14,10 @@ import pytest
 
 from rage_net.chunk.documents import Documents
 from rage_net.chunk.gc import collect
-from rage_net.chunk.room import explain
 from rage_net.chunk.store import ChunkStore, Quota, open_store
 from rage_net.chunk.verify import verify
 from rage_net.cid import Cid
+from rage_net.database import explain
 from rage_net.errors import StorageFullError, UnavailableError
 
 ROOMY = Quota(free_bytes_min=0, free_inodes_min=0)
