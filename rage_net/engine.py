@@ -24,7 +24,7 @@ from rage_net import __version__, network_verbs, refusals
 from rage_net import config as configuration
 from rage_net import env as environment
 from rage_net import home as homes
-from rage_net.acl import ANYONE, ChunkResource, Rules, authorize
+from rage_net.acl import ANYONE, ChunkResource, Rules, access_of_row, authorize
 from rage_net.chunk import manifest, views
 from rage_net.chunk.documents import Documents, check_words
 from rage_net.chunk.shelf import is_public, look
@@ -64,7 +64,12 @@ def rules_of(config: Config) -> Rules:
     security = config.network.security
     if security.ca_cert is None:
         return Rules(frozenset(security.trusted_peers), public_to_strangers=True)
-    return Rules(frozenset(), public_to_strangers=security.public_access)
+    return Rules(
+        public_to_strangers=security.public_access,
+        is_open=False,
+        organization=config.network.organization_id,
+        enforcement=security.acl_enforcement,
+    )
 
 
 class Engine:
@@ -241,7 +246,8 @@ class Engine:
 
     def _public_size(self, cid: Cid) -> int | None:
         def may_see(visibilities: frozenset[str]) -> bool:
-            return authorize(ChunkResource(cid, visibilities), ANYONE, "read", self.rules, self.env.now()).allowed
+            documents = tuple(access_of_row(word, "", "") for word in visibilities)
+            return authorize(ChunkResource(cid, documents), ANYONE, "read", self.rules, self.env.now()).allowed
 
         seen = look(self.store, cid, may_see)
         return None if seen is None else seen.stat.size

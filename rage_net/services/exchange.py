@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from rage_net import messages
-from rage_net.acl import ChunkResource, Principal, Rules, authorize
+from rage_net.acl import ChunkResource, Principal, Rules, access_of_row, authorize
 from rage_net.chunk.shelf import Seen, look
 from rage_net.chunk.store import ChunkStore
 from rage_net.cid import BLOCK_BYTES_MAX, Cid
@@ -312,7 +312,7 @@ class Exchange:
         """The chunk, if it is here and `principal` may read it. To a stranger, denied and absent are one answer."""
 
         def may_see(visibilities: frozenset[str]) -> bool:
-            resource = ChunkResource(cid, visibilities)
+            resource = ChunkResource(cid, tuple(access_of_row(word, "", "") for word in visibilities))
             return authorize(resource, principal, "read", self._rules, self._env.now()).allowed
 
         return look(self._store, cid, may_see)
