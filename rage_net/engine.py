@@ -24,15 +24,17 @@ from rage_net import __version__, network_verbs, refusals
 from rage_net import config as configuration
 from rage_net import env as environment
 from rage_net import home as homes
-from rage_net.acl import ANYONE, ChunkResource, Rules, access_of_row, authorize
+from rage_net.acl import Principal, Rules
 from rage_net.chunk import manifest, views
 from rage_net.chunk.documents import Documents, check_words
-from rage_net.chunk.shelf import is_public, look
+from rage_net.chunk.shelf import Hidden, Seen, is_public
 from rage_net.chunk.store import ChunkStore, Quota, open_store
 from rage_net.cid import Cid
 from rage_net.config import Config
+from rage_net.denials import Denials
 from rage_net.env import Env, SystemEnv
 from rage_net.errors import NotFoundError, StorageFullError, UsageError
+from rage_net.gate import Answer, Gate
 from rage_net.home import Home
 from rage_net.metrics import Metrics
 from rage_net.services.retrieval import Retrieval, Stage, Want
@@ -96,6 +98,9 @@ class Engine:
         self.env = env
         self.metrics = metrics
         self.rules = rules_of(config)
+        self.gate = Gate(store, env, self.rules)
+        """What a principal may read of the store, for doors that are not the exchange."""
+        self.denials = Denials(home.logs / "denials.jsonl" if serves else None, env, metrics)
         self.organization = config.network.organization_id
         self.started_at = env.monotonic()
         self.stop_requested = asyncio.Event()
@@ -144,6 +149,7 @@ class Engine:
             if is_own_env:  # before the store, which its threads use
                 stack.callback(env.close)
             engine = cls(home, config, store, env, metrics or Metrics(), serves=serves, transports=transports)
+            stack.push_async_callback(engine.denials.close)
             async with engine._closing:
                 yield engine
 
@@ -228,29 +234,23 @@ class Engine:
         """Read a CAR; its roots become documents."""
         return await self._stoppable(functools.partial(self._import, verb, source, report))
 
-    async def stat_public_chunk(self, cid: Cid) -> int | None:
-        """The plain size of a chunk that anyone may read; None when it is absent or not for anyone (design D7)."""
-        return await self.env.blocking(self._public_size, cid)
+    async def stat_served(self, cid: Cid, principal: Principal) -> int | None:
+        """The plain size of a chunk that `principal` may read; None when it is absent or not for them (design D7)."""
+        answer: Answer = await self.env.blocking(self.gate.look, cid, principal)
+        if isinstance(answer.found, Hidden):
+            self.denials.note("http", str(principal), f"chunk:{cid}", answer.decision.reason)
+        return answer.found.stat.size if isinstance(answer.found, Seen) else None
 
-    async def read_public_chunk(self, cid: Cid) -> bytes | None:
+    async def read_served(self, cid: Cid, principal: Principal) -> bytes | None:
         """The plain bytes of such a chunk, verified."""
 
         def read() -> bytes | None:
-            if self._public_size(cid) is None:
-                return None
-            with suppress(NotFoundError):  # it went meanwhile
-                return self.store.get(cid)
+            if isinstance(self.gate.look(cid, principal).found, Seen):
+                with suppress(NotFoundError):  # it went meanwhile
+                    return self.store.get(cid)
             return None
 
         return await self.env.blocking(read)
-
-    def _public_size(self, cid: Cid) -> int | None:
-        def may_see(visibilities: frozenset[str]) -> bool:
-            documents = tuple(access_of_row(word, "", "") for word in visibilities)
-            return authorize(ChunkResource(cid, documents), ANYONE, "read", self.rules, self.env.now()).allowed
-
-        seen = look(self.store, cid, may_see)
-        return None if seen is None else seen.stat.size
 
     # --- the node ---
 
@@ -319,6 +319,7 @@ class Engine:
                 self.rules,
                 serves=self.serves,
                 transports=self._transports,
+                denials=self.denials,
             )
         )
 

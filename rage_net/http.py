@@ -35,6 +35,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from rage_net import network_api
+from rage_net.acl import ANYONE, Principal
 from rage_net.cid import Cid, CidError
 from rage_net.discovery.api import Discovery
 from rage_net.errors import (
@@ -72,14 +73,14 @@ _NO_STORE = {**HEADERS, hdrs.CACHE_CONTROL: "no-store"}
 
 
 class ChunkSource(Protocol):
-    """Where chunks come from; it asks `authorize` with the principal `anyone` before each answer."""
+    """Where chunks come from; it asks `authorize` before each answer."""
 
-    async def stat_public_chunk(self, cid: Cid) -> int | None:
-        """The plain size in bytes; None when absent or not public."""
+    async def stat_served(self, cid: Cid, principal: Principal) -> int | None:
+        """The plain size in bytes; None when absent or not for the principal."""
         ...
 
-    async def read_public_chunk(self, cid: Cid) -> bytes | None:
-        """The plain bytes, verified; None when absent or not public."""
+    async def read_served(self, cid: Cid, principal: Principal) -> bytes | None:
+        """The plain bytes, verified; None when absent or not for the principal."""
         ...
 
 
@@ -234,7 +235,7 @@ class Http:
             cid = Cid.parse(text)
         except CidError as error:
             raise UsageError("the path holds no CID") from error
-        size = await self._chunks.stat_public_chunk(cid)
+        size = await self._chunks.stat_served(cid, ANYONE)
         if size is None:
             raise NotFoundError("absent or not public")
         etag = f'"{cid}"'
@@ -261,7 +262,7 @@ class Http:
                 yield answer
                 return
         async with self._room_for(size):
-            data = await self._chunks.read_public_chunk(cid)
+            data = await self._chunks.read_served(cid, ANYONE)
             if data is None:
                 raise NotFoundError("gone since")
             if part is None:

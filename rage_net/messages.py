@@ -5,6 +5,7 @@ Not here: streams (services/exchange) and rights (acl). Source: contracts/rage.p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,6 +24,9 @@ REQUEST_BYTES_MAX = 64 << 10
 """A `have` for 1024 CIDs takes 39 KiB."""
 RESPONSE_BYTES_MAX = 4 << 10
 HAVE_MAX = 1024
+DOCUMENTS_MAX = 8
+"""Told with one chunk."""
+DOC_ID = re.compile(r"[a-z2-7]{26}")
 STORED_BYTES_MAX = BLOCK_BYTES_MAX + (64 << 10)
 """The stored form of the largest chunk: zstd may add a little to what it cannot shrink."""
 
@@ -50,6 +54,14 @@ class HaveRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class DocumentName:
+    """A document as its organisation knows it."""
+
+    organization: str
+    doc_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class ChunkHeader:
     """What precedes a chunk's bytes. `size` counts plain bytes, `stored_size` those that follow."""
 
@@ -57,6 +69,8 @@ class ChunkHeader:
     stored_size: int
     encoding: str
     is_public: bool = False
+    documents: tuple[DocumentName, ...] = ()
+    """Those that the chunk is for, by the word of whoever sends it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +124,8 @@ def encode_response(response: ChunkResponse) -> bytes:
         message.metadata.stored_size = header.stored_size
         message.metadata.encoding = pb.ZSTD if header.encoding == "zstd" else pb.RAW
         message.metadata.public = header.is_public
+        for name in header.documents[:DOCUMENTS_MAX]:
+            message.metadata.documents.add(organization=name.organization, doc_id=name.doc_id)
     return message.SerializeToString()
 
 
@@ -128,7 +144,12 @@ def decode_response(data: bytes) -> ChunkResponse:
             raise RemoteProtocolError(f"unknown encoding {meta.encoding}")
         if meta.encoding == 0 and meta.size != meta.stored_size:
             raise RemoteProtocolError("a raw chunk whose two sizes differ")
-        header = ChunkHeader(meta.size, meta.stored_size, _ENCODINGS[meta.encoding], meta.public)
+        if len(meta.documents) > DOCUMENTS_MAX or not all(DOC_ID.fullmatch(name.doc_id) for name in meta.documents):
+            raise RemoteProtocolError("a chunk with too many documents, or with what is no id of one")
+        documents = tuple(
+            DocumentName(_check_word(name.organization, WORD_BYTES_MAX), name.doc_id) for name in meta.documents
+        )
+        header = ChunkHeader(meta.size, meta.stored_size, _ENCODINGS[meta.encoding], meta.public, documents)
     return ChunkResponse(message.status, header, message.have, message.message[:200])
 
 

@@ -32,7 +32,8 @@ DOC_ID = re.compile(r"[a-z2-7]{26}")
 _COLUMNS = (
     "document.doc_id, document.holder, document.root, document.name, document.size, document.chunks, document.owner,"
     " document.organisation, document.visibility, document.policy, document.created_at, document.expires_at,"
-    " (SELECT group_concat(tag, char(10)) FROM (SELECT tag FROM tag WHERE tag.doc_id = document.doc_id ORDER BY tag))"
+    " (SELECT group_concat(tag, char(10)) FROM (SELECT tag FROM tag WHERE tag.doc_id = document.doc_id ORDER BY tag)),"
+    " document.ruled"
 )
 
 
@@ -53,6 +54,8 @@ class Document:
     created_at: float
     expires_at: float | None
     tags: tuple[str, ...]
+    is_ruled: bool = False
+    """Facts say who may; `visibility` is what they come to, and not all of it."""
 
 
 class Documents:
@@ -94,22 +97,32 @@ class Documents:
                 "UPDATE holder SET kind = 'document' WHERE id = ? AND kind = 'lease'", (lease.id,)
             ).rowcount:
                 raise ConflictError("the lease of this put is used up")
-            doc_id, created_at = self._new_id(), now
+            doc_id, created_at, is_ruled = self._new_id(), now, False
             for old in _named(db, organisation, name):
                 left.append(old.holder)
                 db.execute("DELETE FROM document WHERE doc_id = ?", (old.doc_id,))
                 db.execute("UPDATE holder SET kind = 'gone' WHERE id = ?", (old.holder,))
                 if old.expires_at is None or old.expires_at > now:
-                    doc_id, created_at = old.doc_id, old.created_at
+                    doc_id, created_at, is_ruled = old.doc_id, old.created_at, old.is_ruled
             row = (doc_id, lease.id, bytes(root), name, size, chunks, owner, organisation, visibility, policy)
             db.execute(
-                f"INSERT INTO document VALUES ({', '.join('?' * 12)})",  # noqa: S608
-                (*row, created_at, expires_at),
+                f"INSERT INTO document VALUES ({', '.join('?' * 13)})",  # noqa: S608
+                (*row, created_at, expires_at, is_ruled),
             )
             db.executemany("INSERT INTO tag (doc_id, tag) VALUES (?, ?)", [(doc_id, tag) for tag in tags])
         for holder in left:
             finish_release(self._store, holder, now)
         return self.get(doc_id, expired=True)
+
+    def set_access(self, organisation: str, doc_id: str, visibility: Visibility, *, is_ruled: bool) -> bool:
+        """Note what the facts on a document come to; False when it is not here, or is another organisation's."""
+        with self._store.index.write() as db:
+            return bool(
+                db.execute(
+                    "UPDATE document SET visibility = ?, ruled = ? WHERE doc_id = ? AND organisation = ?",
+                    (visibility, is_ruled, doc_id, organisation),
+                ).rowcount
+            )
 
     def get(self, doc_id: str, *, expired: bool = False) -> Document:
         """By id. Raises NotFoundError."""
@@ -171,7 +184,7 @@ class Documents:
         )
         with self._store.index.read() as db:
             rows = db.execute(query, (bytes(cid), self._store.env.now()))
-            return [(_document(row), row[13]) for row in rows]
+            return [(_document(row), row[14]) for row in rows]
 
     def remove(self, document: Document) -> bool:
         """Forget a document and let go of its chunks; gc deletes them after the grace time. False when it was gone."""
@@ -260,7 +273,7 @@ def _named(db: Connection, organisation: str, name: str) -> list[Document]:
 def _document(row: tuple[object, ...]) -> Document:
     doc_id, holder, root, *rest = row[:12]
     tags = tuple(str(row[12]).split("\n")) if row[12] is not None else ()
-    return Document(str(doc_id), holder, Cid.from_bytes(root), *rest, tags=tags)  # type: ignore[arg-type, misc]
+    return Document(str(doc_id), holder, Cid.from_bytes(root), *rest, tags=tags, is_ruled=bool(row[13]))  # type: ignore[arg-type, misc]
 
 
 def check_words(name: str, tags: Sequence[str]) -> list[str]:

@@ -112,6 +112,28 @@ MIGRATIONS: tuple[str, ...] = (
         DELETE FROM tag WHERE doc_id = old.doc_id;
     END;
     """,
+    """
+    ALTER TABLE document ADD COLUMN ruled INTEGER NOT NULL DEFAULT 0;  -- 1: facts say who may; visibility is not all
+
+    CREATE TABLE attested (                     -- fetched from a peer who said which documents the chunk is for
+        id           INTEGER PRIMARY KEY,       -- the newest is the greatest
+        chunk        INTEGER NOT NULL,
+        organisation TEXT NOT NULL,
+        doc_id       TEXT NOT NULL,             -- both empty: it only said that a public document holds it
+        UNIQUE (chunk, organisation, doc_id)
+    );
+    CREATE INDEX attested_document ON attested (organisation, doc_id) WHERE doc_id <> '';
+    INSERT INTO attested (chunk, organisation, doc_id) SELECT chunk, '', '' FROM vouched;
+
+    DROP TRIGGER chunk_gone;
+    CREATE TRIGGER chunk_gone AFTER DELETE ON chunk BEGIN
+        DELETE FROM body WHERE chunk = old.id;
+        DELETE FROM attested WHERE chunk = old.id;
+        UPDATE total SET chunks = chunks - 1, size = size - old.size, stored = stored - old.stored,
+            cached_chunks = cached_chunks - old.cached, cached_stored = cached_stored - old.cached * old.stored;
+    END;
+    DROP TABLE vouched;
+    """,
 )
 """Each takes a store from version n to n + 1, in one transaction. Never change one that was released: add one."""
 

@@ -1,12 +1,13 @@
-"""What a request for a chunk needs to know, in one look: who vouches for it, how it is stored, and small bytes at once.
+"""What a request for a chunk needs to know, in one look: for which documents it counts, how it is stored, small bytes.
 
-The visibilities are those of the documents that count for the chunk (design D7), and `public` where the peer it was
-fetched from said so: that peer sent the bytes, so it could hand them to anyone itself. Blocking code.
+A document counts for a chunk where its author sent the bytes, or where the peer they were fetched from said that they
+are for it, or for the public: that peer could hand them to anyone itself (design D7). Naming a chunk grants nothing.
+Not here: who may read a document (acl), who asks (gate). Blocking code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -15,25 +16,45 @@ from rage_net.chunk.stat import CHECKSUM_BYTES, Stat
 from rage_net.chunk.store import ChunkStore
 from rage_net.cid import Cid
 
-_CHUNK = (
-    "SELECT id, size, stored, encoding, cached, checksum,"
-    " EXISTS (SELECT 1 FROM vouched WHERE vouched.chunk = chunk.id) FROM chunk WHERE cid = ?"
-)
-_VISIBILITIES = (
-    "SELECT DISTINCT visibility FROM hold JOIN document USING (holder)"
+_CHUNK = "SELECT id, size, stored, encoding, cached, checksum FROM chunk WHERE cid = ?"
+_COUNTING = (  # those without facts of their own and with the same words are one
+    "SELECT document.organisation, doc_id, owner, visibility, ruled FROM hold JOIN document USING (holder)"
     " WHERE cid = ? AND hold.organisation IS NOT NULL AND (expires_at IS NULL OR expires_at > ?)"
+    " GROUP BY document.organisation, owner, visibility, CASE ruled WHEN 0 THEN '' ELSE doc_id END LIMIT ?"
+)
+_ATTESTED = (
+    "SELECT attested.organisation, attested.doc_id, owner, visibility, ruled FROM attested LEFT JOIN document"
+    " ON document.doc_id = attested.doc_id AND document.organisation = attested.organisation"
+    " WHERE chunk = ? AND (expires_at IS NULL OR expires_at > ?)"
 )
 _PUBLIC_ROOTS = (
     "SELECT root FROM document WHERE root > :after AND visibility = 'public'"
     " AND (expires_at IS NULL OR expires_at > :now)"
-    " UNION SELECT root FROM holder JOIN chunk ON chunk.cid = holder.root JOIN vouched ON vouched.chunk = chunk.id"
-    " WHERE holder.kind = 'pin' AND root > :after"
+    " UNION SELECT root FROM holder JOIN chunk ON chunk.cid = holder.root JOIN attested ON attested.chunk = chunk.id"
+    " AND attested.organisation = '' AND attested.doc_id = '' WHERE holder.kind = 'pin' AND root > :after"
     " ORDER BY root LIMIT :limit"
 )
 _BODY = "SELECT stored FROM body WHERE chunk = ?"
 
 PUBLIC_ROOTS_MAX = 1000
 """Roots in one page: a hundredth of a second."""
+COUNTING_MAX = 1000
+"""Documents with different rights that are looked at for one chunk: 2 ms."""
+ATTESTED_MAX = 9
+"""Kept for one chunk, the newest: what one sender may say, and that it is public."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counting:
+    """A document that counts for a chunk. `doc_id` empty: somebody's public one, by the word of who sent the bytes."""
+
+    organization: str
+    doc_id: str
+    owner: str
+    visibility: str
+    """Empty when the document itself is not known here."""
+    is_ruled: bool
+    """Facts say who may; visibility is not all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,29 +62,45 @@ class Seen:
     """A chunk that is here. `small` holds the stored form when it lies in the index, sound."""
 
     stat: Stat
-    visibilities: frozenset[str]
+    documents: Sequence[Counting]
     small: bytes | None
 
 
-def look(store: ChunkStore, cid: Cid, may_see: Callable[[frozenset[str]], bool]) -> Seen | None:
-    """The chunk, or None when it is not here or `may_see`, given the visibilities, says no.
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """A chunk that is here and that the asker may not see. Whoever is told of it must have a right to know."""
 
-    Both cost the same steps, so that the time of an answer does not tell one from the other.
+    documents: Sequence[Counting]
+
+
+_PUBLIC = Counting("", "", "", "public", False)
+
+
+def look(store: ChunkStore, cid: Cid, may_see: Callable[[Sequence[Counting]], bool]) -> Seen | Hidden | None:
+    """The chunk; None when it is not here, and `Hidden` when `may_see`, given what counts for it, says no.
+
+    Absent and hidden cost the same steps, so that the time of an answer does not tell one from the other.
     """
-    key = bytes(cid)
+    key, now = bytes(cid), store.env.now()
     with store.index.read() as db:
         row = db.execute(_CHUNK, (key,)).fetchone()
-        found = frozenset(visibility for (visibility,) in db.execute(_VISIBILITIES, (key, store.env.now())))
-        if row is not None and row[-1]:
-            found |= {"public"}
-        if not may_see(found) or row is None:
+        rows = db.execute(_COUNTING, (key, now, COUNTING_MAX)).fetchall()
+        rows += db.execute(_ATTESTED, (0 if row is None else row[0], now)).fetchall()
+        documents = [
+            Counting(organization, doc_id, owner or "", visibility or "", bool(ruled)) if doc_id else _PUBLIC
+            for organization, doc_id, owner, visibility, ruled in rows
+        ]
+        allowed = may_see(documents)
+        if row is None:
             return None
-        chunk, size, stored, encoding, cached, checksum, _ = row
+        if not allowed:
+            return Hidden(documents)
+        chunk, size, stored, encoding, cached, checksum = row
         body = db.execute(_BODY, (chunk,)).fetchone()
     small = None if body is None else body[0]
     if small is not None and blake3(small).digest(length=CHECKSUM_BYTES) != checksum:
         small = None  # the store's own reading will find the rot, and deal with it
-    return Seen(Stat(cid, size, stored, encoding, bool(cached)), found, small)
+    return Seen(Stat(cid, size, stored, encoding, bool(cached)), documents, small)
 
 
 def public_roots(store: ChunkStore, after: Cid | None = None, limit: int = PUBLIC_ROOTS_MAX) -> list[Cid]:
@@ -75,12 +112,33 @@ def public_roots(store: ChunkStore, after: Cid | None = None, limit: int = PUBLI
 
 def is_public(store: ChunkStore, cid: Cid) -> bool:
     """Whether anyone may know that the chunk is here."""
-    return look(store, cid, lambda visibilities: "public" in visibilities) is not None
+
+    def may_see(documents: Sequence[Counting]) -> bool:
+        return any(document.visibility == "public" for document in documents)
+
+    return isinstance(look(store, cid, may_see), Seen)
 
 
-def vouch(store: ChunkStore, cids: Iterable[Cid]) -> None:
-    """Note that the peer some chunks came from called them public. A memory aid of cache: not synced."""
-    keys = [(bytes(cid),) for cid in cids]
-    if keys:
-        with store.index.write(durable=False) as db:
-            db.executemany("INSERT OR IGNORE INTO vouched SELECT id FROM chunk WHERE cid = ?", keys)
+def attest(store: ChunkStore, said: Iterable[tuple[Cid, bool, Sequence[tuple[str, str]]]]) -> None:
+    """Note what the peer some chunks came from said of them: public or not, and (organisation, id) of their documents.
+
+    Documents say more than that it is public, so beside them that word is not kept: they may cease to be. A memory
+    aid of cache: not synced.
+    """
+    rows = [
+        (organization, doc_id, bytes(cid))
+        for cid, is_public, documents in said
+        for organization, doc_id in (documents or ([("", "")] if is_public else []))
+    ]
+    if not rows:
+        return
+    with store.index.write(durable=False) as db:
+        db.executemany(
+            "INSERT OR REPLACE INTO attested (chunk, organisation, doc_id) SELECT id, ?, ? FROM chunk WHERE cid = ?",
+            rows,
+        )
+        db.executemany(
+            "DELETE FROM attested WHERE id IN (SELECT attested.id FROM attested JOIN chunk ON chunk.id = chunk"
+            " WHERE cid = ? ORDER BY attested.id DESC LIMIT -1 OFFSET ?)",
+            [(key, ATTESTED_MAX) for key in {key for _, _, key in rows}],
+        )

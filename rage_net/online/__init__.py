@@ -26,6 +26,7 @@ from rage_net.acl import Rules
 from rage_net.chunk.shelf import is_public, public_roots
 from rage_net.chunk.store import ChunkStore
 from rage_net.config import Config
+from rage_net.denials import Denials
 from rage_net.discovery.client import About, Client
 from rage_net.env import Env
 from rage_net.home import Home
@@ -100,6 +101,7 @@ async def go_online(
     *,
     serves: bool,
     transports: Sequence[Transport] | None,
+    denials: Denials | None = None,
 ) -> AsyncIterator[Online]:
     """Start the network half; everything has ended when the block is left."""
     tune_malloc()  # else each batch of a download faults its pages in again
@@ -107,7 +109,7 @@ async def go_online(
     key = await env.blocking(homes.load_identity, network.security.peer_key)
     async with AsyncExitStack() as stack:
         swarm = await stack.enter_async_context(make_swarm(key, config, env, transports))
-        exchange = Exchange(store, env, rules, metrics)
+        exchange = Exchange(store, env, rules, metrics, denials=denials)
         if serves:
             swarm.handle(messages.CHUNK_PROTOCOL, exchange.serve)
         membership = await make_membership(home, config, env, swarm)

@@ -2,7 +2,7 @@
 
 As a holder: decode, authorize once, answer in the stored form, so nothing is compressed twice. As a client: ask, and
 take the stored bytes with a deadline on every wait; whether they are the right bytes is for the store's gate to decide,
-not here. A refusal to a stranger is `not found`, the same as absence (D7).
+not here. A refusal is `not found`, the same as absence, but to whom its own organisation's documents are denied (D7).
 
 Source: contracts/rage.proto; design D4, D7, D9, 4.3.
 """
@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from rage_net import messages
-from rage_net.acl import ChunkResource, Principal, Rules, access_of_row, authorize
-from rage_net.chunk.shelf import Seen, look
+from rage_net.acl import Principal, Rules
+from rage_net.chunk.shelf import Hidden, Seen
 from rage_net.chunk.store import ChunkStore
 from rage_net.cid import BLOCK_BYTES_MAX, Cid
+from rage_net.denials import Denials
 from rage_net.env import Env
 from rage_net.errors import (
     IntegrityError,
@@ -30,9 +31,10 @@ from rage_net.errors import (
     UnavailableError,
     from_wire,
 )
+from rage_net.gate import AccessOf, Answer, Gate
 from rage_net.libp2p import varint
 from rage_net.libp2p.errors import Libp2pError, NegotiationError
-from rage_net.messages import ChunkHeader, ChunkResponse, GetRequest, HaveRequest
+from rage_net.messages import ChunkHeader, ChunkResponse, DocumentName, GetRequest, HaveRequest
 
 if TYPE_CHECKING:
     from rage_net.libp2p.peer_id import PeerId
@@ -209,14 +211,35 @@ class Room:
                 self._sending[deadline] = stream, now, queued
 
 
-class Exchange:
-    """Both ends of the chunk protocol."""
+def stranger(peer_id: PeerId) -> Principal:
+    """A peer of whom its id alone is known."""
+    return Principal("peer", str(peer_id))
 
-    def __init__(self, store: ChunkStore, env: Env, rules: Rules, metrics: Metrics) -> None:
+
+class Exchange:
+    """Both ends of the chunk protocol.
+
+    Args: principal_of: who a connected peer is, by its certificate. access_of: see `Gate`. denials: where they are
+    noted; without one they are counted alone.
+    """
+
+    def __init__(
+        self,
+        store: ChunkStore,
+        env: Env,
+        rules: Rules,
+        metrics: Metrics,
+        *,
+        principal_of: Callable[[PeerId], Principal] = stranger,
+        access_of: AccessOf = lambda organization, doc_id: None,
+        denials: Denials | None = None,
+    ) -> None:
+        self.gate = Gate(store, env, rules, access_of)
         self._store = store
         self._env = env
-        self._rules = rules
         self._metrics = metrics
+        self._principal_of = principal_of
+        self._denials = denials or Denials(None, env, metrics)
         self._room = Room()
         self._haves: Counter[PeerId] = Counter()
         self._having = asyncio.Lock()
@@ -237,17 +260,22 @@ class Exchange:
         except RemoteProtocolError as error:
             await self._answer(stream, ChunkResponse(messages.BAD_REQUEST, message=str(error)))
             raise
-        principal = Principal("peer", str(peer))
+        principal = self._principal_of(peer)
         if isinstance(request, HaveRequest):
             await self._serve_have(stream, request, principal)
             return
-        seen = await self._look_soon(request.cid, principal)
-        if seen is None:
-            await self._answer(stream, ChunkResponse(messages.NOT_FOUND))
+        answer = await self._look_soon(request.cid, principal)
+        seen = answer.found
+        if not isinstance(seen, Seen):
+            await self._answer(stream, _DENIED if answer.is_told else _ABSENT)
         elif seen.small is not None:
-            await self._answer(stream, ChunkResponse(messages.OK, _header(seen)), seen.small)
+            await self._answer(stream, ChunkResponse(messages.OK, _header(seen, answer)), seen.small)
         else:
-            await self._serve_large(stream, _header(seen), request.cid)
+            await self._serve_large(stream, _header(seen, answer), request.cid)
+        if isinstance(seen, Hidden) or (
+            seen and answer.decision.would_deny
+        ):  # after the answer: its time tells nothing
+            self._note(principal, request.cid, answer)
 
     async def _serve_have(self, stream: Stream, request: HaveRequest, principal: Principal) -> None:
         peer = stream.remote_peer
@@ -258,12 +286,20 @@ class Exchange:
         self._haves[peer] += 1
         try:
             async with self._having:
-                here = await self._env.blocking(self._readable, request.cids, principal)
+                answers = await self._env.blocking(self._look_at_all, request.cids, principal)
         finally:
             self._haves[peer] -= 1
             if not self._haves[peer]:
                 del self._haves[peer]
+        here = [isinstance(answer.found, Seen) for answer in answers]
         await self._answer(stream, ChunkResponse(messages.OK, have=messages.encode_have(here)))
+        denied = [
+            (cid, answer)
+            for cid, answer in zip(request.cids, answers, strict=True)
+            if isinstance(answer.found, Hidden) or (answer.found and answer.decision.would_deny)
+        ]
+        if denied:
+            self._note(principal, *denied[0], count=len(denied))
 
     async def _serve_large(self, stream: Stream, header: ChunkHeader, cid: Cid) -> None:
         peer, size = stream.remote_peer, header.stored_size
@@ -288,7 +324,12 @@ class Exchange:
         await stream.close_write()
         self._metrics.bytes_sent.add(len(head) + len(stored), str(stream.remote_peer), "chunk_response")
 
-    async def _look_soon(self, cid: Cid, principal: Principal) -> Seen | None:
+    def _note(self, principal: Principal, cid: Cid, answer: Answer, *, count: int = 1) -> None:
+        decision = answer.decision
+        why = decision.would_deny or decision.reason
+        self._denials.note("chunk", str(principal), f"chunk:{cid}", why, count=count, allowed=decision.allowed)
+
+    async def _look_soon(self, cid: Cid, principal: Principal) -> Answer:
         """As `_look`; on the event loop as long as the index lies in memory."""
         while self._looks >= LOOKS_A_TURN:  # noqa: ASYNC110  a turn is not worth an event
             await asyncio.sleep(0)  # what was answered leaves first, and its asker works on it meanwhile
@@ -299,26 +340,22 @@ class Exchange:
         started = now()
         if started < self._slow_until:
             return await self._env.blocking(self._look, cid, principal)
-        seen = self._look(cid, principal)
+        answer = self._look(cid, principal)
         self._look_s += (now() - started - self._look_s) / 8  # one that another process held up is no sign yet
         if self._look_s > LOOK_S_MAX:
             self._look_s, self._slow_until = 0.0, now() + SLOW_S
-        return seen
+        return answer
 
     def _begin_turn(self) -> None:
         self._looks = 0
 
-    def _look(self, cid: Cid, principal: Principal) -> Seen | None:
-        """The chunk, if it is here and `principal` may read it. To a stranger, denied and absent are one answer."""
+    def _look(self, cid: Cid, principal: Principal) -> Answer:
+        """The chunk, if it is here and `principal` may read it, with its documents for holders of certificates."""
+        is_certified = bool(principal.organization) and not self.gate.rules.is_open
+        return self.gate.look(cid, principal, tell=messages.DOCUMENTS_MAX if is_certified else 0)
 
-        def may_see(visibilities: frozenset[str]) -> bool:
-            resource = ChunkResource(cid, tuple(access_of_row(word, "", "") for word in visibilities))
-            return authorize(resource, principal, "read", self._rules, self._env.now()).allowed
-
-        return look(self._store, cid, may_see)
-
-    def _readable(self, cids: Iterable[Cid], principal: Principal) -> list[bool]:
-        return [self._look(cid, principal) is not None for cid in cids]
+    def _look_at_all(self, cids: Iterable[Cid], principal: Principal) -> list[Answer]:
+        return [self.gate.look(cid, principal) for cid in cids]
 
     # --- the client ---
 
@@ -355,7 +392,10 @@ class Exchange:
                     joined += 1
                 deadline.reschedule(min(loop.time() + STALL_S_MAX, ends))
         self._metrics.bytes_received.add(response.header.stored_size, str(connection.peer_id), "chunk_response")
-        return Received(response.header, buffers)
+        header = response.header
+        if self.gate.rules.is_open and header.documents:  # an open node takes no claim of an organisation (design D7)
+            header = replace(header, documents=())
+        return Received(header, buffers)
 
     async def have(self, connection: Connection, cids: Sequence[Cid]) -> tuple[bool, ...]:
         """Which of `cids` (at most HAVE_MAX) the peer holds and lets us read. Raises as `fetch` does."""
@@ -403,5 +443,10 @@ class Exchange:
             raise UnavailableError(f"{connection.peer_id}: {error}", id="peer-gone") from error
 
 
-def _header(seen: Seen) -> ChunkHeader:
-    return ChunkHeader(seen.stat.size, seen.stat.stored, seen.stat.encoding, "public" in seen.visibilities)
+_ABSENT = ChunkResponse(messages.NOT_FOUND)
+_DENIED = ChunkResponse(messages.DENIED)
+
+
+def _header(seen: Seen, answer: Answer) -> ChunkHeader:
+    documents = tuple(DocumentName(organization, doc_id) for organization, doc_id in answer.documents)
+    return ChunkHeader(seen.stat.size, seen.stat.stored, seen.stat.encoding, answer.is_public, documents)

@@ -35,7 +35,7 @@ def test_a_migration_goes_forward_and_keeps_a_copy_of_what_was(tmp_path: Path) -
         assert db.execute("SELECT cid, colour FROM chunk").fetchall() == [(b"one", "grey")]
         assert db.execute("PRAGMA user_version").fetchone() == (len(NEXT),)
     index.close()
-    kept = Index(tmp_path / "index.db.v1")
+    kept = Index(tmp_path / f"index.db.v{len(MIGRATIONS)}")
     with kept.read() as db:
         assert db.execute("SELECT cid FROM chunk").fetchall() == [(b"one",)]
     kept.close()
@@ -136,3 +136,22 @@ def test_the_questions_asked_of_a_large_store_use_an_index(tmp_path: Path, world
             assert all("SEARCH" in step or "USING" in step for step in plan), (question, plan)
             assert not any("TEMP B-TREE" in step for step in plan), (question, plan)
     store.close()
+
+
+def test_a_store_of_the_first_version_keeps_its_documents_and_what_its_sources_called_public(tmp_path: Path) -> None:
+    index = Index(tmp_path / "index.db", migrations=MIGRATIONS[:1])
+    put_row(index, b"one")
+    put_row(index, b"two")
+    row = ("d" * 26, 1, b"one", "name", 1, 1, "owner", "acme", "org", "", 0.0, None)
+    with index.write() as db:
+        db.execute("INSERT INTO vouched SELECT id FROM chunk WHERE cid = ?", (b"one",))
+        db.execute(f"INSERT INTO document VALUES ({', '.join('?' * 12)})", row)
+    index.close()
+    index = Index(tmp_path / "index.db")
+    with index.write() as db:
+        assert db.execute("SELECT * FROM document").fetchall() == [(*row, 0)]
+        attested = "SELECT cid, organisation, doc_id FROM attested JOIN chunk ON chunk.id = attested.chunk"
+        assert db.execute(attested).fetchall() == [(b"one", "", "")]
+        db.execute("DELETE FROM chunk")
+        assert db.execute("SELECT count(*) FROM attested").fetchone() == (0,)
+    index.close()

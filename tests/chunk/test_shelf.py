@@ -67,7 +67,7 @@ def test_pins_are_announced_when_their_source_called_them_public(store: ChunkSto
     documents = Documents(store)
     items = {data: admit(Cid.of(data), "raw", data, len(data)) for data in (b"open", b"closed")}
     store.keep(item for item, _ in items.values())
-    shelf.vouch(store, [Cid.of(b"open")])
+    shelf.attest(store, [(Cid.of(b"open"), True, [])])
     assert shelf.public_roots(store) == [], "what is cached is no root"
     for data in items:
         views.pin_root(store, documents, str(Cid.of(data)))

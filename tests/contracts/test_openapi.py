@@ -27,6 +27,7 @@ from schemathesis.specs.openapi.checks import (
 
 from rage_net import home as homes
 from rage_net import verbs
+from rage_net.acl import Principal
 from rage_net.cid import Cid
 from rage_net.control import Control
 from rage_net.discovery import api
@@ -102,10 +103,10 @@ def validate(name: str, value: Any) -> None:
 class Chunks:
     """One public chunk."""
 
-    async def stat_public_chunk(self, cid: Cid) -> int | None:
+    async def stat_served(self, cid: Cid, principal: Principal) -> int | None:
         return len(DATA) if cid == Cid.of(DATA) else None
 
-    async def read_public_chunk(self, cid: Cid) -> bytes | None:
+    async def read_served(self, cid: Cid, principal: Principal) -> bytes | None:
         return DATA if cid == Cid.of(DATA) else None
 
 

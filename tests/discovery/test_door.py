@@ -30,10 +30,10 @@ JSON = "application/json"
 
 
 class NoChunks:
-    async def stat_public_chunk(self, cid: object) -> int | None:
+    async def stat_served(self, cid: object, principal: object) -> int | None:
         return None
 
-    async def read_public_chunk(self, cid: object) -> bytes | None:
+    async def read_served(self, cid: object, principal: object) -> bytes | None:
         return None
 
 

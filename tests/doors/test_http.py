@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from rage_net import http as http_module
 from rage_net import listener as listener_module
+from rage_net.acl import Principal
 from rage_net.cid import DAG_CBOR, Cid
 from rage_net.errors import AccessDeniedError, ConfigError, StorageFullError, UnavailableError
 from rage_net.http import Http, is_known_host, is_match, parse_range
@@ -39,13 +40,13 @@ class Chunks:
         self.reads = 0
         self.error: Exception | None = None
 
-    async def stat_public_chunk(self, cid: Cid) -> int | None:
+    async def stat_served(self, cid: Cid, principal: Principal) -> int | None:
         if self.error is not None:
             raise self.error
         data = self.chunks.get(cid)
         return None if data is None else len(data)
 
-    async def read_public_chunk(self, cid: Cid) -> bytes | None:
+    async def read_served(self, cid: Cid, principal: Principal) -> bytes | None:
         self.reads += 1
         return self.chunks.get(cid)
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rage_net.chunk.schedule import Ask, Outcome, Schedule
-from rage_net.chunk.shelf import vouch
+from rage_net.chunk.shelf import attest
 from rage_net.chunk.store import Admitted, admit
 from rage_net.cid import BLOCK_BYTES_MAX, Cid
 from rage_net.errors import (
@@ -24,6 +24,7 @@ from rage_net.errors import (
     StorageFullError,
     UnavailableError,
 )
+from rage_net.messages import ChunkHeader
 from rage_net.services.retrieval.source import Received, Source, Stage, Way
 
 if TYPE_CHECKING:
@@ -71,8 +72,8 @@ class Remote:
         self._sources: dict[Hashable, Source] = {}
         self._asks: dict[Ask, asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
-        self._fresh: list[tuple[Admitted, bool]] = []
-        """What has come and is not kept yet, and whether its source called it public."""
+        self._fresh: list[tuple[Admitted, ChunkHeader]] = []
+        """What has come and is not kept yet, and what its source said of it."""
         self._fresh_bytes = 0
         self._keeping = asyncio.Lock()
         self._stages: deque[Stage] | None = None  # those that have not begun; None until they are known
@@ -259,7 +260,7 @@ class Remote:
                 self._outcomes.gave[source.key] = source.kind
                 future.set_result(data)
                 if self._cache:
-                    self._fresh.append((item, received.header.is_public))
+                    self._fresh.append((item, received.header))
                     self._fresh_bytes += len(item.stored)
         self._wake.set()
         await self._keep(KEEP_BYTES)
@@ -276,9 +277,15 @@ class Remote:
                 self._cache = False  # a full disk must not keep bytes from who asks for them
         self._wake.set()
 
-    def _store_fresh(self, fresh: list[tuple[Admitted, bool]]) -> None:
+    def _store_fresh(self, fresh: list[tuple[Admitted, ChunkHeader]]) -> None:
         self._service.store.keep(item for item, _ in fresh)
-        vouch(self._service.store, [item.cid for item, is_public in fresh if is_public])
+        attest(
+            self._service.store,
+            (
+                (item.cid, header.is_public, [(name.organization, name.doc_id) for name in header.documents])
+                for item, header in fresh
+            ),
+        )
 
     async def _note_failure(self, ask: Ask, source: Source, error: RageError) -> None:
         outcome = _outcome_of(error)

@@ -1,0 +1,118 @@
+"""Who may read which chunk of this store: its rows, the documents' rights and `authorize` meet here, for every door.
+
+A door asks once for each request and answers what it gets: `Seen` is served; of `Hidden` a stranger learns no more than
+of what is absent. Whether an asker may be told that something is denied is decided here too: within one organisation,
+about its own documents. Blocking code, quick enough for the event loop while the index lies in memory.
+
+Not here: what `authorize` decides (acl), which documents count (chunk.shelf), who asks (the doors).
+Source: design D7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from rage_net.acl import (
+    AccessList,
+    Action,
+    ChunkResource,
+    Decision,
+    DocumentResource,
+    Principal,
+    Rules,
+    access_of_row,
+    authorize,
+)
+from rage_net.chunk.shelf import Counting, Hidden, Seen, look
+from rage_net.chunk.store import ChunkStore
+from rage_net.cid import Cid
+from rage_net.env import Env
+
+AccessOf = Callable[[str, str], AccessList | None]
+"""The rights of a document, by organisation and id, as the log has them; None where it has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a door learns of one chunk."""
+
+    found: Seen | Hidden | None
+    decision: Decision
+    documents: tuple[tuple[str, str], ...] = ()
+    """Organisation and id of those that the asker may read, where it is told of any."""
+    is_public: bool = False
+    is_told: bool = False
+    """The asker may know that the chunk is here and denied."""
+
+
+class Gate:
+    """Decides for one store. Args: access_of: the log's word on documents about which there are facts, or no row."""
+
+    def __init__(
+        self, store: ChunkStore, env: Env, rules: Rules, access_of: AccessOf = lambda organization, doc_id: None
+    ) -> None:
+        self.rules = rules
+        self._store = store
+        self._env = env
+        self.access_of = access_of
+        """Given by the engine once the log is open."""
+
+    def look(self, cid: Cid, principal: Principal, action: Action = "read", *, tell: int = 0) -> Answer:
+        """The chunk, if `principal` may do `action` on it; with up to `tell` documents it may read."""
+        return self._look(cid, principal, action, self.rules, tell)
+
+    def may_count(self, cids: Iterable[Cid], author: Principal) -> list[Cid]:
+        """Those chunks that are here already and that `author` may read: for them its new document counts, too.
+
+        By the strict rules, whatever the node's enforcement: what counts decides for others, later.
+        """
+        rules = replace(self.rules, enforcement="strict")
+        return [cid for cid in cids if isinstance(self._look(cid, author, "read", rules, 0).found, Seen)]
+
+    def rights(self, document: Counting) -> AccessList:
+        """What is known of a document that counts for something."""
+        organization = document.organization
+        if not self.rules.is_open and document.doc_id:
+            organization = organization or self.rules.organization  # put here before this node belonged to any
+            if document.is_ruled or not document.visibility:
+                access = self.access_of(organization, document.doc_id)
+                if access is not None:
+                    return access
+                if document.is_ruled:  # there are facts, and they cannot be read now
+                    return access_of_row("private", document.owner, organization)
+        return access_of_row(document.visibility or "org", document.owner, organization)
+
+    def _look(self, cid: Cid, principal: Principal, action: Action, rules: Rules, tell: int) -> Answer:
+        decision: Decision | None = None
+        lists: tuple[AccessList, ...] = ()
+        now = self._env.now()
+
+        def may_see(documents: Sequence[Counting]) -> bool:
+            nonlocal decision, lists
+            lists = tuple(map(self.rights, documents))
+            decision = authorize(ChunkResource(cid, lists), principal, action, rules, now)
+            return decision.allowed
+
+        found = look(self._store, cid, may_see)
+        assert decision is not None
+        if isinstance(found, Seen):
+            is_public = any(
+                access.visibility == "public" and not access.flaw and "read" not in access.denials for access in lists
+            )
+            told: list[tuple[str, str]] = []
+            for document, access in zip(found.documents, lists, strict=True):
+                if len(told) >= tell:
+                    break
+                resource = DocumentResource(document.doc_id, access)
+                if document.doc_id and authorize(resource, principal, action, rules, now).allowed:
+                    told.append((access.organization, document.doc_id))
+            return Answer(found, decision, tuple(told), is_public)
+        is_told = isinstance(found, Hidden) and self._is_own(principal, lists)
+        return Answer(found, decision, is_told=is_told)
+
+    def _is_own(self, principal: Principal, lists: Sequence[AccessList]) -> bool:
+        organization = principal.organization
+        if self.rules.is_open or not organization or organization != self.rules.organization:
+            return False
+        return any(access.organization == organization for access in lists)
