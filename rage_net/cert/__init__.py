@@ -1,7 +1,7 @@
 """X.509 of this network: node certificates, the CAs that sign them, and `verify_chain`, which says whom to believe.
 
     words     limits, object identifiers, what names and capabilities may look like
-    parse     one certificate or CSR: strict DER in, frozen values out
+    reading   one certificate or CSR: strict DER in, frozen values out
     chain     from a node's certificate to an anchor that is trusted under one organisation's name
     issue     CAs, CSRs, certificates, renewals, cross-signatures, CRLs
     renewal   when a certificate is due
@@ -18,7 +18,7 @@ commands import it when they need it. Not here: which CAs are trusted and who is
 """
 
 from rage_net.cert.chain import Anchor, Verified, verify_chain
-from rage_net.cert.parse import CaCertificate, NodeCertificate, Request, parse, parse_ca, read_csr
+from rage_net.cert.reading import CaCertificate, NodeCertificate, Request, parse, parse_ca, read_csr
 
 __all__ = [
     "Anchor",

@@ -22,7 +22,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from rage_net.cert.parse import CaCertificate, NodeCertificate, load_checked, parse, parse_ca
+from rage_net.cert.reading import CaCertificate, NodeCertificate, load_checked, parse, parse_ca
 from rage_net.cert.words import CERTIFICATES_MAX, DEPTH_MAX, LEEWAY_S, PATHS_MAX
 from rage_net.errors import CertificateError
 from rage_net.libp2p.peer_id import PeerId

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from rage_net.cert.parse import (
+from rage_net.cert.reading import (
     CaCertificate,
     NodeCertificate,
     Request,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rage_net.cert.parse import NodeCertificate
+from rage_net.cert.reading import NodeCertificate
 
 DUE_AT = 2 / 3
 """Of the life: a third is left for an enrolment node that is away."""
