@@ -35,6 +35,14 @@ class PeerIdMismatchError(DialError):
     """Someone answered, but not the peer that was dialled."""
 
 
+class NotAdmittedError(DialError):
+    """The peer is connected, and one of the two does not want to have to do with the other; `refusal` says why."""
+
+    def __init__(self, message: str, refusal: str) -> None:
+        super().__init__(f"{message}: {refusal}" if refusal else message)
+        self.refusal = refusal
+
+
 class StreamClosedError(Libp2pError):
     """The stream was closed on our side, or the connection below it is gone."""
 

@@ -56,6 +56,12 @@ class Connection:
         self.bytes_in = 0
         self.bytes_out = 0
         self.identify: Identify | None = None
+        self.is_asked = False
+        """Whether the peer was asked what it is."""
+        self.is_told = False
+        """Whether it has asked what we are."""
+        self.refusal = ""
+        """Why its peer is not offered. The swarm's."""
         self.serving = 0
         """Handlers at work on its inbound streams. The swarm counts; a stream that was reset may have one still."""
         self.pushes = 0

@@ -45,6 +45,8 @@ class Limits:
     """A whole dial, when the caller does not say."""
     handshake_timeout_s: float = 10.0
     """From a link to a secure, multiplexed connection."""
+    introduction_s: float = 15.0
+    """From a connection to its introduction's end, where the host wants one."""
     negotiate_timeout_s: float = 10.0
     """From a new stream to its protocol."""
     slowest_bytes_s: int = 1024

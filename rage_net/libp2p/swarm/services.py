@@ -49,6 +49,7 @@ class IdentifyService:
 
     async def answer(self, stream: Stream) -> None:
         """The handler of identify."""
+        stream.connection.is_told = True
         await stream.write(self._describe(stream.connection))
 
     async def push(self, connection: Connection) -> None:
@@ -77,7 +78,7 @@ class IdentifyService:
             Identify(
                 public_key=self._public_key,
                 listen_addresses=tuple(self._swarm.listen_addresses()),
-                protocols=tuple(self._swarm.protocols()),
+                protocols=tuple(self._swarm.protocols_for(connection)),
                 observed_address=connection.remote_address,
                 protocol_version=PROTOCOL_VERSION,
                 agent_version=self._swarm.agent_version,

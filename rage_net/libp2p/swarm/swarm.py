@@ -1,8 +1,12 @@
 """The swarm: listeners, dials, one connection for each peer, streams to handlers. Tasks and timers live here.
 
-inbound   accept -> limits -> upgrade -> adopt -> identify
-outbound  dial -> race over addresses -> upgrade -> adopt -> identify
+inbound   accept -> limits -> upgrade -> adopt -> introduce -> offer -> identify
+outbound  dial -> race over addresses -> upgrade -> adopt -> introduce -> offer -> identify
 adopt     one connection a peer is kept; the other, if any, is retired: no new streams, closed when the last has ended
+introduce the host, if it wants, says who it is and hears who the peer is, before others here may use the connection
+offer     `connection`, `connections` and events tell of the peer from now on
+
+What a peer may open is the host's to say (`may_open`): the rest is answered as if it were not spoken here.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from typing import TypeAlias
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from rage_net.libp2p import identify, multistream, ping, yamux
-from rage_net.libp2p.errors import DialError, Libp2pError, StreamClosedError
+from rage_net.libp2p.errors import DialError, Libp2pError, NotAdmittedError, StreamClosedError
 from rage_net.libp2p.identify import Identify
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId, encode_public_key
@@ -43,6 +47,7 @@ PUSH_DELAY_S = 0.2
 """Changes of our protocols and addresses are gathered this long before peers are told."""
 
 Handler: TypeAlias = Callable[[Stream], Awaitable[None]]
+Introduce: TypeAlias = Callable[[Connection], Awaitable[str]]
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,13 @@ class Swarm:
         self.budget = yamux.Budget(limits.unread_bytes)
         self.admits: Callable[[PeerId], bool] = lambda peer_id: True
         """Asked of every peer that has proved who it is, in both directions, and before a dial; False refuses it."""
+        self.may_open: Callable[[Connection, str], bool] = lambda connection, protocol: True
+        """Asked of each protocol that a peer proposes, and before identify names it; False, and it is not spoken."""
+        self.introduce: Introduce | None = None
+        """Awaited on each new connection, for `Limits.introduction_s` at most, before a peer is offered. What it gives
+        is why the peer is not, empty when it is; the connection stays, for those streams that `may_open` allows."""
+        self.part: Callable[[Connection], None] = lambda connection: None
+        """Told of each connection that is lost, whether its peer was offered or not."""
         self._key = key
         self._transports = tuple(transports) if transports is not None else (TcpTransport(),)
         self._announce = tuple(address.without_peer_id() for address in announce)
@@ -119,6 +131,8 @@ class Swarm:
         self._callbacks: list[Callable[[Event], None]] = []
         self._listeners: list[Listener] = []
         self._kept: dict[PeerId, Connection] = {}
+        self._offered: set[PeerId] = set()  # of the kept
+        self._introducing: dict[Connection, asyncio.Task[None]] = {}
         self._all: dict[Connection, None] = {}  # the retired too, in the order they opened
         self._handshakes: Counter[str] = Counter()  # inbound ones under way, by host
         self._upgrading: dict[Link, str] = {}  # their links, the oldest first, and hosts
@@ -157,12 +171,14 @@ class Swarm:
         self._listeners.clear()
         await asyncio.gather(*(connection.close("the node stops") for connection in list(self._all)))
 
-    def _spawn(self, work: Callable[..., Awaitable[None]], *args: object) -> None:
+    def _spawn(self, work: Callable[..., Awaitable[None]], *args: object) -> asyncio.Task[None] | None:
         """Run `work(*args)` in a guard, unless the swarm is not running."""
-        if self._tasks is not None:
-            task = self._tasks.create_task(self._guard(work, *args))
-            self._running[task] = None
-            task.add_done_callback(lambda task: self._running.pop(task, None))
+        if self._tasks is None:
+            return None
+        task = self._tasks.create_task(self._guard(work, *args))
+        self._running[task] = None
+        task.add_done_callback(lambda task: self._running.pop(task, None))
+        return task
 
     async def _guard(self, work: Callable[..., Awaitable[None]], *args: object) -> None:
         """One failing task never ends the swarm."""
@@ -196,12 +212,46 @@ class Swarm:
 
     def connections(self) -> list[Connection]:
         """One for each connected peer."""
-        return list(self._kept.values())
+        return [connection for peer_id, connection in self._kept.items() if peer_id in self._offered]
 
     def connection(self, peer_id: PeerId) -> Connection | None:
         """The connection to `peer_id`, if there is one that takes new streams."""
+        connection = self._kept.get(peer_id) if peer_id in self._offered else None
+        return connection if connection is not None and connection.is_usable else None
+
+    def connection_unoffered(self, peer_id: PeerId) -> Connection | None:
+        """The same, whether or not the peer was offered: for who introduces us."""
         connection = self._kept.get(peer_id)
         return connection if connection is not None and connection.is_usable else None
+
+    def cut(self, peer_id: PeerId, reason: str) -> int:
+        """Drop every connection to a peer at once, whatever waits to be sent; how many there were."""
+        found = [connection for connection in self._all if connection.peer_id == peer_id]
+        for connection in found:
+            connection.abort(reason)
+        return len(found)
+
+    def offer(self, peer_id: PeerId) -> None:
+        """A peer whose introduction failed, or is not over, may be used."""
+        connection = self._kept.get(peer_id)
+        if connection is None or connection.is_lost or peer_id in self._offered:
+            return
+        connection.refusal = ""
+        self._offered.add(peer_id)
+        self._emit(Connected(peer_id))
+        if (dial := self._dials.get(peer_id)) is not None and not dial.done():
+            dial.set_result(connection)
+        if connection.identify is not None:
+            self._emit(Identified(peer_id, connection.identify))
+        elif not connection.is_asked:
+            connection.is_asked = True
+            self._spawn(self._identify.ask, connection)
+
+    def describe_anew(self, peer_id: PeerId) -> None:
+        """What a peer may open has changed: tell it, if it has asked before."""
+        connection = self._kept.get(peer_id)
+        if connection is not None and connection.is_told and connection.is_usable:
+            self._spawn(self._identify.push, connection)
 
     def listen_addresses(self) -> list[Multiaddr]:
         """Where we can be dialled, without our peer id: what we were told to announce, else where we listen."""
@@ -216,6 +266,10 @@ class Swarm:
     def protocols(self) -> list[str]:
         """What we answer to."""
         return sorted(self._handlers)
+
+    def protocols_for(self, connection: Connection) -> list[str]:
+        """What this peer may open."""
+        return [protocol for protocol in self.protocols() if self.may_open(connection, protocol)]
 
     def handle(self, protocol: str, handler: Handler) -> None:
         """Give each inbound stream of `protocol` to `handler`, in a task of its own.
@@ -256,7 +310,8 @@ class Swarm:
         connection.takes_early_end = (message.agent_version or "").partition("/")[0] == self.agent_version.partition(
             "/"
         )[0]
-        self._emit(Identified(connection.peer_id, message))
+        if connection.peer_id in self._offered:
+            self._emit(Identified(connection.peer_id, message))
 
     def _push_identify_soon(self) -> None:
         if self._kept and not self._is_push_due:
@@ -277,7 +332,8 @@ class Swarm:
 
         Args: peer_id: None takes whoever answers. addresses: best first, at most `Limits.dial_addresses`; those that
         name another peer are left out.
-        Raises: PeerIdMismatchError when someone else answered; DialError with a reason for each address.
+        Raises: PeerIdMismatchError when someone else answered; NotAdmittedError when the introduction failed; DialError
+        with a reason for each address.
         """
         if peer_id is None:
             return await self._dial(None, addresses, timeout_s)
@@ -286,6 +342,8 @@ class Swarm:
         if (running := self._dials.get(peer_id)) is not None:
             try:
                 return await asyncio.shield(running)
+            except NotAdmittedError:
+                raise
             except DialError:
                 pass  # its addresses may have been others
         outcome: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
@@ -326,13 +384,43 @@ class Swarm:
             raise DialError("cannot dial this very node")
         if peer_id is not None and not self.admits(peer_id):
             raise DialError(f"{name} is not admitted here")
+        if peer_id is not None and (pending := self.connection_unoffered(peer_id)) is not None:
+            return await self._wait_introduced(pending)
         if len(self._all) >= self.limits.connections:
             raise DialError(f"cannot dial {name}: {self.limits.connections} connections are open")
         link, upgraded = await self._dialer.reach(peer_id, addresses, timeout_s or self.limits.dial_timeout_s)
         adopted = self._adopt(link, upgraded, is_inbound=False)
         if adopted is None or adopted.is_lost:
             raise DialError(f"cannot dial {name}: the connection was refused or lost at once")
-        return adopted
+        return await self._wait_introduced(adopted)
+
+    async def _wait_introduced(self, connection: Connection) -> Connection:
+        """The kept connection to this peer, once it is offered. Raises NotAdmittedError."""
+        peer_id = connection.peer_id
+        if peer_id not in self._offered and (task := self._introducing.get(connection)) is not None:
+            await asyncio.wait([task])
+        kept = self._kept.get(peer_id)
+        if kept is None:
+            raise DialError(f"{peer_id}: the connection was lost: {connection.close_reason}")
+        if peer_id not in self._offered:
+            raise NotAdmittedError(f"{peer_id} is not admitted", connection.refusal)
+        return kept
+
+    async def _introduce(self, connection: Connection, introduce: Introduce) -> None:
+        """Let the host and the peer get to know each other, and offer the peer when that went well."""
+        connection.refusal = "its introduction did not end"
+        try:
+            async with asyncio.timeout(self.limits.introduction_s):
+                connection.refusal = await introduce(connection)
+        except (Libp2pError, TimeoutError) as error:
+            connection.refusal = str(error) or connection.refusal
+        finally:
+            self._introducing.pop(connection, None)
+        if connection.refusal:
+            self.counts["introductions_failed"] += 1
+            log.debug("%r is not offered: %s", connection, connection.refusal)
+        elif not connection.is_lost:
+            self.offer(connection.peer_id)
 
     async def _upgrade(self, link: Link, *, is_dialer: bool, remote: PeerId | None) -> Upgraded:
         timeout_s = self.limits.handshake_timeout_s
@@ -409,21 +497,35 @@ class Swarm:
         for other in others:  # one more retired connection is enough
             if other.retire_at is not None:
                 other.begin_close(LESSER)
-        if old is None:
-            self._emit(Connected(peer_id))
+        new.is_asked = kept is new and (self.introduce is None or peer_id in self._offered)
+        if self.introduce is None:
+            self.offer(peer_id)
         new.start()
         if lesser is not None:
             lesser.retire(self._clock() + self.limits.retire_s)
-        if kept is new:
+        if new.is_asked:
             self._spawn(self._identify.ask, new)
-        if (dial := self._dials.get(peer_id)) is not None and not dial.done():
+        if self.introduce is not None and (task := self._spawn(self._introduce, new, self.introduce)) is not None:
+            self._introducing[new] = task
+        if peer_id in self._offered and (dial := self._dials.get(peer_id)) is not None and not dial.done():
             dial.set_result(kept)
         return kept
 
     def _on_lost(self, connection: Connection) -> None:
         self._all.pop(connection, None)
+        task = self._introducing.pop(connection, None)
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+        try:
+            self.part(connection)
+        except Exception:
+            self.counts["handler_errors"] += 1
+            log.exception("the host failed to part from %r", connection)
         if self._kept.get(connection.peer_id) is connection:
             del self._kept[connection.peer_id]
+            if connection.peer_id not in self._offered:
+                return
+            self._offered.remove(connection.peer_id)
             is_orderly = connection.session.is_gone_away or connection.session.is_going_away
             self._emit(Disconnected(connection.peer_id, connection.close_reason, is_orderly))
 
@@ -474,7 +576,17 @@ class Swarm:
 
     async def _agree(self, stream: Stream) -> bool:
         """Agree on a protocol of ours. False when the peer ended the stream first."""
-        negotiation = multistream.Responder(self._handlers)
+        connection = stream.connection
+
+        def speaks(protocol: str) -> bool:
+            if protocol not in self._handlers:
+                return False
+            if not self.may_open(connection, protocol):
+                self.counts["protocols_refused"] += 1
+                return False
+            return True
+
+        negotiation = multistream.Responder(speaks)
         if stream.raw.buffers:  # a lone proposal comes with the stream itself, and needs no timer
             await self._negotiate(stream, negotiation)
         if not stream.protocol:
