@@ -271,3 +271,99 @@ def _check_word(text: str, limit: int) -> str:
     if len(text.encode()) > limit or not text.isprintable():
         raise RemoteProtocolError(f"a word of more than {limit} bytes, or with control characters")
     return text
+
+
+# --- trust ------------------------------------------------------------------------------------------------------------
+
+TRUST_PROTOCOL = "/rage/trust/1.0.0"
+AUDIT_PROTOCOL = "/rage/audit/1.0.0"
+QUERY_PROTOCOL = "/rage/query/1.0.0"
+SYNC_PROTOCOL = "/rage/sync/1.0.0"
+
+TRUST_BYTES_MAX = 64 << 10
+"""Of a request, and of an answer."""
+CERTIFICATES_MAX = 8
+CERTIFICATE_BYTES_MAX = 8 << 10
+"""Of one certificate or CSR, DER."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The sender's certificate, DER, and what leads from it to a CA; nothing where there is none."""
+
+    certificates: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Certify me anew: a CSR, DER, signed by the identity key."""
+
+    csr: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TrustResponse:
+    """How the peer judges, with its own certificates, or the new ones to `Renew`. `reason` is a stable word."""
+
+    status: int
+    certificates: tuple[bytes, ...] = ()
+    reason: str = ""
+    message: str = ""
+
+
+def encode_trust_request(request: Hello | Renew) -> bytes:
+    """The request as protobuf, without its length."""
+    from rage_net.pb import rage_pb2 as pb
+
+    if isinstance(request, Renew):
+        return pb.TrustRequest(renew=pb.Renew(csr=request.csr)).SerializeToString()
+    return pb.TrustRequest(hello=pb.Hello(certificates=request.certificates)).SerializeToString()
+
+
+def decode_trust_request(data: bytes) -> Hello | Renew:
+    """Read a request; certificates are counted and measured, not parsed. Raises: RemoteProtocolError."""
+    from rage_net.pb import rage_pb2 as pb
+
+    message = pb.TrustRequest()
+    _parse(message, data, TRUST_BYTES_MAX)
+    kind = message.WhichOneof("ask")
+    if kind == "hello":
+        return Hello(_check_certificates(message.hello.certificates))
+    if kind == "renew":
+        (csr,) = _check_certificates([message.renew.csr])
+        return Renew(csr)
+    raise RemoteProtocolError("a trust request that asks for nothing")
+
+
+def encode_trust_response(response: TrustResponse) -> bytes:
+    """The response as protobuf, without its length."""
+    from rage_net.pb import rage_pb2 as pb
+
+    return pb.TrustResponse(
+        status=response.status,
+        certificates=response.certificates,
+        reason=response.reason[:WORD_BYTES_MAX],
+        message=response.message[:200],
+    ).SerializeToString()
+
+
+def decode_trust_response(data: bytes) -> TrustResponse:
+    """Read a response. Raises: RemoteProtocolError."""
+    from rage_net.pb import rage_pb2 as pb
+
+    message = pb.TrustResponse()
+    _parse(message, data, TRUST_BYTES_MAX)
+    return TrustResponse(
+        message.status,
+        _check_certificates(message.certificates),
+        _check_word(message.reason, WORD_BYTES_MAX),
+        "".join(char if char.isprintable() else "\ufffd" for char in message.message[:200]),
+    )
+
+
+def _check_certificates(raws: Sequence[bytes]) -> tuple[bytes, ...]:
+    if len(raws) > CERTIFICATES_MAX:
+        raise RemoteProtocolError(f"sends {len(raws)} certificates; {CERTIFICATES_MAX} is the most")
+    if any(len(raw) > CERTIFICATE_BYTES_MAX for raw in raws):
+        raise RemoteProtocolError(f"sends a certificate of more than {CERTIFICATE_BYTES_MAX} bytes")
+    return tuple(raws)

@@ -183,17 +183,17 @@ async def list_topics(engine: Engine, verb: topics.ListTopics, io: Io) -> topics
 
 async def tail_topic(engine: Engine, verb: topics.TailTopic, io: Io) -> topics.TailTopicResult:
     """Messages of a topic as they come."""
-    from rage_net.online import may_join
     from rage_net.services import topic_verbs
 
+    may_join = (await engine.online()).trust.may_join_ourselves
     return await topic_verbs.tail(await _pubsub(engine), engine.env, verb, may_join, io.tell)
 
 
 async def publish_topic(engine: Engine, verb: topics.PublishTopic, io: Io) -> topics.PublishTopicResult:
     """One message to a topic."""
-    from rage_net.online import may_join
     from rage_net.services import topic_verbs
 
+    may_join = (await engine.online()).trust.may_join_ourselves
     return await topic_verbs.publish(await _pubsub(engine), engine.env, verb, io.source, may_join)
 
 

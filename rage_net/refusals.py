@@ -39,6 +39,16 @@ def not_banned(peer_id: str) -> RageError:
     return NotFoundError(f"{peer_id} is not banned", mend=["rage peer list --state banned"], id="peer-not-banned")
 
 
+def not_trusted(peer_id: str, reason: str) -> RageError:
+    """One of the two ends does not trust the other's certificate. `reason` is the stable word of which and why."""
+    return AccessDeniedError(
+        f"{peer_id} is not trusted, or does not trust this node",
+        why=reason,
+        mend=[f"rage trust test {peer_id}"],
+        id="peer-not-trusted",
+    )
+
+
 def peer_id_needed(text: str) -> RageError:
     """A part of an id that matches nobody known cannot be looked up."""
     return UsageError(

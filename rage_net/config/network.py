@@ -176,6 +176,17 @@ class Sync(Section):
     """What holds where facts contradict each other, by kind of resource."""
 
 
+class Enrol(Section):
+    """Renewal of others' certificates, on a node with the capability `enrol`."""
+
+    ca_cert: Path = Path("certs/enrol.crt")
+    """Certificate of the enrolment CA, PEM; with no file there, this node renews nobody's."""
+    ca_key: Path = Path("certs/enrol.key")
+    """Its private key, encrypted, PEM, 0600."""
+    passphrase_file: Path | None = None
+    """File with the passphrase of the key, 0600; null takes the systemd credential `rage-enrol`."""
+
+
 class Security(Section):
     """Who this node is and whom it trusts."""
 
@@ -189,6 +200,12 @@ class Security(Section):
     """Certificates of trusted CAs, PEM. While null the node is open; once set, a file that cannot be read stops it."""
     trust_model: Literal["explicit", "web-of-trust"] = "explicit"
     """`explicit` trusts the organisations named by `rage trust add`; `web-of-trust` those they vouch for, too."""
+    trust_path: Annotated[int, Between(1, 3)] = 1
+    """With `web-of-trust`: organisations that may vouch, one for the next, between a trusted one and a peer's."""
+    max_staleness: Annotated[Seconds, Between(60, 31_536_000)] = Seconds(86_400)
+    """Time without a sync with another node of the organisation after which only what is `public` is served."""
+    enrol: Enrol = Enrol()
+    """Renewal of others' certificates."""
     acl_enforcement: Literal["strict", "permissive", "off"] = "strict"
     """`permissive` logs what it would deny, `off` checks nothing: for certified peers only, never for strangers."""
     public_access: bool = False

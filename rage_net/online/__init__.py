@@ -1,7 +1,8 @@
 """The network half of an engine: the swarm and all that speaks over it, composed. No rule lives here.
 
     swarm        connections                        libp2p
-    exchange     chunks, both ends                  services
+    trust        who may open what of them          services
+    exchange     chunks, both ends
     membership   whom we know, who lives
     dht, routing who has what, and that we have ours
     pubsub, presence   gossip: heartbeats, announcements
@@ -46,7 +47,7 @@ from rage_net.online.making import (
     make_membership,
     make_pubsub,
     make_swarm,
-    may_join,
+    make_trust,
     read_or_nothing,
     told_addresses,
     topics_of,
@@ -56,13 +57,14 @@ from rage_net.services.exchange import Exchange
 from rage_net.services.membership import Membership
 from rage_net.services.presence import TOPIC, Presence
 from rage_net.services.routing import Routing
+from rage_net.services.trust import Trust, TrustStore
 from rage_net.web import Web
 
 if TYPE_CHECKING:
     from rage_net.libp2p.transport import Transport
 
 
-__all__ = ["Online", "go_online", "may_join"]
+__all__ = ["Online", "go_online"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class Online:
     """What an engine has once it is online. What the configuration switches off is None."""
 
     swarm: Swarm
+    trust: Trust
     exchange: Exchange
     membership: Membership
     discovering: Discovering
@@ -102,13 +105,18 @@ async def go_online(
     serves: bool,
     transports: Sequence[Transport] | None,
     denials: Denials | None = None,
+    trust_store: TrustStore | None = None,
 ) -> AsyncIterator[Online]:
-    """Start the network half; everything has ended when the block is left."""
+    """Start the network half; everything has ended when the block is left.
+
+    Args: trust_store: what the log says of trust; by default there is none, and our own organisation alone is trusted.
+    """
     tune_malloc()  # else each batch of a download faults its pages in again
     network = config.network
     key = await env.blocking(homes.load_identity, network.security.peer_key)
     async with AsyncExitStack() as stack:
         swarm = await stack.enter_async_context(make_swarm(key, config, env, transports))
+        trust = await make_trust(home, config, env, swarm, trust_store)
         exchange = Exchange(store, env, rules, metrics, denials=denials)
         if serves:
             swarm.handle(messages.CHUNK_PROTOCOL, exchange.serve)
@@ -121,10 +129,10 @@ async def go_online(
                 network.discovery.servers, key, web, env, own=swarm.listen_addresses, memory=home.discovered
             )
 
-        duties = Duties(home, config, env, metrics, swarm, membership, servers)
+        duties = Duties(home, config, env, metrics, swarm, membership, servers, trust)
         dht = routing = pubsub = presence = mdns = None
         if network.libp2p.dht.enabled:
-            dht = await stack.enter_async_context(make_dht(config, env, swarm, membership, serves=serves))
+            dht = await stack.enter_async_context(make_dht(config, env, swarm, membership, trust, serves=serves))
             dht.load_text(await env.blocking(read_or_nothing, home.dht))
             routing = Routing(
                 dht,
@@ -137,7 +145,7 @@ async def go_online(
             )
         listen = functools.partial(make_mdns, network.libp2p.mdns.interval, env, swarm)
         if serves:
-            pubsub = await stack.enter_async_context(make_pubsub(env, swarm))
+            pubsub = await stack.enter_async_context(make_pubsub(env, swarm, trust))
             topics = topics_of(config)
             duties.drains = [pubsub.subscribe(topic) for topic in topics if topic != TOPIC]
         if pubsub is not None and TOPIC in topics:
@@ -170,6 +178,7 @@ async def go_online(
         duties.about = about
         yield Online(
             swarm,
+            trust,
             exchange,
             membership,
             discovering,

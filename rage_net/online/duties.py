@@ -27,6 +27,7 @@ from rage_net.metrics import Metrics
 from rage_net.services.membership import Membership
 from rage_net.services.presence import Presence
 from rage_net.services.routing import Routing
+from rage_net.services.trust import REFRESH_EVERY_S, Trust
 
 log = logging.getLogger("rage.online")
 
@@ -60,6 +61,7 @@ class Duties:
         swarm: Swarm,
         membership: Membership,
         servers: Client | None,
+        trust: Trust | None = None,
     ) -> None:
         self.pubsub: PubSub | None = None
         self.presence: Presence | None = None
@@ -75,6 +77,7 @@ class Duties:
         self._swarm = swarm
         self._membership = membership
         self._servers = servers
+        self._trust = trust
         self._named: dict[PeerId, None] = {}
         self._is_named = asyncio.Event()
 
@@ -183,6 +186,7 @@ class Duties:
         """See `Online.problems`."""
         rows = self._servers.registrations() if self._servers is not None else ()
         found = [f"{row.url} knows another node with this node's key, at {row.twin}" for row in rows if row.twin]
+        found += self._trust.problems() if self._trust is not None else []
         if self.presence is not None and self.presence.twin_at is not None and not found:
             found.append("another node speaks with this node's key: give each a home and a key of its own")
         return found
@@ -208,6 +212,8 @@ class Duties:
             job("trim", MEET_EVERY_S, self.trim),
             job("save_peers", ASK_SERVERS_EVERY_S, self.save),
         ]
+        if self._trust is not None and not self._trust.is_open:
+            found.append(job("trust", REFRESH_EVERY_S, self._trust.refresh))
         if self._servers is not None and self._servers.servers:
             found += [
                 job("ask_servers", ASK_SERVERS_EVERY_S, self.ask_servers, at_once=True),

@@ -23,6 +23,7 @@ from rage_net.messages import NodeInfo
 from rage_net.peerstore import Peerstore
 from rage_net.services.membership import Membership
 from rage_net.services.presence import Self
+from rage_net.services.trust import Files, Trust, TrustStore
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -78,11 +79,13 @@ async def make_membership(home: Home, config: Config, env: Env, swarm: Swarm) ->
     return Membership(swarm, peerstore, env, bootstrap, dial_s, bans=bans, save_bans=save)
 
 
-def make_dht(config: Config, env: Env, swarm: Swarm, membership: Membership, *, serves: bool) -> Dht:
+def make_dht(config: Config, env: Env, swarm: Swarm, membership: Membership, trust: Trust, *, serves: bool) -> Dht:
     """The DHT's end here: a server of it only where a node serves."""
 
     def group(peer: PeerId) -> str | None:
-        """The organisation a peer claims: until a certificate proves it, its peers count as one hand."""
+        """The organisation that a certificate proves, else the one a peer claims: its peers count as one hand."""
+        if not trust.is_open:
+            return trust.principal_of(peer).organization or None
         node = membership.nodes.get(peer)
         return node.info.organization or None if node is not None else None
 
@@ -96,23 +99,29 @@ def make_dht(config: Config, env: Env, swarm: Swarm, membership: Membership, *, 
     )
 
 
-def make_pubsub(env: Env, swarm: Swarm) -> PubSub:
+def make_pubsub(env: Env, swarm: Swarm, trust: Trust) -> PubSub:
     """Gossip for whoever may join."""
-    return PubSub(
+    pubsub = PubSub(swarm, clock=env.monotonic, wall_clock=env.now, random=env.random, may_join=trust.may_join)
+    trust.on_change(pubsub.reconsider)
+    return pubsub
+
+
+async def make_trust(home: Home, config: Config, env: Env, swarm: Swarm, store: TrustStore | None) -> Trust:
+    """Trust, standing at the swarm's gate. Raises ConfigError for a CA file that cannot be used."""
+    network = config.network
+    security = network.security
+    files = Files(security.ca_cert, security.tls_cert or home.certs / "node.crt", network.organization_id)
+    trust = Trust(
         swarm,
-        clock=env.monotonic,
-        wall_clock=env.now,
-        random=env.random,
-        may_join=lambda peer, topic: may_join(topic),
+        env,
+        files,
+        store,
+        public_access=security.public_access,
+        path_max=security.trust_path if security.trust_model == "web-of-trust" else 0,
+        staleness_s_max=security.max_staleness,
     )
-
-
-def may_join(topic: str) -> bool:
-    """Whether anyone may join a topic.
-
-    Those of organisations and rights are for holders of certificates (design D6, 4.3): for nobody, until there are any.
-    """
-    return not topic.startswith(("rage.org.", "rage.acl."))
+    await trust.begin()
+    return trust
 
 
 def topics_of(config: Config) -> list[str]:

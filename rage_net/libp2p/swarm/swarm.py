@@ -224,6 +224,14 @@ class Swarm:
         connection = self._kept.get(peer_id)
         return connection if connection is not None and connection.is_usable else None
 
+    def connections_unoffered(self) -> list[Connection]:
+        """One for each peer, whether or not it was offered."""
+        return list(self._kept.values())
+
+    def is_linked(self, peer_id: PeerId) -> bool:
+        """Whether there is any connection to a peer, a retired one too."""
+        return any(connection.peer_id == peer_id for connection in self._all)
+
     def cut(self, peer_id: PeerId, reason: str) -> int:
         """Drop every connection to a peer at once, whatever waits to be sent; how many there were."""
         found = [connection for connection in self._all if connection.peer_id == peer_id]

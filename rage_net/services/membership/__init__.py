@@ -20,7 +20,7 @@ from rage_net import refusals
 from rage_net.bans import Ban, Bans
 from rage_net.env import Env
 from rage_net.errors import NotFoundError, RageError, UnavailableError, UsageError
-from rage_net.libp2p.errors import DialError, Libp2pError, PeerIdMismatchError
+from rage_net.libp2p.errors import DialError, Libp2pError, NotAdmittedError, PeerIdMismatchError
 from rage_net.libp2p.multiaddr import Multiaddr, MultiaddrError
 from rage_net.libp2p.peer_id import PeerId, PeerIdError
 from rage_net.libp2p.scope import Scope, may_tell, scope_of
@@ -439,6 +439,8 @@ class Membership:
                 mend=["ask its operator for the peer id: rage node id"],
                 id="peer-mismatch",
             ) from error
+        except NotAdmittedError as error:
+            raise refusals.not_trusted(str(peer), error.refusal) from error
         except DialError as error:
             reasons = "; ".join(f"{where}: {what}" for where, what in error.reasons) or str(error)
             raise UnavailableError(

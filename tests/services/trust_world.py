@@ -1,0 +1,178 @@
+"""Organisations, nodes that they certify, and strangers: swarms and trust on one network in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import random
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from rage_net import keys
+from rage_net.cert import Anchor, issue, parse_ca, read_csr
+from rage_net.libp2p.multiaddr import Multiaddr
+from rage_net.libp2p.peer_id import PeerId
+from rage_net.libp2p.swarm import Connection, Event, Stream, Swarm
+from rage_net.libp2p.transport import MemoryNetwork, MemoryTransport
+from rage_net.messages import CHUNK_PROTOCOL, QUERY_PROTOCOL, SYNC_PROTOCOL
+from rage_net.services.trust import Files, Trust
+from tests.sim.env import EPOCH_S, SimulatedEnv
+
+DAY_S = 86_400.0
+PROTOCOLS = (CHUNK_PROTOCOL, QUERY_PROTOCOL, SYNC_PROTOCOL)
+
+
+class Authority:
+    """An organisation's CA."""
+
+    def __init__(self, organization: str, rng: random.Random, now: float = EPOCH_S) -> None:
+        self.organization = organization
+        self.rng = rng
+        self.key = keys.generate(rng)
+        self.der = issue.make_ca(organization, self.key, now=now, serial=issue.draw_serial(rng))
+        self.ca = parse_ca(self.der)
+
+    def certify(
+        self,
+        key: Ed25519PrivateKey,
+        *,
+        now: float = EPOCH_S,
+        days: float = 7.0,
+        capabilities: Sequence[str] = ("storage",),
+        **more: Any,
+    ) -> bytes:
+        csr = issue.make_csr(key, self.organization, "eu", frozenset(capabilities))
+        return issue.sign(
+            read_csr(csr), self.ca, self.key, now=now, serial=issue.draw_serial(self.rng), days=days, **more
+        ).der
+
+    def anchor(self, *scopes: str, until: float | None = None) -> Anchor:
+        return Anchor(self.organization, self.der, frozenset(scopes), until)
+
+
+class Store:
+    """What a log would say; tests write into it."""
+
+    def __init__(self) -> None:
+        self.anchors: list[Anchor] = []
+        self.revoked: set[tuple[str, str]] = set()
+        self.synced: float | None = None
+
+    def foreign(self) -> Sequence[Anchor]:
+        return self.anchors
+
+    def is_revoked(self, organization: str, serial: str, peer: PeerId) -> bool:
+        return (organization, serial) in self.revoked
+
+    def synced_at(self) -> float | None:
+        return self.synced
+
+
+class ShiftedEnv(SimulatedEnv):
+    """A clock that is off."""
+
+    def __init__(self, seed: str, off_s: float) -> None:
+        super().__init__(seed)
+        self.off_s = off_s
+
+    def now(self) -> float:
+        return super().now() + self.off_s
+
+
+class Node:
+    """A swarm with trust, which answers on PROTOCOLS with its name."""
+
+    def __init__(self, name: str, key: Ed25519PrivateKey, swarm: Swarm, trust: Trust, store: Store) -> None:
+        self.name, self.key, self.swarm, self.trust, self.store = name, key, swarm, trust, store
+        self.peer_id = swarm.peer_id
+        self.events: list[Event] = []
+        self.opened: list[str] = []
+        swarm.on_event(self.events.append)
+        for protocol in PROTOCOLS:
+            swarm.handle(protocol, self._answer)
+
+    async def _answer(self, stream: Stream) -> None:
+        self.opened.append(stream.protocol)
+        await stream.write(self.name.encode())
+
+    async def dial(self, other: Node) -> Connection:
+        return await self.swarm.dial(other.peer_id, other.swarm.listen_addresses(), timeout_s=15)
+
+    async def ask(self, other: Node, protocol: str = CHUNK_PROTOCOL) -> str:
+        """What `other` answers; raises NegotiationError when it does not speak the protocol to us."""
+        connection = self.swarm.connection_unoffered(other.peer_id)
+        assert connection is not None
+        async with asyncio.timeout(5), await connection.open_stream([protocol]) as stream:
+            return b"".join(map(bytes, await stream.read())).decode()
+
+    def sees(self, other: Node) -> bool:
+        return self.swarm.connection(other.peer_id) is not None
+
+    def is_linked(self, other: Node) -> bool:
+        return self.swarm.is_linked(other.peer_id)
+
+    def reason(self, other: Node) -> str:
+        standing = self.trust.standing(other.peer_id)
+        return standing.reason if standing is not None else "none"
+
+
+class TrustWorld:
+    """Makes nodes."""
+
+    def __init__(self, stack: AsyncExitStack, rng: random.Random, directory: Path) -> None:
+        self.rng = rng
+        self.directory = directory
+        self.network = MemoryNetwork(random=rng)
+        self._stack = stack
+
+    def authority(self, organization: str, now: float = EPOCH_S) -> Authority:
+        return Authority(organization, self.rng, now)
+
+    def swarm(self, name: str, key: Ed25519PrivateKey) -> Swarm:
+        return Swarm(
+            key,
+            transports=[MemoryTransport(self.network, name)],
+            agent_version="rage/test",
+            clock=asyncio.get_running_loop().time,
+            random=self.rng,
+        )
+
+    async def node(
+        self,
+        name: str,
+        authority: Authority | None,
+        *,
+        key: Ed25519PrivateKey | None = None,
+        chain: Sequence[bytes] | None = None,
+        off_s: float = 0.0,
+        **more: Any,
+    ) -> Node:
+        """A node of `authority`'s organisation (None: open) that shows `chain`, by default a certificate of its own."""
+        key = key or keys.generate(self.rng)
+        ca_file, own_file = self.directory / f"{name}-ca.crt", self.directory / f"{name}.crt"
+        if authority is not None:
+            write_pem(ca_file, [authority.der])
+            chain = [authority.certify(key)] if chain is None else chain
+        if chain:
+            write_pem(own_file, chain)
+        swarm, store = self.swarm(name, key), Store()
+        await self._stack.enter_async_context(swarm)
+        await swarm.listen(Multiaddr.parse(f"/memory/{name}"))
+        files = Files(ca_file if authority is not None else None, own_file, "")
+        env = ShiftedEnv(f"{self.rng.random()}", off_s)
+        trust = Trust(swarm, env, files, store, **more)
+        await trust.begin()
+        return Node(name, key, swarm, trust, store)
+
+
+def write_pem(path: Path, ders: Sequence[bytes]) -> None:
+    path.write_text("".join(map(pem, ders)))
+
+
+def pem(der: bytes) -> str:
+    body = base64.encodebytes(der).decode()
+    return f"-----BEGIN CERTIFICATE-----\n{body}-----END CERTIFICATE-----\n"
