@@ -11,7 +11,8 @@ Source: design D7.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from rage_net.acl import (
     AccessList,
@@ -33,8 +34,7 @@ AccessOf = Callable[[str, str], AccessList | None]
 """The rights of a document, by organisation and id, as the log has them; None where it has none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What a door learns of one chunk."""
 
     found: Seen | Hidden | None
@@ -72,16 +72,16 @@ class Gate:
 
     def rights(self, document: Counting) -> AccessList:
         """What is known of a document that counts for something."""
-        organization = document.organization
-        if not self.rules.is_open and document.doc_id:
+        organization, doc_id, owner, visibility, is_ruled = document
+        if not self.rules.is_open and doc_id:
             organization = organization or self.rules.organization  # put here before this node belonged to any
-            if document.is_ruled or not document.visibility:
-                access = self.access_of(organization, document.doc_id)
+            if is_ruled or not visibility:
+                access = self.access_of(organization, doc_id)
                 if access is not None:
                     return access
-                if document.is_ruled:  # there are facts, and they cannot be read now
-                    return access_of_row("private", document.owner, organization)
-        return access_of_row(document.visibility or "org", document.owner, organization)
+                if is_ruled:  # there are facts, and they cannot be read now
+                    visibility = "private"
+        return access_of_row(visibility or "org", owner, organization)
 
     def _look(self, cid: Cid, principal: Principal, action: Action, rules: Rules, tell: int) -> Answer:
         decision: Decision | None = None
@@ -96,23 +96,25 @@ class Gate:
 
         found = look(self._store, cid, may_see)
         assert decision is not None
-        if isinstance(found, Seen):
-            is_public = any(
-                access.visibility == "public" and not access.flaw and "read" not in access.denials for access in lists
-            )
-            told: list[tuple[str, str]] = []
+        if not isinstance(found, Seen):
+            return Answer(found, decision, is_told=found is not None and self._is_own(principal, lists))
+        told: list[tuple[str, str]] = []
+        if tell:
             for document, access in zip(found.documents, lists, strict=True):
-                if len(told) >= tell:
-                    break
                 resource = DocumentResource(document.doc_id, access)
                 if document.doc_id and authorize(resource, principal, action, rules, now).allowed:
                     told.append((access.organization, document.doc_id))
-            return Answer(found, decision, tuple(told), is_public)
-        is_told = isinstance(found, Hidden) and self._is_own(principal, lists)
-        return Answer(found, decision, is_told=is_told)
+                    if len(told) == tell:
+                        break
+        return Answer(found, decision, tuple(told), any(map(_is_public, lists)))
 
     def _is_own(self, principal: Principal, lists: Sequence[AccessList]) -> bool:
         organization = principal.organization
         if self.rules.is_open or not organization or organization != self.rules.organization:
             return False
         return any(access.organization == organization for access in lists)
+
+
+def _is_public(access: AccessList) -> bool:
+    """Whether anyone may have it, whatever this node's own rules are."""
+    return access.visibility == "public" and not access.flaw and "read" not in access.denials

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from blake3 import blake3
 
@@ -17,15 +18,21 @@ from rage_net.chunk.store import ChunkStore
 from rage_net.cid import Cid
 
 _CHUNK = "SELECT id, size, stored, encoding, cached, checksum FROM chunk WHERE cid = ?"
-_COUNTING = (  # those without facts of their own and with the same words are one
+_COUNTING = (
     "SELECT document.organisation, doc_id, owner, visibility, ruled FROM hold JOIN document USING (holder)"
-    " WHERE cid = ? AND hold.organisation IS NOT NULL AND (expires_at IS NULL OR expires_at > ?)"
-    " GROUP BY document.organisation, owner, visibility, CASE ruled WHEN 0 THEN '' ELSE doc_id END LIMIT ?"
+    " WHERE cid = ?1 AND hold.organisation IS NOT NULL AND (expires_at IS NULL OR expires_at > ?2)"
 )
 _ATTESTED = (
-    "SELECT attested.organisation, attested.doc_id, owner, visibility, ruled FROM attested LEFT JOIN document"
+    "SELECT attested.organisation, attested.doc_id, COALESCE(owner, ''),"
+    " CASE attested.doc_id WHEN '' THEN 'public' ELSE COALESCE(visibility, '') END, COALESCE(ruled, 0)"
+    " FROM attested LEFT JOIN document"
     " ON document.doc_id = attested.doc_id AND document.organisation = attested.organisation"
-    " WHERE chunk = ? AND (expires_at IS NULL OR expires_at > ?)"
+    " WHERE chunk = (SELECT id FROM chunk WHERE cid = ?1) AND (expires_at IS NULL OR expires_at > ?2)"
+)
+_DOCUMENTS = f"{_ATTESTED} UNION ALL {_COUNTING} LIMIT ?3"  # one query costs a third less than two
+_KINDS_OF_DOCUMENTS = (  # those without facts of their own and with the same words are one
+    f"{_ATTESTED} UNION ALL SELECT * FROM ({_COUNTING}"  # noqa: S608
+    " GROUP BY document.organisation, owner, visibility, CASE ruled WHEN 0 THEN '' ELSE doc_id END) LIMIT ?3"
 )
 _PUBLIC_ROOTS = (
     "SELECT root FROM document WHERE root > :after AND visibility = 'public'"
@@ -38,14 +45,13 @@ _BODY = "SELECT stored FROM body WHERE chunk = ?"
 
 PUBLIC_ROOTS_MAX = 1000
 """Roots in one page: a hundredth of a second."""
-COUNTING_MAX = 1000
-"""Documents with different rights that are looked at for one chunk: 2 ms."""
+COUNTING_MAX = 256
+"""Documents that are looked at for one chunk: 0.5 ms. Of more, those with the same rights count as one."""
 ATTESTED_MAX = 9
 """Kept for one chunk, the newest: what one sender may say, and that it is public."""
 
 
-@dataclass(frozen=True, slots=True)
-class Counting:
+class Counting(NamedTuple):
     """A document that counts for a chunk. `doc_id` empty: somebody's public one, by the word of who sent the bytes."""
 
     organization: str
@@ -53,8 +59,8 @@ class Counting:
     owner: str
     visibility: str
     """Empty when the document itself is not known here."""
-    is_ruled: bool
-    """Facts say who may; visibility is not all."""
+    is_ruled: int
+    """1: facts say who may; visibility is not all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,23 +79,19 @@ class Hidden:
     documents: Sequence[Counting]
 
 
-_PUBLIC = Counting("", "", "", "public", False)
-
-
 def look(store: ChunkStore, cid: Cid, may_see: Callable[[Sequence[Counting]], bool]) -> Seen | Hidden | None:
     """The chunk; None when it is not here, and `Hidden` when `may_see`, given what counts for it, says no.
 
     Absent and hidden cost the same steps, so that the time of an answer does not tell one from the other.
     """
-    key, now = bytes(cid), store.env.now()
+    key = bytes(cid)
+    values = key, store.env.now(), COUNTING_MAX
     with store.index.read() as db:
         row = db.execute(_CHUNK, (key,)).fetchone()
-        rows = db.execute(_COUNTING, (key, now, COUNTING_MAX)).fetchall()
-        rows += db.execute(_ATTESTED, (0 if row is None else row[0], now)).fetchall()
-        documents = [
-            Counting(organization, doc_id, owner or "", visibility or "", bool(ruled)) if doc_id else _PUBLIC
-            for organization, doc_id, owner, visibility, ruled in rows
-        ]
+        rows = db.execute(_DOCUMENTS, values).fetchall()
+        if len(rows) == COUNTING_MAX:
+            rows = db.execute(_KINDS_OF_DOCUMENTS, values).fetchall()
+        documents = [*map(Counting._make, rows)]
         allowed = may_see(documents)
         if row is None:
             return None

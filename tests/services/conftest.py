@@ -6,22 +6,25 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import pytest
 
 from rage_net import keys, messages
-from rage_net.acl import Rules
+from rage_net.acl import Principal, Rules
 from rage_net.chunk.documents import Document, Documents
 from rage_net.chunk.ingest import ingest
 from rage_net.chunk.split import Sizes
 from rage_net.chunk.store import ChunkStore, memory_store
 from rage_net.cid import Cid
+from rage_net.denials import Denials
 from rage_net.env import SystemEnv
 from rage_net.libp2p.multiaddr import Multiaddr
+from rage_net.libp2p.peer_id import PeerId
 from rage_net.libp2p.swarm import Connection, Limits, Stream, Swarm
 from rage_net.libp2p.transport import MemoryNetwork, MemoryTransport
 from rage_net.metrics import Metrics
-from rage_net.services.exchange import Exchange, PeerSource
+from rage_net.services.exchange import Exchange, PeerSource, stranger
 from rage_net.services.retrieval import Outcomes, Retrieval, Stage, Want, Way, known
 
 SIZES = Sizes(4096, 16384, 65536)
@@ -58,13 +61,25 @@ class Source:
 class Peer:
     """One node without doors."""
 
-    def __init__(self, swarm: Swarm, env: SystemEnv, trusted: Sequence[str]) -> None:
+    def __init__(
+        self, swarm: Swarm, env: SystemEnv, trusted: Sequence[str], rules: Rules | None = None, logs: Path | None = None
+    ) -> None:
         self.swarm = swarm
         self.env = env
         self.store: ChunkStore = memory_store(env)
         self.documents = Documents(self.store)
         self.metrics = Metrics()
-        self.exchange = Exchange(self.store, env, Rules(frozenset(trusted)), self.metrics)
+        self.principals: dict[PeerId, Principal] = {}
+        """Peers whose certificate this one trusts; the others are strangers."""
+        self.denials = Denials(logs, env, self.metrics)
+        self.exchange = Exchange(
+            self.store,
+            env,
+            rules or Rules(frozenset(trusted)),
+            self.metrics,
+            principal_of=lambda peer: self.principals.get(peer) or stranger(peer),
+            denials=self.denials,
+        )
         self.retrieval = Retrieval(self.store, env, self.metrics)
         self.requests: list[Cid] = []
         swarm.handle(messages.CHUNK_PROTOCOL, self.exchange.serve)
@@ -73,8 +88,8 @@ class Peer:
     def address(self) -> Multiaddr:
         return self.swarm.listen_addresses()[0]
 
-    def put(self, data: bytes, visibility: str = "public", name: str = "") -> Document:
-        with self.documents.lease() as lease:
+    def put(self, data: bytes, visibility: str = "public", name: str = "", organization: str = "") -> Document:
+        with self.documents.lease(organization) as lease:
             found = ingest(Source(data), self.store, lease, sizes=SIZES)
             return self.documents.put(
                 lease,
@@ -83,6 +98,7 @@ class Peer:
                 chunks=found.chunks,
                 visibility=visibility,  # type: ignore[arg-type]
                 name=name,
+                owner=str(self.swarm.peer_id),
             )
 
     async def connect(self, other: Peer) -> Connection:
@@ -119,7 +135,13 @@ class World:
         self._network = MemoryNetwork(random=rng)
         self._count = 0
 
-    async def peer(self, trusted: Sequence[str] = (), limits: Limits | None = None) -> Peer:
+    async def peer(
+        self,
+        trusted: Sequence[str] = (),
+        limits: Limits | None = None,
+        rules: Rules | None = None,
+        logs: Path | None = None,
+    ) -> Peer:
         self._count += 1
         env = SystemEnv()
         self._stack.callback(env.close)
@@ -131,7 +153,8 @@ class World:
         )
         await self._stack.enter_async_context(swarm)
         await swarm.listen(Multiaddr.parse("/memory/0"))
-        peer = Peer(swarm, env, trusted)
+        peer = Peer(swarm, env, trusted, rules, logs)
+        self._stack.push_async_callback(peer.denials.close)
         self._stack.callback(peer.store.close)
         return peer
 

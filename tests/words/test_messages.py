@@ -15,7 +15,17 @@ from rage_net.messages import ChunkHeader, ChunkResponse, GetRequest, HaveReques
 from rage_net.pb import rage_pb2 as pb
 
 CIDS = st.builds(Cid.of, st.binary(max_size=8), st.sampled_from([RAW, DAG_CBOR]))
+NAMES = st.builds(
+    messages.DocumentName,
+    st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=64),
+    st.text("abcdefghijklmnopqrstuvwxyz234567", min_size=26, max_size=26),
+)
 HEADERS = st.one_of(
+    st.builds(
+        lambda size, names: ChunkHeader(size, size, "raw", False, tuple(names)),
+        st.integers(0, 4 << 20),
+        st.lists(NAMES, max_size=messages.DOCUMENTS_MAX),
+    ),
     st.builds(lambda size, open_: ChunkHeader(size, size, "raw", open_), st.integers(0, 4 << 20), st.booleans()),
     st.builds(
         lambda size, stored, open_: ChunkHeader(size, stored, "zstd", open_),
@@ -134,3 +144,12 @@ def test_gossip_of_a_kind_from_the_future_is_nothing_and_no_error() -> None:
 def test_garbage_is_no_gossip_or_some(data: bytes) -> None:
     with contextlib.suppress(RemoteProtocolError):
         messages.decode_gossip(data)
+
+
+def test_more_documents_than_a_message_may_name_are_refused() -> None:
+    message = pb.ChunkResponse(status=200)
+    message.metadata.size = message.metadata.stored_size = 1
+    for number in range(messages.DOCUMENTS_MAX + 1):
+        message.metadata.documents.add(organization="acme", doc_id="a" * 25 + chr(97 + number))
+    with pytest.raises(RemoteProtocolError, match="too many documents"):
+        messages.decode_response(message.SerializeToString())
