@@ -37,6 +37,7 @@ NOUNS: dict[str, str] = {
     "node": "Run the background node, stop it, look at it.",
     "chunk": "Put, get and look after documents and their chunks.",
     "peer": "Look at peers, find them, connect to them, ping and ban them.",
+    "cert": "Make, sign, check and revoke certificates.",
     "discovery": "Ask discovery servers, register there, run one.",
     "dht": "Look into the DHT: its table, look-ups, each hop of one.",
     "topic": "List topics, listen to one, publish to one.",

@@ -155,6 +155,25 @@ def cross_sign(
     )
 
 
+def link(new: CaCertificate, old: CaCertificate, old_key: Ed25519PrivateKey, *, now: float, serial: int) -> bytes:
+    """The CA that replaces `old`, signed by it, DER: nodes that know the old one alone believe the new one by it."""
+    loaded = load_checked(new.der)
+    key = loaded.public_key()
+    assert isinstance(key, Ed25519PublicKey)  # parse_ca has seen to it
+    return _sign_ca(
+        new.organization,
+        key,
+        loaded.subject,
+        load_checked(old.der).subject,
+        old_key,
+        now=now,
+        days=(old.not_after - now) / DAY_S,
+        serial=serial,
+        path=None,
+        above=old,
+    )
+
+
 def make_csr(
     key: Ed25519PrivateKey, organization: str, region: str = "", capabilities: frozenset[str] = frozenset()
 ) -> bytes:
@@ -190,9 +209,8 @@ def sign(
     Raises: CertificateError `cert-wrong-organization` for a CA of another one, `cert-over-capabilities` where the CA
         may not give them, `cert-expired` or `cert-not-yet-valid` for the CA itself; UsageError for a life out of range.
     """
-    _check_range("the life of a certificate", days, DAYS_MIN, DAYS_MAX, "days")
     given = request.capabilities if capabilities is None else capabilities
-    _check_may_issue(request, ca, given, now)
+    check_terms(request, ca, given, now, days)
     not_after = min(now + days * DAY_S, ca.not_after)
     until = now + RENEW_DAYS * DAY_S if renew_until is None else renew_until
     return _issue(request, ca, ca_key, given, now, not_after, max(until, not_after), serial)
@@ -261,6 +279,12 @@ def make_crl(
             one = one.add_extension(x509.CRLReason(REASONS[entry.reason]), critical=False)
         builder = builder.add_revoked_certificate(one.build())
     return builder.sign(ca_key, None).public_bytes(Encoding.DER)
+
+
+def check_terms(request: Request, ca: CaCertificate, capabilities: frozenset[str], now: float, days: float) -> None:
+    """Pass when `sign` would sign this. Raises what it raises."""
+    _check_range("the life of a certificate", days, DAYS_MIN, DAYS_MAX, "days")
+    _check_may_issue(request, ca, capabilities, now)
 
 
 def check_capabilities(capabilities: frozenset[str]) -> None:

@@ -193,7 +193,7 @@ class Security(Section):
     peer_key: Path = Path("identity.key")
     """The Ed25519 identity key, PKCS#8 PEM, 0600."""
     tls_cert: Path | None = None
-    """This node's certificate, PEM, signed by its organisation's CA; goes with tls_key."""
+    """This node's certificate and those that lead to its organisation's CA, PEM: `rage cert install` sets it."""
     tls_key: Path | None = None
     """Private key of tls_cert; the identity key where that is null."""
     ca_cert: Path | None = None
@@ -352,10 +352,11 @@ def check(network: Network) -> Iterator[tuple[str, str, str, bool]]:
         yield "network.store.split", "min_size <= target_size <= max_size / 2 is wanted", "", True
     elif split.min_size > MIB or split.max_size > 4 * MIB:
         yield "network.store.split", "min_size is at most 1MiB and max_size at most 4MiB", "", True
-    for name, pair in (("http", network.http), ("security", network.security)):
-        if (pair.tls_cert is None) != (pair.tls_key is None):
-            there, missing = ("tls_cert", "tls_key") if pair.tls_cert else ("tls_key", "tls_cert")
-            yield f"network.{name}.{there}", f"{there} is set and {missing} is not", f"set {missing} too", True
+    if (network.http.tls_cert is None) != (network.http.tls_key is None):
+        there, missing = ("tls_cert", "tls_key") if network.http.tls_cert else ("tls_key", "tls_cert")
+        yield f"network.http.{there}", f"{there} is set and {missing} is not", f"set {missing} too", True
+    if network.security.tls_key is not None and network.security.tls_cert is None:
+        yield "network.security.tls_key", "tls_key is set and tls_cert is not", "set tls_cert too", True
     if network.store.uri is not None and not network.store.uri.startswith("s3://"):
         yield "network.store.uri", "s3://bucket/prefix is wanted", "", True
     elif network.store.uri is not None:
