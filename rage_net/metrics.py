@@ -202,6 +202,11 @@ class Metrics:
         self.gossip_events = counter("rage_gossip_events_total", "What gossip rejected, dropped or repeated", "event")
         self.dht_events = counter("rage_dht_events_total", "Look-ups, questions, records and failures", "event")
         self.mdns_events = counter("rage_mdns_events_total", "What was asked and heard by mDNS", "event")
+        self.trust_events = counter("rage_trust_events_total", "Peers trusted, refused, cut; renewals", "event")
+        self.certificate_expiry = gauge(
+            "rage_certificate_expiry_seconds",
+            "When this node's certificate expires, seconds since the epoch; 0 without one",
+        )
         self.known_peers = gauge("rage_known_peers", "Peers as the failure detector sees them", "state")
         self.dht_contacts = gauge("rage_dht_contacts", "Peers in the DHT's routing table")
         self.announced_roots = gauge("rage_announced_roots", "Roots that this node announces to the DHT")

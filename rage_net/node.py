@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rage_net import __version__, lifetime, verbs
 from rage_net import config as configuration
@@ -36,7 +36,10 @@ from rage_net.libp2p.swarm import Disconnected, Event
 from rage_net.libp2p.transport import tune_malloc
 from rage_net.online import Online
 from rage_net.verbs.chunk import CollectGarbage
-from rage_net.verbs.node import NodeStatus, ShowStatus
+from rage_net.verbs.node import CertificateState, NodeStatus, ShowStatus
+
+if TYPE_CHECKING:
+    from rage_net.cert import NodeCertificate
 
 log = logging.getLogger("rage.node")
 
@@ -230,6 +233,7 @@ class Node:
         online, metrics = self._online, self.engine.metrics
         parts = (
             (metrics.swarm_events, online.swarm.counts),
+            (metrics.trust_events, online.trust.counts),
             (metrics.gossip_events, online.pubsub.counts if online.pubsub is not None else {}),
             (metrics.dht_events, online.dht.counts if online.dht is not None else {}),
             (metrics.mdns_events, online.mdns.counts if online.mdns is not None else {}),
@@ -237,18 +241,21 @@ class Node:
         for counter, counts in parts:
             for event, total in counts.items():
                 counter.follow(total, event)
+        certificate = online.trust.credentials.certificate
+        metrics.certificate_expiry.set(certificate.not_after if certificate is not None else 0)
+        own = self.engine.config.network
+        peers = Counter({(own.organization_id or "none", own.region or "none"): 0})
+        for (organization, region), count in online.trust.count_peers().items():
+            peers[(organization or "none", region or "none")] += count
+        metrics.peers.replace(peers)
         states = Counter(state for _, state in online.membership.liveness)
         metrics.known_peers.replace({(state,): states[state] for state in ("alive", "suspect", "gone")})
         metrics.dht_contacts.set(len(online.dht.table) if online.dht is not None else 0)
         metrics.announced_roots.set(len(online.routing) if online.routing is not None else 0)
 
     def _note_peer(self, event: Event) -> None:
-        engine, online = self.engine, self._online
-        assert online is not None
         if isinstance(event, Disconnected):
-            engine.metrics.forget_peer(str(event.peer_id))
-        labels = (engine.config.network.organization_id or "none", engine.config.network.region or "none")
-        engine.metrics.peers.set(len(online.swarm.connections()), *labels)
+            self.engine.metrics.forget_peer(str(event.peer_id))
 
     # --- status ---
 
@@ -261,8 +268,21 @@ class Node:
             http=tuple(self._http.addresses) if self._http else (),
             peers=len(online.swarm.connections()) if online else 0,
             pid=os.getpid(),
+            certificate=_show_certificate(online.trust.credentials.certificate) if online else None,
             problems=(*self._problems.values(), *(online.problems() if online else ()), *status.problems),
         )
+
+
+def _show_certificate(certificate: NodeCertificate | None) -> CertificateState | None:
+    if certificate is None:
+        return None
+    return CertificateState(
+        certificate.serial,
+        certificate.organization,
+        tuple(sorted(certificate.capabilities)),
+        certificate.not_after,
+        certificate.renew_until,
+    )
 
 
 def _group_id(name: str) -> int:

@@ -26,6 +26,7 @@ STATUS = (
     Column("region", lambda it: it.region),
     Column("version", lambda it: it.version),
     Column("pid", lambda it: it.pid or None),
+    Column("certified until", lambda it: it.certificate.expires_at if it.certificate else None, "time"),
 )
 
 

@@ -46,6 +46,7 @@ from rage_net.online.making import (
     make_mdns,
     make_membership,
     make_pubsub,
+    make_renewal,
     make_swarm,
     make_trust,
     read_or_nothing,
@@ -58,6 +59,7 @@ from rage_net.services.membership import Membership
 from rage_net.services.presence import TOPIC, Presence
 from rage_net.services.routing import Routing
 from rage_net.services.trust import Trust, TrustStore
+from rage_net.services.trust.enrolment import Renewal
 from rage_net.web import Web
 
 if TYPE_CHECKING:
@@ -73,6 +75,7 @@ class Online:
 
     swarm: Swarm
     trust: Trust
+    renewal: Renewal
     exchange: Exchange
     membership: Membership
     discovering: Discovering
@@ -130,6 +133,7 @@ async def go_online(
             )
 
         duties = Duties(home, config, env, metrics, swarm, membership, servers, trust)
+        duties.enrolment, duties.renewal = make_renewal(home, config, env, swarm, trust, key, duties.meet_somebody)
         dht = routing = pubsub = presence = mdns = None
         if network.libp2p.dht.enabled:
             dht = await stack.enter_async_context(make_dht(config, env, swarm, membership, trust, serves=serves))
@@ -179,6 +183,7 @@ async def go_online(
         yield Online(
             swarm,
             trust,
+            duties.renewal,
             exchange,
             membership,
             discovering,

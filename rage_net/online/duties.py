@@ -28,6 +28,7 @@ from rage_net.services.membership import Membership
 from rage_net.services.presence import Presence
 from rage_net.services.routing import Routing
 from rage_net.services.trust import REFRESH_EVERY_S, Trust
+from rage_net.services.trust.enrolment import RENEW_EVERY_S, Enrolment, Renewal
 
 log = logging.getLogger("rage.online")
 
@@ -67,6 +68,8 @@ class Duties:
         self.presence: Presence | None = None
         self.dht: Dht | None = None
         self.routing: Routing | None = None
+        self.enrolment: Enrolment | None = None
+        self.renewal: Renewal | None = None
         self.drains: list[Subscription] = []
         self.about: Callable[[], About] = lambda: About(addresses=())
         self._home = home
@@ -187,6 +190,7 @@ class Duties:
         rows = self._servers.registrations() if self._servers is not None else ()
         found = [f"{row.url} knows another node with this node's key, at {row.twin}" for row in rows if row.twin]
         found += self._trust.problems() if self._trust is not None else []
+        found += [part.problem for part in (self.enrolment, self.renewal) if part is not None and part.problem]
         if self.presence is not None and self.presence.twin_at is not None and not found:
             found.append("another node speaks with this node's key: give each a home and a key of its own")
         return found
@@ -214,6 +218,8 @@ class Duties:
         ]
         if self._trust is not None and not self._trust.is_open:
             found.append(job("trust", REFRESH_EVERY_S, self._trust.refresh))
+            if self.renewal is not None:
+                found.append(job("renew", RENEW_EVERY_S, self.renewal.renew_if_due))
         if self._servers is not None and self._servers.servers:
             found += [
                 job("ask_servers", ASK_SERVERS_EVERY_S, self.ask_servers, at_once=True),

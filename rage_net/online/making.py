@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rage_net import __version__, durable, messages
+from rage_net import env as environment
 from rage_net import home as homes
 from rage_net.bans import Bans
 from rage_net.config import Config
@@ -24,10 +26,12 @@ from rage_net.peerstore import Peerstore
 from rage_net.services.membership import Membership
 from rage_net.services.presence import Self
 from rage_net.services.trust import Files, Trust, TrustStore
+from rage_net.services.trust.enrolment import CREDENTIAL, EnrolFiles, Enrolment, Renewal
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    from rage_net.cert import NodeCertificate
     from rage_net.libp2p.transport import Transport
 
 Found = Callable[[PeerId, tuple[Multiaddr, ...]], None]
@@ -122,6 +126,31 @@ async def make_trust(home: Home, config: Config, env: Env, swarm: Swarm, store: 
     )
     await trust.begin()
     return trust
+
+
+def make_renewal(
+    home: Home,
+    config: Config,
+    env: Env,
+    swarm: Swarm,
+    trust: Trust,
+    key: Ed25519PrivateKey,
+    meet: Callable[[], Awaitable[None]],
+) -> tuple[Enrolment, Renewal]:
+    """Both sides of renewal; the first answers where the node's certificate says that it enrols."""
+
+    def make_csr(old: NodeCertificate) -> bytes:
+        from rage_net.cert import issue
+
+        return issue.make_csr(key, old.organization, old.region, old.capabilities)
+
+    security = config.network.security
+    credentials = environment.read_environment().get("CREDENTIALS_DIRECTORY")
+    passphrase = security.enrol.passphrase_file or (Path(credentials) / CREDENTIAL if credentials else None)
+    enrolment = Enrolment(trust, env, EnrolFiles(security.enrol.ca_cert, security.enrol.ca_key, passphrase))
+    trust.renew = enrolment.answer
+    path = security.tls_cert or home.certs / "node.crt"
+    return enrolment, Renewal(trust, swarm, env, make_csr=make_csr, path=path, meet=meet, own=enrolment)
 
 
 def topics_of(config: Config) -> list[str]:

@@ -8,6 +8,17 @@ from rage_net.verbs import Verb, dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class CertificateState:
+    """The node's own certificate. Times are seconds since the epoch; it renews itself until `renew_until`."""
+
+    serial: str
+    organization: str
+    capabilities: tuple[str, ...]
+    expires_at: float
+    renew_until: float
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
     """A node at a glance. `state` is starting, ready, draining or read-only; `problems` come first for people."""
 
@@ -26,6 +37,8 @@ class NodeStatus:
     organization: str
     region: str
     problems: tuple[str, ...] = ()
+    certificate: CertificateState | None = None
+    """Of a running node that has one."""
 
 
 @dataclass(frozen=True, slots=True)

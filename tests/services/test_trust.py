@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from rage_net.libp2p.errors import NegotiationError, NotAdmittedError
-from rage_net.libp2p.swarm import Connected, Disconnected
+from rage_net.libp2p.swarm import Connected
 from rage_net.messages import CHUNK_PROTOCOL, QUERY_PROTOCOL, SYNC_PROTOCOL
 from rage_net.services.trust import TRUST_S_MAX
-from tests.services.trust_world import Node, TrustWorld
+from tests.services.trust_world import TrustWorld
 from tests.sim.virtual_loop import VirtualLoop
 
 pytestmark = pytest.mark.anyio

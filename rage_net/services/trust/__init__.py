@@ -20,13 +20,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rage_net import messages
-from rage_net.acl import Principal
+from rage_net.acl import Principal, Rules
 from rage_net.env import Env
 from rage_net.errors import ConfigError, RemoteProtocolError
 from rage_net.libp2p import varint
@@ -46,6 +46,8 @@ __all__ = ["Files", "NoStore", "Standing", "Trust", "TrustStore"]
 
 log = logging.getLogger("rage.trust")
 
+Answer = Callable[[PeerId, Sequence[bytes], bytes], Awaitable[TrustResponse]]
+
 TRUST_S_MAX = 10.0
 """From a connection to a trusted chain; then it is dropped."""
 HEARD_S_MAX = 5.0
@@ -55,6 +57,8 @@ REQUEST_EVERY_S = 5.0
 """Requests of one peer: a Hello for each connection and each change, a renewal in days. More cost it the connection."""
 PEERS_MAX = 4096
 """Peers whose requests are counted."""
+EXPIRY_NEAR = 0.2
+"""Of a certificate's life: renewal is due at a third of it, and has failed for long."""
 REFRESH_EVERY_S = 5.0
 """How often files and standings are looked at by themselves: an expired certificate is cut within this."""
 
@@ -83,8 +87,8 @@ class Trust:
         self.credentials = Credentials(files.organization)
         self.is_open = files.ca_cert is None
         self.public_access = public_access
-        self.renew: Callable[[PeerId, bytes], TrustResponse] | None = None
-        """Given by the enrolment: answers a CSR. None where this node enrols nobody."""
+        self.renew: Answer | None = None
+        """Given by the enrolment: answers the CSR of a peer that has shown a chain. None where nobody is enrolled."""
         self.store = store or NoStore()
         self._swarm = swarm
         self._env = env
@@ -97,6 +101,7 @@ class Trust:
         self._answered: dict[PeerId, asyncio.Event] = {}
         self._refused_us: dict[PeerId, str] = {}  # connected peers that do not trust us, and why
         self._callbacks: list[Callable[[PeerId], None]] = []
+        self._own_callbacks: list[Callable[[], None]] = []
         self._rates = Rates(burst=REQUESTS_BURST, rate_s=1 / REQUEST_EVERY_S, names_max=PEERS_MAX)
         self._file_problem = ""
 
@@ -169,12 +174,27 @@ class Trust:
             return not topic.startswith((rules.ORGANIZATION_TOPICS, rules.RIGHTS_TOPICS))
         return not topic.startswith(rules.ORGANIZATION_TOPICS) or topic == f"rage.org.{self.organization}"
 
+    def count_peers(self) -> Counter[tuple[str, str]]:
+        """Offered peers by proven organisation and region; both empty where nothing is proven."""
+        found: Counter[tuple[str, str]] = Counter()
+        for connection in self._swarm.connections():
+            standing = self._standings.get(connection.peer_id)
+            certificate = standing.certificate if standing is not None else None
+            found[(certificate.organization, certificate.region) if certificate is not None else ("", "")] += 1
+        return found
+
     def authority(self, author: PeerId, chain: Sequence[bytes], organization: str = "") -> frozenset[str] | None:
         """What `chain` lets an author do in the log of an organisation (ours by default); None for no member.
 
         Whatever the time, and whatever is revoked: that is for the log to apply.
         """
         return self._judge.authority(author, chain, organization or self.organization)
+
+    def rules_for(self, peer: PeerId, rules: Rules) -> Rules:
+        """The configuration's rules as they hold for a peer: with a stale log, the trusted still read what is public."""
+        if self.is_trusted(peer) and self.is_stale():
+            return replace(rules, public_to_strangers=True)
+        return rules
 
     def judge(self, peer: PeerId, chain: Sequence[bytes]) -> Standing:
         """What a peer with this chain would be to us now."""
@@ -183,6 +203,10 @@ class Trust:
     def on_change(self, callback: Callable[[PeerId], None]) -> None:
         """Call `callback` with each peer whose standing has changed, and is not gone."""
         self._callbacks.append(callback)
+
+    def on_own_change(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when our own certificate has become another: the log wants to know it, too."""
+        self._own_callbacks.append(callback)
 
     # -- what changes
 
@@ -205,6 +229,8 @@ class Trust:
                 self._file_problem = f"{error.message}: {error.why}"
                 log.error("%s", self._file_problem)
             if self.credentials.chain != shown:
+                for own_callback in self._own_callbacks:
+                    own_callback()
                 await self.greet_all()
         if not self.is_open:
             self.reconsider()
@@ -219,15 +245,21 @@ class Trust:
         """What an operator has to mend, for people."""
         if self.is_open:
             return []
-        found = [self._file_problem] if self._file_problem else []
-        if self.credentials.problem:
-            found.append(f"{self.credentials.problem}: no peer will trust it (rage cert request)")
-        elif not (own := self.judge(self._swarm.peer_id, self.credentials.chain)).is_trusted:
-            found.append(f"no peer will trust this node's certificate: {own.message} (rage cert renew)")
+        found = [self._file_problem, self._certificate_problem()]
         if self.is_stale():
-            found.append("the log was compared with no other node of the organisation for too long: only what is")
-            found[-1] += " public is served (rage sync run)"
-        return found
+            found.append("no other node of the organisation was heard for too long: what is public is served alone")
+        return [problem for problem in found if problem]
+
+    def _certificate_problem(self) -> str:
+        if self.credentials.problem:
+            return f"{self.credentials.problem}: no peer will trust it (rage cert request)"
+        own = self.judge(self._swarm.peer_id, self.credentials.chain)
+        if own.certificate is None:
+            return f"no peer will trust this node: {own.message} (rage cert show)"
+        left_s = own.certificate.not_after - self._env.now()
+        if left_s >= EXPIRY_NEAR * (own.certificate.not_after - own.certificate.not_before):
+            return ""
+        return f"this node's certificate expires in {left_s / 3600:.0f} h, and was not renewed (rage cert renew)"
 
     def _take(self, credentials: Credentials) -> None:
         self.credentials = credentials
@@ -315,7 +347,8 @@ class Trust:
     async def _answer_renewal(self, peer: PeerId, csr: bytes) -> TrustResponse:
         if self.renew is None:
             return TrustResponse(messages.NOT_FOUND, reason="no-enrolment", message="this node enrols nobody")
-        response = await self._env.blocking(self.renew, peer, csr)
+        standing = self._standings.get(peer)
+        response = await self.renew(peer, standing.chain if standing is not None else (), csr)
         self.counts["renewed" if response.status == messages.OK else "renewals_refused"] += 1
         return response
 

@@ -51,7 +51,7 @@ class Files:
 
     def stamp(self) -> Stamp:
         """What changes when a file does."""
-        return tuple(_stamp(path) for path in (self.ca_cert, self.certificate))
+        return tuple(stamp_of(path) for path in (self.ca_cert, self.certificate))
 
     def load(self) -> Credentials:
         """Read both. Raises ConfigError for a CA file that is missing, unreadable or another organisation's."""
@@ -121,7 +121,8 @@ def _words(error: Exception) -> str:
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
-def _stamp(path: Path | None) -> tuple[int, int, int] | None:
+def stamp_of(path: Path | None) -> tuple[int, int, int] | None:
+    """What changes when a file does; None where there is none."""
     if path is None:
         return None
     try:
