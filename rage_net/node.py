@@ -244,9 +244,10 @@ class Node:
         certificate = online.trust.credentials.certificate
         metrics.certificate_expiry.set(certificate.not_after if certificate is not None else 0)
         own = self.engine.config.network
-        peers = Counter({(own.organization_id or "none", own.region or "none"): 0})
+        peers: dict[tuple[str, ...], float] = {(own.organization_id or "none", own.region or "none"): 0}
         for (organization, region), count in online.trust.count_peers().items():
-            peers[(organization or "none", region or "none")] += count
+            labels = (organization or "none", region or "none")
+            peers[labels] = peers.get(labels, 0) + count
         metrics.peers.replace(peers)
         states = Counter(state for _, state in online.membership.liveness)
         metrics.known_peers.replace({(state,): states[state] for state in ("alive", "suspect", "gone")})

@@ -5,20 +5,31 @@ from __future__ import annotations
 import asyncio
 import base64
 import random
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from rage_net import keys
-from rage_net.cert import Anchor, issue, parse_ca, read_csr
+from rage_net import keys, messages
+from rage_net.cert import Anchor, CaCertificate, issue, parse_ca, read_csr
+from rage_net.libp2p import varint
+from rage_net.libp2p.errors import Libp2pError
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.libp2p.swarm import Connection, Event, Stream, Swarm
 from rage_net.libp2p.transport import MemoryNetwork, MemoryTransport
-from rage_net.messages import CHUNK_PROTOCOL, QUERY_PROTOCOL, SYNC_PROTOCOL
+from rage_net.messages import (
+    CHUNK_PROTOCOL,
+    QUERY_PROTOCOL,
+    SYNC_PROTOCOL,
+    TRUST_PROTOCOL,
+    Hello,
+    Renew,
+    TrustResponse,
+)
 from rage_net.services.trust import Files, Trust
 from tests.sim.env import EPOCH_S, SimulatedEnv
 
@@ -29,11 +40,18 @@ PROTOCOLS = (CHUNK_PROTOCOL, QUERY_PROTOCOL, SYNC_PROTOCOL)
 class Authority:
     """An organisation's CA."""
 
-    def __init__(self, organization: str, rng: random.Random, now: float = EPOCH_S) -> None:
+    def __init__(
+        self,
+        organization: str,
+        rng: random.Random,
+        now: float = EPOCH_S,
+        key: Ed25519PrivateKey | None = None,
+        **more: Any,
+    ) -> None:
         self.organization = organization
         self.rng = rng
-        self.key = keys.generate(rng)
-        self.der = issue.make_ca(organization, self.key, now=now, serial=issue.draw_serial(rng))
+        self.key = key or keys.generate(rng)
+        self.der = issue.make_ca(organization, self.key, now=now, serial=issue.draw_serial(rng), **more)
         self.ca = parse_ca(self.der)
 
     def certify(
@@ -43,12 +61,18 @@ class Authority:
         now: float = EPOCH_S,
         days: float = 7.0,
         capabilities: Sequence[str] = ("storage",),
+        organization: str = "",
         **more: Any,
     ) -> bytes:
-        csr = issue.make_csr(key, self.organization, "eu", frozenset(capabilities))
-        return issue.sign(
-            read_csr(csr), self.ca, self.key, now=now, serial=issue.draw_serial(self.rng), days=days, **more
-        ).der
+        """A node's certificate; with `organization` in the name of another, which no honest CA would sign."""
+        ca = replace(self.ca, organization=organization or self.organization)
+        csr = issue.make_csr(key, ca.organization, "eu", frozenset(capabilities))
+        serial = issue.draw_serial(self.rng)
+        return issue.sign(read_csr(csr), ca, self.key, now=now, serial=serial, days=days, **more).der
+
+    def vouch(self, other: CaCertificate) -> bytes:
+        """Another's CA, cross-signed."""
+        return issue.cross_sign(other, self.ca, self.key, now=EPOCH_S, serial=issue.draw_serial(self.rng))
 
     def anchor(self, *scopes: str, until: float | None = None) -> Anchor:
         return Anchor(self.organization, self.der, frozenset(scopes), until)
@@ -86,9 +110,20 @@ class ShiftedEnv(SimulatedEnv):
 class Node:
     """A swarm with trust, which answers on PROTOCOLS with its name."""
 
-    def __init__(self, name: str, key: Ed25519PrivateKey, swarm: Swarm, trust: Trust, store: Store) -> None:
+    def __init__(
+        self,
+        name: str,
+        key: Ed25519PrivateKey,
+        swarm: Swarm,
+        trust: Trust,
+        store: Store,
+        env: ShiftedEnv,
+        files: Files,
+    ) -> None:
         self.name, self.key, self.swarm, self.trust, self.store = name, key, swarm, trust, store
         self.peer_id = swarm.peer_id
+        self.env = env
+        self.ca_file, self.own_file = files.ca_cert, files.certificate
         self.events: list[Event] = []
         self.opened: list[str] = []
         swarm.on_event(self.events.append)
@@ -129,8 +164,11 @@ class TrustWorld:
         self.network = MemoryNetwork(random=rng)
         self._stack = stack
 
-    def authority(self, organization: str, now: float = EPOCH_S) -> Authority:
-        return Authority(organization, self.rng, now)
+    async def raw(self, name: str, key: Ed25519PrivateKey | None = None) -> Raw:
+        return await self._stack.enter_async_context(_started(Raw(self, name, key)))
+
+    def authority(self, organization: str, **more: Any) -> Authority:
+        return Authority(organization, self.rng, **more)
 
     def swarm(self, name: str, key: Ed25519PrivateKey) -> Swarm:
         return Swarm(
@@ -166,11 +204,50 @@ class TrustWorld:
         env = ShiftedEnv(f"{self.rng.random()}", off_s)
         trust = Trust(swarm, env, files, store, **more)
         await trust.begin()
-        return Node(name, key, swarm, trust, store)
+        return Node(name, key, swarm, trust, store, env, files)
+
+
+class Raw:
+    """A peer of our own making: a swarm alone, which says on `/rage/trust` what a test wants."""
+
+    def __init__(self, world: TrustWorld, name: str, key: Ed25519PrivateKey | None = None) -> None:
+        self.key = key or keys.generate(world.rng)
+        self.swarm = world.swarm(name, self.key)
+        self.peer_id = self.swarm.peer_id
+
+    async def say(self, node: Node, data: bytes) -> TrustResponse:
+        """Send these bytes as a trust request, with their length before them."""
+        connection = await self.swarm.dial(node.peer_id, node.swarm.listen_addresses(), timeout_s=15)
+        async with asyncio.timeout(10), await connection.open_stream([TRUST_PROTOCOL]) as stream:
+            await stream.write(varint.encode(len(data)) + data)
+            return messages.decode_trust_response(await stream.read_message(messages.TRUST_BYTES_MAX))
+
+    async def hello(self, node: Node, *chain: bytes) -> TrustResponse:
+        return await self.say(node, messages.encode_trust_request(Hello(tuple(chain))))
+
+    async def renew(self, node: Node, csr: bytes) -> TrustResponse:
+        return await self.say(node, messages.encode_trust_request(Renew(csr)))
+
+    async def opens(self, node: Node, protocol: str = CHUNK_PROTOCOL) -> bool:
+        """Whether `node` answers on a protocol."""
+        connection = self.swarm.connection(node.peer_id)
+        if connection is None:
+            return False
+        try:
+            async with asyncio.timeout(5), await connection.open_stream([protocol]) as stream:
+                return bool(await stream.read())
+        except Libp2pError:
+            return False
 
 
 def write_pem(path: Path, ders: Sequence[bytes]) -> None:
     path.write_text("".join(map(pem, ders)))
+
+
+@asynccontextmanager
+async def _started(raw: Raw) -> AsyncIterator[Raw]:
+    async with raw.swarm:
+        yield raw
 
 
 def pem(der: bytes) -> str:

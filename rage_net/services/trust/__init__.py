@@ -191,7 +191,7 @@ class Trust:
         return self._judge.authority(author, chain, organization or self.organization)
 
     def rules_for(self, peer: PeerId, rules: Rules) -> Rules:
-        """The configuration's rules as they hold for a peer: with a stale log, the trusted still read what is public."""
+        """The configuration's rules as they hold for a peer: with a stale log, trusted ones still read the public."""
         if self.is_trusted(peer) and self.is_stale():
             return replace(rules, public_to_strangers=True)
         return rules
@@ -302,7 +302,7 @@ class Trust:
                 if response.status != messages.OK:
                     self._refused_us[peer] = response.reason or f"status-{response.status}"
                 return self._note(self.judge(peer, response.certificates))
-        except NegotiationError:  # it knows nothing of trust
+        except (NegotiationError, StreamResetError):  # it knows nothing of trust
             if connection.is_lost:
                 raise
             return self._note(self.judge(peer, ()))
@@ -315,13 +315,13 @@ class Trust:
             self._swarm.cut(peer, f"more than {REQUESTS_BURST} trust requests, and one each {REQUEST_EVERY_S:.0f} s")
             return
         async with asyncio.timeout(TRUST_S_MAX):
+            raw = await stream.read_message(messages.TRUST_BYTES_MAX)
             try:
-                raw = await stream.read_message(messages.TRUST_BYTES_MAX)
                 request = messages.decode_trust_request(raw)
             except RemoteProtocolError as error:
                 self.counts["malformed"] += 1
                 await self._send(stream, TrustResponse(messages.BAD_REQUEST, reason="malformed", message=str(error)))
-                raise
+                return
             if isinstance(request, Renew):
                 await self._send(stream, await self._answer_renewal(peer, request.csr))
             elif not stream.connection.is_lost:
