@@ -303,7 +303,7 @@ async def test_a_certificate_that_expires_cuts_the_connection(world: TrustWorld)
     acme, key = world.authority("acme"), keys.generate(world.rng)
     node = await world.node("node", acme, chain=None)
     peer = await world.node("peer", acme, key=key, chain=[acme.certify(key, days=1)])
-    await asyncio.sleep(DAY_S - 60)
+    world.later(DAY_S - 60)
     await peer.dial(node)
     async with refreshed(node):
         await asyncio.sleep(60 + LEEWAY_S - 1)
@@ -485,7 +485,7 @@ async def test_with_a_stale_log_certificates_open_what_is_public_alone(world: Tr
     acme = world.authority("acme")
     node, peer = await world.node("node", acme, staleness_s_max=3600), await world.node("peer", acme)
     await peer.dial(node)
-    await asyncio.sleep(7200)
+    world.later(7200)
     assert not node.trust.is_stale(), "it never knew another"
     await peer.dial(node)
     strict = Rules(public_to_strangers=False)

@@ -162,6 +162,7 @@ class TrustWorld:
         self.rng = rng
         self.directory = directory
         self.network = MemoryNetwork(random=rng)
+        self.envs: list[ShiftedEnv] = []
         self._stack = stack
 
     async def raw(self, name: str, key: Ed25519PrivateKey | None = None) -> Raw:
@@ -169,6 +170,11 @@ class TrustWorld:
 
     def authority(self, organization: str, **more: Any) -> Authority:
         return Authority(organization, self.rng, **more)
+
+    def later(self, seconds: float) -> None:
+        """It is so much later by everybody's wall clock."""
+        for env in self.envs:
+            env.off_s += seconds
 
     def swarm(self, name: str, key: Ed25519PrivateKey) -> Swarm:
         return Swarm(
@@ -202,6 +208,7 @@ class TrustWorld:
         await swarm.listen(Multiaddr.parse(f"/memory/{name}"))
         files = Files(ca_file if authority is not None else None, own_file, "")
         env = ShiftedEnv(f"{self.rng.random()}", off_s)
+        self.envs.append(env)
         trust = Trust(swarm, env, files, store, **more)
         await trust.begin()
         return Node(name, key, swarm, trust, store, env, files)

@@ -346,7 +346,7 @@ def ca_key_id(ca: CaCertificate) -> bytes:
     """The key of a CA in the form of a peer id."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    from rage_net.cert.parse import load_checked
+    from rage_net.cert.reading import load_checked
 
     key = load_checked(ca.der).public_key()
     assert isinstance(key, Ed25519PublicKey)  # parse_ca has seen to it
