@@ -53,13 +53,19 @@ class Database:
         application_id: int,
         migrations: Sequence[str],
         ballast: Ballast | None = None,
+        cache_bytes: int | None = None,
     ) -> None:
-        """Open it. `name` is what errors call it; `application_id` marks its kind, four ASCII characters."""
+        """Open it.
+
+        Args: name: what errors call it. application_id: marks its kind, four ASCII characters. cache_bytes: pages that
+            the writer keeps; None leaves it to SQLite (2 MB).
+        """
         self._path = path
         self._name = name
         self._application_id = application_id
         self._where = path or Path("memory")
         self._ballast = ballast
+        self._cache_bytes = cache_bytes
         self.lock = threading.RLock()
         """Held by the one writer. What must agree with the rows, such as files beside them, changes under it too."""
         self._readers: deque[sqlite3.Connection] = deque()
@@ -81,6 +87,8 @@ class Database:
                 db.execute("PRAGMA journal_mode = WAL")
                 db.execute("PRAGMA synchronous = FULL")
                 db.execute("PRAGMA fullfsync = ON")  # of use on macOS alone
+                if self._cache_bytes is not None:
+                    db.execute(f"PRAGMA cache_size = -{self._cache_bytes // 1024}")
                 db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_MAX}")
                 _migrate(db, self._path, self._application_id, migrations)
             except BaseException:

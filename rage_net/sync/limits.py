@@ -1,0 +1,138 @@
+"""How far each chain is heard: what revocations of authors and closings of chains say, taken together.
+
+Pure functions of the set of those facts. An admin's revocation of an author names, for each of its chains, the last
+sequence that counts: nothing later does, whatever it claims to have seen. A closing says that what was still wanted of
+chains stands elsewhere.
+
+A revocation counts unless one that counts cuts it off. Where two cut each other off, both count: a stolen key must not
+get its way by revoking back. That ends when its certificate holds no longer (`Authority` says None, after a change of
+CA). Source: step 3, "Revoked author"; design D6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from rage_net.libp2p.peer_id import PeerId
+from rage_net.sync.envelope import ChainId, Head
+from rage_net.sync.facts import Closing, Fact, Revocation
+from rage_net.sync.rights import Authority
+
+Place = tuple[ChainId, int]
+"""Where a fact stands: after a compaction, in several chains."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How far each chain is heard. A chain is heard to its end unless something here says less."""
+
+    revoked: Mapping[PeerId, Mapping[ChainId, int]]
+    """Of a revoked author: the last sequence of each chain; chains that are not named not at all."""
+    closed: Mapping[ChainId, Head]
+    """With the head that the closing names."""
+
+    def accepted(self, chain: ChainId) -> int | None:
+        """The last sequence that revocations accept; None when nothing limits it."""
+        named = self.revoked.get(chain.author)
+        return None if named is None else named.get(chain, 0)
+
+    def of(self, chain: ChainId) -> int | None:
+        """The last sequence that counts; None when nothing limits it."""
+        return 0 if chain in self.closed else self.accepted(chain)
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """A fact, and all places where it stands."""
+
+    fact: Fact
+    places: frozenset[Place]
+
+
+def limits(facts: Iterable[Fact], authority: Authority) -> Limits:
+    """How far the chains of one organisation are heard.
+
+    Args: facts: its revocations and closings, all that are known, once for each place where they stand, in any order.
+    """
+    places: dict[bytes, set[Place]] = {}
+    by_id: dict[bytes, Fact] = {}
+    for fact in facts:
+        if _may(fact, authority):
+            by_id[fact.id] = fact
+            places.setdefault(fact.id, set()).add((fact.chain, fact.sequence))
+    known = [_Said(fact, frozenset(places[id])) for id, fact in sorted(by_id.items())]
+
+    revocations = [said for said in known if isinstance(said.fact.body, Revocation)]
+    revoked = _accepted(_standing(revocations, lambda other, said: not _accepts(other.fact, said)))
+    heard = Limits(revoked, {})
+    closings = [said for said in known if isinstance(said.fact.body, Closing) and _is_heard(heard, said)]
+    closed: dict[ChainId, Head] = {}
+    for head in (head for said in _standing(closings, _closes) for head in _closed_by(said)):
+        before = closed.get(head.chain)
+        if before is None or (before.sequence, before.hash) < (head.sequence, head.hash):
+            closed[head.chain] = head
+    return Limits(revoked, closed)
+
+
+def _may(fact: Fact, authority: Authority) -> bool:
+    """Whether the author may say so, and whoever adopted it may, too."""
+    body, has = fact.body, authority(fact.author)
+    if has is None or (fact.chain.author != fact.author and "admin" not in (authority(fact.chain.author) or ())):
+        return False
+    if isinstance(body, Revocation):
+        return body.is_author and "admin" in has
+    return isinstance(body, Closing) and (body.author == fact.author or "admin" in has)
+
+
+def _standing(known: list[_Said], cuts: Callable[[_Said, _Said], bool]) -> list[_Said]:
+    """Those that count: decided one after the other, as far as one decides the next; what cycles, counts."""
+    cutters = [[at for at, other in enumerate(known) if other is not said and cuts(other, said)] for said in known]
+    stands: dict[int, bool] = {}
+    while True:
+        before = len(stands)
+        for at, by in enumerate(cutters):
+            if at not in stands:
+                if any(stands.get(one) for one in by):
+                    stands[at] = False
+                elif all(stands.get(one) is False for one in by):
+                    stands[at] = True
+        if len(stands) == before:
+            return [said for at, said in enumerate(known) if stands.get(at, True)]
+
+
+def _accepts(revocation: Fact, said: _Said) -> bool:
+    body = revocation.body
+    assert isinstance(body, Revocation)
+    accepted = {head.chain: head.sequence for head in body.accepted}
+    return any(chain.author != body.peer or sequence <= accepted.get(chain, 0) for chain, sequence in said.places)
+
+
+def _accepted(revocations: list[_Said]) -> dict[PeerId, dict[ChainId, int]]:
+    """Several revocations of one author accept what all of them accept."""
+    found: dict[PeerId, dict[ChainId, int]] = {}
+    for said in revocations:
+        body = said.fact.body
+        assert isinstance(body, Revocation)
+        accepted = {head.chain: head.sequence for head in body.accepted}
+        before = found.get(body.peer)
+        if before is not None:
+            accepted = {chain: min(before[chain], last) for chain, last in accepted.items() if chain in before}
+        found[body.peer] = accepted
+    return found
+
+
+def _is_heard(heard: Limits, said: _Said) -> bool:
+    return any((last := heard.of(chain)) is None or sequence <= last for chain, sequence in said.places)
+
+
+def _closed_by(said: _Said) -> list[Head]:
+    """What a closing closes: never the chain that it stands in."""
+    body, own = said.fact.body, {chain for chain, _ in said.places}
+    assert isinstance(body, Closing)
+    return [head for head in body.chains if head.chain not in own]
+
+
+def _closes(closing: _Said, other: _Said) -> bool:
+    closed = {head.chain for head in _closed_by(closing)}
+    return all(chain in closed for chain, _ in other.places)

@@ -1,0 +1,335 @@
+"""Entries become rows, and what follows from them within the same transaction.
+
+`put_entries` writes rows and gathers what they touch in a `Change`; `settle` then draws the conclusions: who may what,
+how far chains are heard, which documents' rows are old. Nothing is verified here. Blocking; internal to the log.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from blake3 import blake3
+
+from rage_net.libp2p.peer_id import PeerId
+from rage_net.sync.chains import FACT_COLUMNS, Chain, View, add_chain, load, save_chain
+from rage_net.sync.envelope import ChainId, Entry, chain_start, fact_id
+from rage_net.sync.facts import (
+    NUMBERS,
+    Access,
+    Adoption,
+    Certificate,
+    Closing,
+    Document,
+    Edit,
+    Fact,
+    Revocation,
+    Tombstone,
+)
+from rage_net.sync.limits import Limits, limits
+from rage_net.sync.payloads import LAMPORT_MAX, decode_payload, make_fact, number_of, parse
+from rage_net.sync.vocabulary import RESOURCE_BYTES_MAX, FactError
+
+CHECKPOINT_ENTRIES = 1024
+CHECKPOINT_BYTES = 256 << 10
+"""Signatures are kept at least so far apart, as far as authors signed; a segment that is sent ends at one."""
+
+Judge = Callable[[PeerId, tuple[bytes, ...]], frozenset[str] | None]
+"""What an author's certificates give it in this organisation, judged by its CAs, whatever their age; None: nothing."""
+
+ACCESS, CERTIFICATE, REVOCATION, ADOPTION, CLOSING = (
+    NUMBERS[kind] for kind in (Access, Certificate, Revocation, Adoption, Closing)
+)
+_DOCUMENT_KINDS = frozenset({NUMBERS[Document], NUMBERS[Edit], NUMBERS[Tombstone]})
+_MARK = f"""
+    INSERT OR IGNORE INTO dirty (organization, doc_id)
+    SELECT DISTINCT organization, substr(resource, 5) FROM entry WHERE resource LIKE 'doc:%' AND (
+        kind IN ({", ".join(map(str, sorted(_DOCUMENT_KINDS)))}) OR kind = {ACCESS} AND EXISTS (
+            SELECT 1 FROM document WHERE document.organization = entry.organization AND doc_id = substr(resource, 5)
+        )
+    ) AND organization = ? AND """  # noqa: S608
+_MARKS = (_MARK + "chain IN (SELECT id FROM chain WHERE author = ?)", _MARK + "author = ?")  # noqa: S608
+
+Row = tuple[int, int, int, int, int, str, bytes, bytes | None, bytes | None]
+"""organization, chain, sequence, part, kind, resource, fact, author, payload."""
+
+
+@dataclass(slots=True)
+class Change:
+    """What one transaction has put into the log so far."""
+
+    rows: list[tuple[ChainId, int, bytes | None, bytes]] = field(default_factory=list)
+    """chain, sequence, author of an adopted one, payload."""
+    resources: set[str] = field(default_factory=set)
+    documents: set[str] = field(default_factory=set)
+    accesses: set[str] = field(default_factory=set)
+    """Documents whose editors may have changed."""
+    certificates: list[tuple[PeerId, bytes, tuple[bytes, ...]]] = field(default_factory=list)
+    authors: set[PeerId] = field(default_factory=set)
+    """Of chains that were cut short: what they wrote about counts otherwise."""
+    is_limiting: bool = False
+    lamport: int = 0
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def put_entries(
+    db: sqlite3.Connection,
+    view: View,
+    chain: Chain,
+    first: int,
+    entries: Sequence[Entry],
+    hashes: Sequence[bytes],
+    change: Change,
+) -> int:
+    """Write a verified run of entries of `chain`. Returns: bytes of payloads."""
+    rows: list[Row] = []
+    size = 0
+    organization, key, author = view.key, chain.key, chain.id.author
+    prefix = b"rage:fact:1\0" + author.multihash
+    for sequence, (payload, digest) in enumerate(zip((entry.payload for entry in entries), hashes, strict=True), first):
+        if payload is None:
+            rows.append((organization, key, sequence, 0, 0, "", digest, None, None))
+            continue
+        size += len(payload)
+        kind, resource = _look(payload, change)
+        fact = blake3(prefix + payload).digest(16)
+        rows.append((organization, key, sequence, 0, kind, resource, fact, None, payload))
+        if kind:
+            change.rows.append((chain.id, sequence, None, payload))
+            if kind in (CERTIFICATE, REVOCATION, ADOPTION, CLOSING):
+                rows += _heed(view, chain, sequence, author, fact, payload, change)
+    db.executemany(
+        "INSERT INTO entry (organization, chain, sequence, part, kind, resource, fact, author, payload)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        rows,
+    )
+    return size
+
+
+def fill_hidden(
+    db: sqlite3.Connection, view: View, chain: Chain, payloads: Iterable[tuple[int, bytes]], change: Change
+) -> int:
+    """Give entries of which only the hash was known their payloads, which match it. Returns: how many were filled."""
+    hidden = {
+        row[0] for row in db.execute("SELECT sequence FROM entry WHERE chain = ? AND payload IS NULL", (chain.key,))
+    }
+    filled = [(sequence, payload) for sequence, payload in payloads if sequence in hidden]
+    for sequence, payload in filled:
+        db.execute("DELETE FROM entry WHERE chain = ? AND sequence = ?", (chain.key, sequence))
+        put_entries(db, view, chain, sequence, [Entry(payload)], [b""], change)
+    return len(filled)
+
+
+def _look(payload: bytes, change: Change) -> tuple[int, str]:
+    """A payload's kind and resource, as far as rows need it; the rest is read when it is asked for."""
+    try:
+        wire = parse(payload)
+        kind, resource, lamport = number_of(wire), wire.resource, wire.lamport
+    except FactError:
+        return 0, ""
+    if len(resource) > RESOURCE_BYTES_MAX or not 1 <= lamport <= LAMPORT_MAX:
+        return 0, ""
+    if lamport > change.lamport:
+        change.lamport = lamport
+    change.resources.add(resource)
+    if resource.startswith("doc:"):
+        if kind in _DOCUMENT_KINDS:
+            change.documents.add(resource[4:])
+        elif kind == ACCESS and wire.access.action in ("write", "admin"):
+            change.accesses.add(resource[4:])
+    return kind, resource
+
+
+def _heed(
+    view: View, chain: Chain, sequence: int, author: PeerId, fact: bytes, payload: bytes, change: Change
+) -> list[Row]:
+    """Note what a payload of consequence says. Returns: rows of what it adopts."""
+    try:
+        body = decode_payload(payload).body
+    except FactError:
+        return []
+    rows: list[Row] = []
+    match body:
+        case Certificate():
+            change.certificates.append((author, fact, body.certificates))
+        case Revocation():
+            change.is_limiting = change.is_limiting or body.is_author
+        case Closing():
+            change.is_limiting = True
+        case Adoption():
+            for part, adopted in enumerate(body.payloads, 1):
+                kind, resource = _look(adopted, change)
+                if kind in (0, ADOPTION):
+                    continue
+                id, by = fact_id(body.author, adopted), body.author.multihash
+                rows.append((view.key, chain.key, sequence, part, kind, resource, id, by, adopted))
+                change.rows.append((chain.id, sequence, by, adopted))
+                if kind in (CERTIFICATE, REVOCATION, CLOSING):
+                    _heed(view, chain, sequence, body.author, id, adopted, change)
+    return rows
+
+
+def put_checkpoint(db: sqlite3.Connection, before: Chain, after: Chain, signature: bytes) -> None:
+    """Keep the signature at the new head; let go of the one at the old head if those around it are near."""
+    row = db.execute(
+        "SELECT sequence, bytes FROM checkpoint WHERE chain = ? AND sequence < ? ORDER BY sequence DESC LIMIT 1",
+        (before.key, before.sequence),
+    ).fetchone()
+    sequence, size = row if row is not None else (0, 0)
+    if after.sequence - sequence <= CHECKPOINT_ENTRIES and after.bytes - size <= CHECKPOINT_BYTES:
+        db.execute("DELETE FROM checkpoint WHERE chain = ? AND sequence = ?", (before.key, before.sequence))
+    db.execute(
+        "INSERT INTO checkpoint (chain, sequence, hash, signature, bytes) VALUES (?, ?, ?, ?, ?)",
+        (after.key, after.sequence, after.hash, signature, after.bytes),
+    )
+
+
+# --- conclusions ------------------------------------------------------------------------------------------------------
+
+
+def settle(db: sqlite3.Connection, view: View, change: Change, judge: Judge | None) -> tuple[View, bool]:
+    """Draw the conclusions of a change. Returns: the view after it, and whether what stood before counts otherwise."""
+    if change.lamport > view.lamport:
+        db.execute("UPDATE organization SET lamport = ? WHERE id = ?", (change.lamport, view.key))
+    for author, fact, certificates in change.certificates:
+        put_certificate(db, view, author, fact, judge(author, certificates) if judge else None, is_new=judge is None)
+    _mark(db, view, change)
+    after = _reload(db, view)
+    is_rejudged = False
+    changed = {author for author in after.capabilities if after.capabilities[author] != view.capabilities.get(author)}
+    if changed:
+        is_rejudged = any(author in view.capabilities for author in changed)
+        mark_authors(db, after, changed)
+    if change.authors:
+        is_rejudged = True
+        mark_authors(db, after, change.authors)
+    if change.is_limiting or (changed and _has_limits(db, after)):
+        limited, after = apply_limits(db, after)
+        is_rejudged = is_rejudged or limited
+    return after, is_rejudged
+
+
+def put_certificate(
+    db: sqlite3.Connection,
+    view: View,
+    author: PeerId,
+    fact: bytes,
+    capabilities: frozenset[str] | None,
+    *,
+    is_new: bool = False,
+) -> None:
+    """Keep what was found of a certificate; with `is_new`, only if nothing was found yet."""
+    has = None if capabilities is None else " ".join(sorted(capabilities))
+    verb = "INSERT OR IGNORE" if is_new else "INSERT OR REPLACE"
+    db.execute(
+        f"{verb} INTO certificate (organization, author, fact, capabilities) VALUES (?, ?, ?, ?)",
+        (view.key, author.multihash, fact, has),
+    )
+
+
+def mark_authors(db: sqlite3.Connection, view: View, authors: Iterable[PeerId]) -> None:
+    """All documents that these authors wrote about are to be built again."""
+    for author in authors:
+        for statement in _MARKS:
+            db.execute(statement, (view.key, author.multihash))
+
+
+def apply_limits(db: sqlite3.Connection, view: View) -> tuple[bool, View]:
+    """Work out how far each chain is heard, and write it down. Returns: whether anything changed; the view after."""
+    is_changed = False
+    for _ in range(3):  # what a closing takes away may be what made an admin of its author
+        _forget_certificates(db, view)
+        view = _reload(db, view)
+        found = limits(_limiting(db, view), view.authority)
+        changed = _write_limits(db, view, found)
+        if not changed:
+            break
+        is_changed = True
+        view = _reload(db, view)
+        mark_authors(db, view, changed)
+    return is_changed, view
+
+
+def _limiting(db: sqlite3.Connection, view: View) -> list[Fact]:
+    """Revocations and closings, once for each place where they stand, heard or not."""
+    facts = []
+    for key, sequence, author, payload in db.execute(
+        f"SELECT {FACT_COLUMNS} FROM entry WHERE organization = ? AND kind IN (?, ?)",  # noqa: S608
+        (view.key, REVOCATION, CLOSING),
+    ):
+        chain = view.by_key.get(key)
+        if chain is None or (chain.forked_at and sequence >= chain.forked_at):
+            continue
+        try:
+            by = None if author is None else PeerId(author)
+            facts.append(make_fact(view.name, chain.id, sequence, payload, by))
+        except FactError:
+            continue
+    return facts
+
+
+def _has_limits(db: sqlite3.Connection, view: View) -> bool:
+    query = "SELECT 1 FROM entry WHERE organization = ? AND kind IN (?, ?) LIMIT 1"
+    return db.execute(query, (view.key, REVOCATION, CLOSING)).fetchone() is not None
+
+
+def _write_limits(db: sqlite3.Connection, view: View, found: Limits) -> set[PeerId]:
+    changed: set[PeerId] = set()
+    for chain_id in found.closed:
+        if chain_id not in view.chains:
+            add_chain(db, view, chain_id)
+    for chain in _reload(db, view).chains.values():
+        head = found.closed.get(chain.id)
+        now = replace(chain, accepted=found.accepted(chain.id), is_closed=head is not None)
+        if head is not None and head.sequence > chain.sequence:
+            now = replace(now, sequence=head.sequence, hash=head.hash)
+        elif head is None and chain.is_closed and _has_holes(db, chain):
+            now = _begin_again(db, view, now)
+        if now != chain:
+            changed.add(chain.id.author)
+            save_chain(db, now)
+    return changed
+
+
+def _has_holes(db: sqlite3.Connection, chain: Chain) -> bool:
+    """Whether rows of a chain that was closed are gone."""
+    count = db.execute("SELECT count(*) FROM entry WHERE chain = ? AND part = 0", (chain.key,)).fetchone()[0]
+    return bool(count != chain.sequence)
+
+
+def _begin_again(db: sqlite3.Connection, view: View, chain: Chain) -> Chain:
+    """A chain whose closing counts no more, and whose rows are gone: it is fetched anew."""
+    db.execute("DELETE FROM entry WHERE chain = ?", (chain.key,))
+    db.execute("DELETE FROM checkpoint WHERE chain = ?", (chain.key,))
+    return replace(chain, sequence=0, hash=chain_start(chain.id, view.name), bytes=0)
+
+
+def _forget_certificates(db: sqlite3.Connection, view: View) -> None:
+    """Certificates that stand in closed chains alone: a newcomer would not know of them either."""
+    db.execute(
+        "DELETE FROM certificate WHERE organization = ? AND NOT EXISTS (SELECT 1 FROM entry JOIN chain"
+        " ON chain.id = entry.chain WHERE entry.fact = certificate.fact AND NOT chain.is_closed"
+        " AND entry.organization = certificate.organization)",
+        (view.key,),
+    )
+
+
+def _mark(db: sqlite3.Connection, view: View, change: Change) -> None:
+    db.executemany(
+        "INSERT OR IGNORE INTO dirty (organization, doc_id) VALUES (?, ?)",
+        [(view.key, doc_id) for doc_id in sorted(change.documents)],
+    )
+    db.executemany(
+        "INSERT OR IGNORE INTO dirty (organization, doc_id) SELECT organization, doc_id FROM document"
+        " WHERE organization = ? AND doc_id = ?",
+        [(view.key, doc_id) for doc_id in sorted(change.accesses - change.documents)],
+    )
+
+
+def _reload(db: sqlite3.Connection, view: View) -> View:
+    after = load(db, view.name)
+    assert after is not None
+    return after
