@@ -20,7 +20,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rage_net import __version__, network_verbs, refusals
+from rage_net import __version__, network_verbs, refusals, sharing, sync_verbs
 from rage_net import config as configuration
 from rage_net import env as environment
 from rage_net import home as homes
@@ -45,7 +45,9 @@ from rage_net.verbs import node as nodes
 
 if TYPE_CHECKING:
     from rage_net.libp2p.transport import Transport
+    from rage_net.metadata import Metadata
     from rage_net.online import Online
+    from rage_net.services.syncing import Syncing
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -84,6 +86,7 @@ class Engine:
         store: ChunkStore,
         env: Env,
         metrics: Metrics,
+        metadata: Metadata | None = None,
         *,
         serves: bool,
         transports: Sequence[Transport] | None,
@@ -97,6 +100,8 @@ class Engine:
         """Where CDNs are configured: the stage that asks them."""
         self.env = env
         self.metrics = metrics
+        self.metadata = metadata
+        """The log and what is read from it; None on an open node."""
         self.rules = rules_of(config)
         self.gate = Gate(store, env, self.rules)
         """What a principal may read of the store, for doors that are not the exchange."""
@@ -148,7 +153,9 @@ class Engine:
             stack.callback(store.close)
             if is_own_env:  # before the store, which its threads use
                 stack.callback(env.close)
-            engine = cls(home, config, store, env, metrics or Metrics(), serves=serves, transports=transports)
+            metadata = await stack.enter_async_context(_metadata(home, config, store, env))
+            metrics = metrics or Metrics()
+            engine = cls(home, config, store, env, metrics, metadata, serves=serves, transports=transports)
             stack.push_async_callback(engine.denials.close)
             async with engine._closing:
                 yield engine
@@ -175,7 +182,10 @@ class Engine:
 
     async def put_chunk(self, verb: chunks.PutChunk, source: Source, report: Report) -> chunks.PutChunkResult:
         """Cut, store and record what `source` gives; durable when it returns."""
+        if self.metadata is not None and self.metadata.is_read_only:
+            self.metadata.require_writer()
         result = await self._stoppable(functools.partial(self._put, verb, source, report))
+        await sharing.publish(self, result.doc_id)
         if verb.visibility == "public":
             self._announce(Cid.parse(result.root))
         return result
@@ -183,7 +193,7 @@ class Engine:
     async def get_chunk(self, verb: chunks.GetChunk, sink: Sink, report: Report) -> chunks.GetChunkResult:
         """Give `sink` the bytes of a root, verified, from here and from peers."""
         started = self.env.monotonic()
-        root = await self.env.blocking(views.find_root, self.documents, verb.ref)
+        root = await sharing.find_root(self, verb.ref)
         elsewhere = any(kind in verb.sources for kind in ("cdn", "p2p"))
         want = Want(root, not verb.raw, "local" in verb.sources, elsewhere, verb.cache)
         stages = functools.partial(self._stages, root, verb.sources, verb.peers)
@@ -203,6 +213,8 @@ class Engine:
 
     async def remove_chunk(self, verb: chunks.RemoveChunk) -> chunks.RemoveChunkResult:
         """Remove documents; gc deletes what they held."""
+        if verb.everywhere:
+            return await sharing.remove_everywhere(self, verb)
         return await self.env.blocking(views.remove_documents, self.documents, verb)
 
     async def verify_chunks(self, verb: chunks.VerifyChunks, report: Report) -> chunks.VerifyChunksResult:
@@ -232,7 +244,12 @@ class Engine:
         self, verb: chunks.ImportChunks, source: Source, report: Report
     ) -> chunks.ImportChunksResult:
         """Read a CAR; its roots become documents."""
-        return await self._stoppable(functools.partial(self._import, verb, source, report))
+        if self.metadata is not None and self.metadata.is_read_only:
+            self.metadata.require_writer()
+        result = await self._stoppable(functools.partial(self._import, verb, source, report))
+        for document in result.documents:
+            await sharing.publish(self, document.doc_id)
+        return result
 
     async def stat_served(self, cid: Cid, principal: Principal) -> int | None:
         """The plain size of a chunk that `principal` may read; None when it is absent or not for them (design D7)."""
@@ -320,6 +337,8 @@ class Engine:
                 serves=self.serves,
                 transports=self._transports,
                 denials=self.denials,
+                metadata=self.metadata,
+                on_facts=functools.partial(sharing.take, self),
             )
         )
 
@@ -337,6 +356,19 @@ class Engine:
             dial_known = not self.serves
             found += lookups.stages(online, root, named, holders, dial_known=dial_known, may_ask=may_ask)
         return found
+
+    def syncing(self) -> Syncing | None:
+        """The exchange of logs, once the network has started; None before, and on an open node."""
+        return self._online.syncing if self._online is not None else None
+
+    def is_stale(self) -> bool:
+        """Whether our log is so old that certificates open no more than what is public."""
+        return self._online is not None and self._online.trust.is_stale()
+
+    def reconsider(self) -> None:
+        """Trust or revocations have changed: who is trusted no longer is cut."""
+        if self._online is not None:
+            self._online.trust.reconsider()
 
     def is_public(self, root: Cid) -> bool:
         """Whether anyone may know that a root is here. Blocking."""
@@ -468,6 +500,22 @@ async def _locked(home: Home, env: Env, timeout_s: float, kind: str) -> AsyncIte
         lock.__exit__(None, None, None)
 
 
+@asynccontextmanager
+async def _metadata(home: Home, config: Config, store: ChunkStore, env: Env) -> AsyncIterator[Metadata | None]:
+    """The log of a node with a CA; a command on an open one loads nothing of it."""
+    if config.network.security.ca_cert is None:
+        yield None
+        return
+    from rage_net.metadata import open_metadata
+
+    opening = open_metadata(home, config, store, Documents(store), env)
+    metadata = await env.blocking(opening.__enter__)
+    try:
+        yield metadata
+    finally:
+        opening.__exit__(None, None, None)
+
+
 @dataclass(frozen=True, slots=True)
 class Io:
     """What a verb may use besides its arguments. `run`'s caller brings octets for verbs that have them."""
@@ -493,4 +541,5 @@ VERBS: dict[type[Verb[Any]], Callable[[Engine, Any, Io], Awaitable[Any]]] = {
     nodes.ShowStatus: lambda engine, verb, io: engine.show_status(verb),
     nodes.StopNode: lambda engine, verb, io: engine.stop_node(verb),
     **network_verbs.VERBS,
+    **sync_verbs.VERBS,
 }

@@ -105,6 +105,16 @@ class Home:
         return self.root / "discovered"
 
     @property
+    def log(self) -> Path:
+        """The signed log of metadata: SQLite."""
+        return self.root / "log.db"
+
+    @property
+    def synced(self) -> Path:
+        """When the log was last compared with another node's of the organisation; text, seconds since the epoch."""
+        return self.root / "synced"
+
+    @property
     def logs(self) -> Path:
         """Log files of a detached node."""
         return self.root / "logs"

@@ -210,6 +210,14 @@ class Metrics:
         self.known_peers = gauge("rage_known_peers", "Peers as the failure detector sees them", "state")
         self.dht_contacts = gauge("rage_dht_contacts", "Peers in the DHT's routing table")
         self.announced_roots = gauge("rage_announced_roots", "Roots that this node announces to the DHT")
+        self.sync_events = counter(
+            "rage_sync_events_total", "Exchanges of metadata that failed, and what they refused", "event"
+        )
+        self.sync_facts = gauge("rage_sync_facts", "Facts of the log, by organisation", "organization")
+        self.sync_agreed = gauge(
+            "rage_sync_agreed_timestamp_seconds", "When this node last agreed with another of its organisation; 0 never"
+        )
+        self.sync_conflicts = gauge("rage_sync_conflicts", "Contradictions that wait for a person")
         self.denied = counter("rage_denied_total", "Requests refused for lack of rights", "door")
         self.http_requests = counter("rage_http_requests_total", "Answers of the HTTP door", "route", "code")
         self.http_bytes = counter("rage_http_bytes_sent_total", "Bytes of chunks sent by the HTTP door")

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rage_net import __version__, lifetime, verbs
+from rage_net import __version__, lifetime, sharing, verbs
 from rage_net import config as configuration
 from rage_net import home as homes
 from rage_net import log as logs
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("rage.node")
 
 GC_EVERY_S = 3600.0
+RECORDS_EVERY_S = 30.0
 LEAVE_S_MAX = 1.0
 """For discovery servers to be told that the node ends."""
 MEASURE_EVERY_S = 10.0
@@ -207,6 +208,7 @@ class Node:
         return [
             *online.jobs(),
             job("gc", GC_EVERY_S, collect),
+            job("records", RECORDS_EVERY_S, lambda: sharing.keep(self.engine)),
             job("measure", MEASURE_EVERY_S, self._measure),
         ]
 

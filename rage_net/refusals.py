@@ -7,9 +7,11 @@ comes back, the caller raises it.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from rage_net.errors import (
     AccessDeniedError,
+    ConfigError,
     FindingsError,
     NotFoundError,
     RageError,
@@ -151,4 +153,45 @@ def message_too_large(size: int, limit: int) -> RageError:
         why="a topic's messages go to everyone",
         mend=["rage chunk put FILE, and publish the CID"],
         id="message-too-large",
+    )
+
+
+def no_ca() -> RageError:
+    """The node is open: it has no certificate, keeps no log, and what it said of rights would bind nobody."""
+    return ConfigError(
+        "this needs a CA, and this node has none",
+        why="network.security.ca_cert is not set: an open node keeps no log, and shares no metadata",
+        mend=["rage cert ca init --org ORG", "rage cert request | rage cert sign - --yes | rage cert install -"],
+        id="no-ca",
+    )
+
+
+def not_an_admin() -> RageError:
+    """Only an admin's facts would count."""
+    return AccessDeniedError(
+        "this node's certificate lacks the capability admin",
+        why="others would not count what it writes about what is not its own",
+        mend=["rage cert show", "rage cert sign node.csr --capability storage,admin"],
+        id="not-admin",
+    )
+
+
+def no_sync_peers(connected: Sequence[str]) -> RageError:
+    """Nobody is connected who gives us a log."""
+    why = f"{len(connected)} peers are connected, none of which trust lets us exchange with" if connected else ""
+    return UnavailableError(
+        "nobody to exchange metadata with",
+        why=why or "no peer is connected",
+        mend=["rage peer list", "rage trust list", "rage doctor"],
+        id="no-sync-peers",
+    )
+
+
+def untrusted_log(organization: str) -> RageError:
+    """A log of an organisation that we have no business with."""
+    return AccessDeniedError(
+        f"{organization[:80]!r} is no organisation whose log this node takes",
+        why="trust in it does not open sync",
+        mend=[f"rage trust add {organization[:80]} --ca FILE --scope sync", "rage trust list"],
+        id="untrusted-log",
     )

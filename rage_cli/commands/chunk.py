@@ -16,7 +16,7 @@ from rage_cli.output import Column, confirm, is_json, render, render_beside, say
 from rage_cli.progress import Display
 from rage_cli.session import home, run
 from rage_cli.text import format_duration, format_size
-from rage_net.errors import EXIT_FINDINGS, EXIT_OK, UsageError
+from rage_net.errors import EXIT_FINDINGS, EXIT_OK, DeadlineError, UsageError
 from rage_net.verbs import chunk as verbs
 from rage_net.verbs import dataclass
 
@@ -188,18 +188,41 @@ def stat(ref: Ref) -> None:
     examples=(
         "rage chunk rm report.md",
         "rage chunk rm report.md --dry-run",
+        "rage chunk rm report.md --everywhere --wait 30s",
         "rage chunk rm report.md --yes    # in CI",
     ),
-    exits=(5, 9),
+    exits=(4, 5, 9, 124),
 )
-def rm(ref: Ref) -> None:
+def rm(
+    ref: Ref,
+    everywhere: Annotated[
+        bool, typer.Option("--everywhere", help="On every node of the organisation, by a signed tombstone.")
+    ] = False,
+    wait: Annotated[
+        str, typer.Option("--wait", metavar="DURATION", help="With --everywhere: until every known node has seen it.")
+    ] = "",
+) -> None:
     """Remove a document; its chunks go at the next gc after the grace time, unless something else holds them."""
-    plan = run(verbs.RemoveChunk(ref, dry_run=True))
+    wait_s = duration_of("--wait", wait, "30s") or 0.0
+    if wait_s and not everywhere:
+        raise UsageError("--wait goes with --everywhere", mend=[f"rage chunk rm {ref} --everywhere --wait {wait}"])
+    plan = run(verbs.RemoveChunk(ref, dry_run=True, everywhere=everywhere))
     if not options.dry_run:
         names = ", ".join(document.name or document.doc_id for document in plan.removed)
-        confirm(f"Remove {names}, which lets {format_size(plan.released_bytes)} go?")
-        plan = run(verbs.RemoveChunk(ref))
+        where = " on every node of the organisation, for good" if everywhere else ""
+        confirm(f"Remove {names}{where}, which lets {format_size(plan.released_bytes)} go here?")
+        plan = run(verbs.RemoveChunk(ref, everywhere=everywhere, wait_s=wait_s))
     render(plan, DOCUMENT, items=plan.removed, identifier=lambda it: it.doc_id)
+    if plan.acknowledged:
+        say(f"seen by {len(plan.acknowledged)} other nodes")
+    if plan.awaiting:
+        say(f"not yet seen by {', '.join(plan.awaiting)}")
+        if wait_s:
+            raise DeadlineError(
+                f"{len(plan.awaiting)} nodes have not seen the removal after {wait}",
+                why=", ".join(plan.awaiting),
+                mend=["rage sync status", f"rage chunk rm {ref} --everywhere --wait 10m"],
+            )
 
 
 @app.command()

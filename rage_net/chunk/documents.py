@@ -124,6 +124,38 @@ class Documents:
                 ).rowcount
             )
 
+    def amend(
+        self,
+        organisation: str,
+        doc_id: str,
+        *,
+        name: str,
+        tags: Sequence[str],
+        policy: str,
+        expires_at: float | None,
+    ) -> bool:
+        """Take over what another node wrote of a document; False when it is not here, or its new name is taken here."""
+        with self._store.index.write() as db:
+            mine = (doc_id, organisation)
+            if not db.execute("SELECT 1 FROM document WHERE doc_id = ? AND organisation = ?", mine).fetchone():
+                return False
+            taken = (
+                name
+                and db.execute(
+                    "SELECT 1 FROM document WHERE organisation = ? AND name = ? AND doc_id <> ?",
+                    (organisation, name, doc_id),
+                ).fetchone()
+            )
+            if taken:
+                return False
+            db.execute(
+                "UPDATE document SET name = ?, policy = ?, expires_at = ? WHERE doc_id = ? AND organisation = ?",
+                (name, policy, expires_at, *mine),
+            )
+            db.execute("DELETE FROM tag WHERE doc_id = ?", (doc_id,))
+            db.executemany("INSERT INTO tag (doc_id, tag) VALUES (?, ?)", [(doc_id, tag) for tag in sorted(set(tags))])
+        return True
+
     def get(self, doc_id: str, *, expired: bool = False) -> Document:
         """By id. Raises NotFoundError."""
         found = self._select("document.doc_id = ?", (doc_id,), expired=expired)

@@ -144,3 +144,11 @@ def attest(store: ChunkStore, said: Iterable[tuple[Cid, bool, Sequence[tuple[str
             " WHERE cid = ? ORDER BY attested.id DESC LIMIT -1 OFFSET ?)",
             [(key, ATTESTED_MAX) for key in {key for _, _, key in rows}],
         )
+
+
+def drop_attested(store: ChunkStore, organisation: str, doc_id: str) -> bool:
+    """Forget which chunks were said to be for a document; whether there were any. What lies here is cache, and goes."""
+    with store.index.write(durable=False) as db:
+        return bool(
+            db.execute("DELETE FROM attested WHERE organisation = ? AND doc_id = ?", (organisation, doc_id)).rowcount
+        )

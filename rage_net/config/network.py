@@ -171,7 +171,7 @@ class Sync(Section):
     tags: tuple[str, ...] = ()
     """Take facts about documents with one of these tags alone; empty: about all."""
     read_only: bool = False
-    """This node reads and writes nothing: no put, no rights, no records of its own."""
+    """This node only reads: no put, no rights; it tells of itself, and acknowledges what it dropped."""
     conflicts: Conflicts = Conflicts()
     """What holds where facts contradict each other, by kind of resource."""
 

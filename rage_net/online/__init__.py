@@ -48,6 +48,7 @@ from rage_net.online.making import (
     make_pubsub,
     make_renewal,
     make_swarm,
+    make_syncing,
     make_trust,
     read_or_nothing,
     told_addresses,
@@ -58,12 +59,15 @@ from rage_net.services.exchange import Exchange
 from rage_net.services.membership import Membership
 from rage_net.services.presence import TOPIC, Presence
 from rage_net.services.routing import Routing
-from rage_net.services.trust import Trust, TrustStore
+from rage_net.services.syncing import OnFacts, Syncing
+from rage_net.services.trust import Trust
 from rage_net.services.trust.enrolment import Renewal
+from rage_net.sync import wire
 from rage_net.web import Web
 
 if TYPE_CHECKING:
     from rage_net.libp2p.transport import Transport
+    from rage_net.metadata import Metadata
 
 
 __all__ = ["Online", "go_online"]
@@ -76,6 +80,8 @@ class Online:
     swarm: Swarm
     trust: Trust
     renewal: Renewal
+    syncing: Syncing | None
+    """On a node with a CA."""
     exchange: Exchange
     membership: Membership
     discovering: Discovering
@@ -108,21 +114,28 @@ async def go_online(
     serves: bool,
     transports: Sequence[Transport] | None,
     denials: Denials | None = None,
-    trust_store: TrustStore | None = None,
+    metadata: Metadata | None = None,
+    on_facts: OnFacts | None = None,
 ) -> AsyncIterator[Online]:
     """Start the network half; everything has ended when the block is left.
 
-    Args: trust_store: what the log says of trust; by default there is none, and our own organisation alone is trusted.
+    Args: metadata: of a node with a CA. on_facts: what is to be done with facts that came from others.
     """
     tune_malloc()  # else each batch of a download faults its pages in again
     network = config.network
     key = await env.blocking(homes.load_identity, network.security.peer_key)
     async with AsyncExitStack() as stack:
         swarm = await stack.enter_async_context(make_swarm(key, config, env, transports))
-        trust = await make_trust(home, config, env, swarm, trust_store)
-        exchange = Exchange(store, env, rules, metrics, denials=denials)
+        trust = await make_trust(home, config, env, swarm, metadata)
+        exchange = Exchange(store, env, rules, metrics, principal_of=trust.principal_of, denials=denials)
+        syncing = None
+        if metadata is not None:
+            exchange.gate.access_of = metadata.access.access_of
+            syncing = make_syncing(config, env, metrics, swarm, trust, metadata, rules, on_facts)
         if serves:
             swarm.handle(messages.CHUNK_PROTOCOL, exchange.serve)
+            if syncing is not None:
+                swarm.handle(messages.SYNC_PROTOCOL, syncing.serve)
         membership = await make_membership(home, config, env, swarm)
         addresses = functools.partial(told_addresses, swarm)
         servers = None
@@ -151,7 +164,11 @@ async def go_online(
         if serves:
             pubsub = await stack.enter_async_context(make_pubsub(env, swarm, trust))
             topics = topics_of(config)
-            duties.drains = [pubsub.subscribe(topic) for topic in topics if topic != TOPIC]
+            heard = {f"rage.org.{syncing.organization}", wire.UPDATES_TOPIC} if syncing is not None else set()
+            duties.drains = [pubsub.subscribe(topic) for topic in topics if topic not in {TOPIC, *heard}]
+            if syncing is not None:
+                syncing.gossip(pubsub)
+                duties.heads = [pubsub.subscribe(topic, syncing.judge) for topic in topics if topic in heard]
         if pubsub is not None and TOPIC in topics:
             presence = Presence(
                 pubsub,
@@ -177,13 +194,14 @@ async def go_online(
             reach=membership.reach,
             claims=duties.claims,
         )
-        duties.dht, duties.routing, duties.pubsub = dht, routing, pubsub
+        duties.dht, duties.routing, duties.pubsub, duties.syncing = dht, routing, pubsub, syncing
         about = functools.partial(describe_about, config, addresses)
         duties.about = about
         yield Online(
             swarm,
             trust,
             duties.renewal,
+            syncing,
             exchange,
             membership,
             discovering,

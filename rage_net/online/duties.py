@@ -27,6 +27,7 @@ from rage_net.metrics import Metrics
 from rage_net.services.membership import Membership
 from rage_net.services.presence import Presence
 from rage_net.services.routing import Routing
+from rage_net.services.syncing import Syncing
 from rage_net.services.trust import REFRESH_EVERY_S, Trust
 from rage_net.services.trust.enrolment import RENEW_EVERY_S, Enrolment, Renewal
 
@@ -70,10 +71,14 @@ class Duties:
         self.routing: Routing | None = None
         self.enrolment: Enrolment | None = None
         self.renewal: Renewal | None = None
+        self.syncing: Syncing | None = None
         self.drains: list[Subscription] = []
+        self.heads: list[Subscription] = []
+        """Topics on which nodes say that their chains have grown."""
         self.about: Callable[[], About] = lambda: About(addresses=())
         self._home = home
         self._discovery = config.network.discovery
+        self._sync_interval_s = config.network.sync.interval
         self._trusted = {PeerId.parse(peer) for peer in config.network.security.trusted_peers}
         self._env = env
         self._metrics = metrics
@@ -220,6 +225,14 @@ class Duties:
             found.append(job("trust", REFRESH_EVERY_S, self._trust.refresh))
             if self.renewal is not None:
                 found.append(job("renew", RENEW_EVERY_S, self.renewal.renew_if_due))
+        if self.syncing is not None:
+            found += [
+                job("sync", self._sync_interval_s, self.syncing.round, at_once=True),
+                job("sync_speak", MEET_EVERY_S, self.syncing.speak, at_once=True, timeout_s=None),
+                job("sync_fetch", MEET_EVERY_S, self.syncing.fetch_wanted, at_once=True, timeout_s=None),
+                job("sync_catch_up", MEET_EVERY_S, self.syncing.catch_up, at_once=True, timeout_s=None),
+                *(self.syncing.listen(subscription) for subscription in self.heads),
+            ]
         if self._servers is not None and self._servers.servers:
             found += [
                 job("ask_servers", ASK_SERVERS_EVERY_S, self.ask_servers, at_once=True),

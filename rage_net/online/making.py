@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rage_net import __version__, durable, messages
 from rage_net import env as environment
 from rage_net import home as homes
+from rage_net.acl import OrganizationResource, Principal, Rules, authorize
 from rage_net.bans import Bans
 from rage_net.config import Config
 from rage_net.discovery.client import About
@@ -22,17 +24,22 @@ from rage_net.libp2p.pubsub import PubSub
 from rage_net.libp2p.scope import Scope, scope_of
 from rage_net.libp2p.swarm import Limits, Swarm
 from rage_net.messages import NodeInfo
+from rage_net.metrics import Metrics
 from rage_net.peerstore import Peerstore
 from rage_net.services.membership import Membership
 from rage_net.services.presence import Self
+from rage_net.services.syncing import OnFacts, Syncing
+from rage_net.services.syncing import Rules as SyncRules
 from rage_net.services.trust import Files, Trust, TrustStore
 from rage_net.services.trust.enrolment import CREDENTIAL, EnrolFiles, Enrolment, Renewal
+from rage_net.sync.facts import Fact
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from rage_net.cert import NodeCertificate
     from rage_net.libp2p.transport import Transport
+    from rage_net.metadata import Metadata
 
 Found = Callable[[PeerId, tuple[Multiaddr, ...]], None]
 
@@ -151,6 +158,52 @@ def make_renewal(
     trust.renew = enrolment.answer
     path = security.tls_cert or home.certs / "node.crt"
     return enrolment, Renewal(trust, swarm, env, make_csr=make_csr, path=path, meet=meet, own=enrolment)
+
+
+def make_syncing(
+    config: Config,
+    env: Env,
+    metrics: Metrics,
+    swarm: Swarm,
+    trust: Trust,
+    metadata: Metadata,
+    rules: Rules,
+    on_facts: OnFacts | None,
+) -> Syncing:
+    """The exchange of logs, with what the configuration and the log say of who may have what."""
+
+    async def nothing(organization: str, facts: Sequence[Fact]) -> None:
+        metadata.access.forget(facts)
+
+    def authority(organization: str) -> Callable[[PeerId, tuple[bytes, ...]], frozenset[str] | None]:
+        return functools.partial(metadata.authority.judge, organization)
+
+    def may_sync(principal: Principal, organization: str) -> bool:
+        access = metadata.access.rights(organization, f"org:{organization}").access
+        resource = OrganizationResource(organization, access)
+        return authorize(resource, principal, "sync", rules, env.now()).allowed
+
+    sync = config.network.sync
+    syncing = Syncing(
+        metadata.log,
+        metadata.organization,
+        swarm,
+        env,
+        metrics,
+        SyncRules(
+            authority,
+            trust.certified,
+            may_sync,
+            metadata.access.may_see,
+            on_facts or nothing,
+            metadata.access.reported,
+            metadata.note_agreed,
+        ),
+        peers=[PeerId.parse(peer) for peer in sync.peers],
+        tags=sync.tags,
+    )
+    trust.on_change(syncing.met)
+    return syncing
 
 
 def topics_of(config: Config) -> list[str]:

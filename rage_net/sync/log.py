@@ -25,7 +25,7 @@ from rage_net.sync.catalog import Changes, make_edit
 from rage_net.sync.chains import FACT_COLUMNS, View, create, facts_about, facts_of, load
 from rage_net.sync.documents import DocumentRow, counted_edits, read_documents, rebuild
 from rage_net.sync.envelope import ChainId, Head, Segment, client_id, decode_segment
-from rage_net.sync.facts import NUMBERS, Body, Certificate, Edit, Fact, New
+from rage_net.sync.facts import NUMBERS, Access, Body, Certificate, Edit, Fact, New
 from rage_net.sync.payloads import make_fact
 from rage_net.sync.rights import Counting, counting
 from rage_net.sync.schema import LogFile
@@ -195,7 +195,7 @@ class Log:
             draw_incarnation(db, view, self._author)
 
     def notice(self, organization: str, heads: Iterable[Head]) -> bool:
-        """Look at a peer's heads before writing: redraws, and gives True, when our chain goes on beyond our end of it."""
+        """Look at a peer's heads before writing: True, and a new chain, when ours goes on beyond what is here."""
         view = self._views.get(organization)
         if view is None or view.incarnation is None:
             return False
@@ -346,6 +346,32 @@ class Log:
                 if at:
                     found.append(at)
         return tuple(found)
+
+    def disputed(self, organization: str) -> tuple[str, ...]:
+        """Resources with rights by several chains: those on which authors may contradict each other. One pass."""
+        view = self._views.get(organization)
+        if view is None:
+            return ()
+        with self._file.read() as db:
+            rows = db.execute(
+                "SELECT resource FROM entry WHERE organization = ? AND kind = ? GROUP BY resource"
+                " HAVING count(DISTINCT chain) > 1",
+                (view.key, NUMBERS[Access]),
+            ).fetchall()
+        return tuple(row[0] for row in rows)
+
+    def expired(self, organization: str, now: int, limit: int = 1000) -> tuple[DocumentRow, ...]:
+        """Living documents whose retention is over."""
+        view = self._views.get(organization)
+        if view is None:
+            return ()
+        with self._file.read() as db:
+            rows = db.execute(
+                "SELECT doc_id FROM document WHERE organization = ? AND is_dead = 0"
+                " AND retention_until BETWEEN 1 AND ? LIMIT ?",
+                (view.key, now, min(limit, PAGE_MAX)),
+            ).fetchall()
+        return tuple(row for (doc_id,) in rows for row in self.documents(organization, doc_id=doc_id))
 
     def log(self, organization: str, after: int | None = None, limit: int = 100) -> tuple[tuple[int, Fact], ...]:
         """The newest facts by arrival, each with its row's number; for older ones, give the last number as `after`."""

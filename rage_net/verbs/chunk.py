@@ -169,11 +169,20 @@ class RemoveChunkResult:
     removed: tuple[Document, ...]
     released_bytes: int
     dry_run: bool
+    everywhere: bool = False
+    acknowledged: tuple[str, ...] = ()
+    """With `everywhere`: peer ids of nodes of the organisation that have seen the removal."""
+    awaiting: tuple[str, ...] = ()
+    """Those that have not yet, as far as this node knows them."""
 
 
 @dataclass(frozen=True, slots=True)
 class RemoveChunk(Verb[RemoveChunkResult]):
-    """Remove a document (by id, name, or root: then all documents of that root)."""
+    """Remove a document (by id, name, or root: then all documents of that root).
+
+    With `everywhere` a signed tombstone makes every node of the organisation drop it; `wait_s` waits until all known
+    ones have seen it, at most so long: 0 does not wait.
+    """
 
     route: ClassVar[str] = "chunk/rm"
     result: ClassVar[type] = RemoveChunkResult
@@ -181,6 +190,8 @@ class RemoveChunk(Verb[RemoveChunkResult]):
 
     ref: str
     dry_run: bool = False
+    everywhere: bool = False
+    wait_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rage_net import config
+from rage_net import config, sharing
 from rage_net import home as homes
 from rage_net.engine import Engine
 from rage_net.errors import UnavailableError
+from rage_net.guard import every
 from rage_net.home import Home
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.transport import MemoryNetwork, MemoryTransport
 from rage_net.lifetime import running
+from rage_net.node import RECORDS_EVERY_S
 from rage_net.online import Online
-from rage_net.verbs.chunk import GetChunk, PinChunk, PutChunk
+from rage_net.verbs.chunk import GetChunk, PinChunk, PutChunk, Visibility
 from tests.sim.env import SimulatedEnv
 from tests.sim.virtual_loop import NODE
 
@@ -75,12 +77,21 @@ class Node:
     """Made and started by a `World`; everything it runs is run in its name."""
 
     def __init__(
-        self, network: MemoryNetwork, seed: int, name: str, ip: str, home: Path, flags: dict[str, Any]
+        self,
+        network: MemoryNetwork,
+        seed: int,
+        name: str,
+        ip: str,
+        home: Path,
+        flags: dict[str, Any],
+        prepare: Callable[[Home], None] | None = None,
     ) -> None:
         self.name = name
         self.ip = ip
         self.home = Home(home)
         self.flags = flags
+        self.prepare = prepare
+        """What is done to its home before it starts."""
         self.lives = 0
         self.peer_id = ""
         self._engine: Engine | None = None
@@ -130,9 +141,9 @@ class Node:
         """A verb, as an operator at this node would run it."""
         return await self.do(self.engine.run(verb, **streams))
 
-    async def put(self, data: bytes, name: str = "") -> str:
-        """Store a public document; gives its root."""
-        return (await self.run(PutChunk(name, visibility="public"), source=Given(data))).root
+    async def put(self, data: bytes, name: str = "", visibility: Visibility = "public", **more: Any) -> str:
+        """Store a document; gives its root."""
+        return (await self.run(PutChunk(name, visibility=visibility, **more), source=Given(data))).root
 
     async def get(self, root: str, *holders: Node, sink: Collect | None = None, keep: bool = True) -> Fetched:
         """Fetch a document, from `holders` and from whom this node knows besides."""
@@ -178,7 +189,7 @@ class Node:
             async with self._opened() as engine:
                 online = await engine.online()
                 await online.swarm.listen(Multiaddr.parse(f"/ip4/{self.ip}/tcp/{PORT}"))
-                async with running(online.jobs()):
+                async with running([*online.jobs(), self._keep(engine)]):
                     self._engine, self._online, self.peer_id = engine, online, str(online.swarm.peer_id)
                     ready.set_result(None)
                     try:
@@ -193,9 +204,17 @@ class Node:
                 raise
             ready.set_exception(error)
 
+    async def _keep(self, engine: Engine) -> None:
+        """The node's job that belongs to no part of the network."""
+        await every(
+            RECORDS_EVERY_S, lambda: sharing.keep(engine), name="records", env=engine.env, metrics=engine.metrics
+        )
+
     def _opened(self) -> AbstractAsyncContextManager[Engine]:
         env = SimulatedEnv(f"{self._seed}:{self.name}:{self.lives}")
         homes.init(self.home, generator=env.random)
+        if self.prepare is not None:
+            self.prepare(self.home)
         return Engine.open(
             self.home,
             config=config.load(self.home.root, environ={}, flags=self.flags),

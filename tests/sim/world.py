@@ -17,15 +17,19 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 from unittest.mock import patch
 
 from rage_net import home as homes
+from rage_net.home import Home
 from rage_net.libp2p.transport import MemoryNetwork
 from tests.sim.churn import Change
+from tests.sim.env import EPOCH_S
 from tests.sim.geography import REGIONS, Geography, ip_of
 from tests.sim.node import Node, flags_of
+from tests.sim.organizations import Organization
 from tests.sim.trace import Trace
 from tests.sim.virtual_loop import VirtualLoop
 
@@ -77,14 +81,24 @@ class World:
         ip: str | None = None,
         bootstrap: Sequence[Node] = (),
         flags: dict[str, Any] | None = None,
+        organization: Organization | None = None,
+        capabilities: Sequence[str] = ("storage",),
     ) -> Node:
-        """A new node, started: `flags` are keys of network.yaml, `ip` its address where the number does not matter."""
+        """A new node, started: `flags` are keys of network.yaml, `ip` its address where the number does not matter.
+
+        `organization` certifies it, with `capabilities`; without one it is an open node.
+        """
         region = REGIONS[self._hosts % len(REGIONS)] if region is None else region
         ip = ip or ip_of(self._hosts)
         self._hosts += 1
         self.geography.place(ip, region)
         settings = flags_of(region, [other.address for other in bootstrap], flags or {})
-        node = self.nodes[name] = Node(self.network, self.seed, name, ip, self._directory / name, settings)
+        prepare: Callable[[Home], None] | None = None
+        if organization is not None:
+            settings |= organization.flags()
+            prepare = partial(organization.certify, region=region, capabilities=capabilities, now=EPOCH_S + self.now)
+        node = Node(self.network, self.seed, name, ip, self._directory / name, settings, prepare)
+        self.nodes[name] = node
         await self.join(node)
         return node
 

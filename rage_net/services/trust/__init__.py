@@ -148,6 +148,13 @@ class Trust:
             return Principal("peer", str(peer), scopes=standing.scopes)
         return standing.principal
 
+    def certified(self, peer: PeerId) -> Principal:
+        """As `principal_of`, but that a stale log does not matter: for the exchange that makes it fresh."""
+        standing = self._standings.get(peer)
+        if self.is_open or standing is None or not standing.is_trusted:
+            return Principal("peer", str(peer))
+        return standing.principal
+
     def is_stale(self) -> bool:
         """Whether a revocation may have passed us by: our log was compared with no other node's for too long."""
         if self.is_open:

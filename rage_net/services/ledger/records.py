@@ -1,0 +1,206 @@
+"""Documents as facts, and facts as documents: what is put here is told to the log, what the log says is done here.
+
+    publish    a document of ours: where its bytes lie, its record, who may see it
+    apply      new facts: a tombstone drops the document here and is acknowledged, a visibility or a record moves
+    remove     a tombstone: the document goes everywhere
+    reconcile  what is here and not in the log (put before there was a certificate, or a crash between the two)
+
+Blocking throughout. Not here: the wire (syncing), whose facts count (access). Source: design D6; issue 4, D.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from rage_net.chunk.documents import Document, Documents
+from rage_net.chunk.shelf import drop_attested
+from rage_net.chunk.store import ChunkStore
+from rage_net.env import Env
+from rage_net.errors import NotFoundError
+from rage_net.libp2p.peer_id import PeerId
+from rage_net.services.ledger.access import Access
+from rage_net.sync import facts as kinds
+from rage_net.sync.catalog import Changes
+from rage_net.sync.documents import DocumentRow
+from rage_net.sync.facts import Fact, New
+from rage_net.sync.log import Log
+from rage_net.verbs.chunk import Visibility
+
+log = logging.getLogger("rage.records")
+
+RECONCILE_MAX = 1000
+"""Documents in one step of reconciling."""
+EXPIRY_LEEWAY_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What followed from new facts here: acknowledgements that were written, and whether trust may have changed."""
+
+    written: tuple[Fact, ...]
+    dropped: tuple[str, ...]
+    trust_changed: bool
+
+
+class Records:
+    """The documents of one node beside the log of its organisation."""
+
+    def __init__(
+        self,
+        store: ChunkStore,
+        documents: Documents,
+        log_: Log,
+        access: Access,
+        organization: str,
+        own: PeerId,
+        env: Env,
+    ) -> None:
+        self._store = store
+        self._documents = documents
+        self._log = log_
+        self._access = access
+        self._organization = organization
+        self._own = own
+        self._env = env
+
+    # --- what is ours ---
+
+    def publish(self, document: Document) -> list[Fact]:
+        """Write what the log does not say yet of a document of ours; durable when it returns."""
+        resource = f"doc:{document.doc_id}"
+        known = self.row(self._organization, document.doc_id)
+        news: list[New] = []
+        if known is None or known.root != document.root:
+            size = kinds.Document(document.root, document.size, document.chunks, int(document.created_at))
+            news.append(New(resource, size))
+        access = self._access.access_of(self._organization, document.doc_id)
+        if access is None or access.visibility != document.visibility:
+            news.append(New(resource, kinds.Access(visibility=document.visibility)))
+        facts = self._log.append(self._organization, news)
+        tags = known.tags if known is not None else ()
+        changes = Changes(
+            document.name,
+            document.policy,
+            _seconds(document.expires_at),
+            tuple(tag for tag in document.tags if tag not in tags),
+            tuple(tag for tag in tags if tag not in document.tags),
+        )
+        edit = self._log.edit(self._organization, document.doc_id, changes)
+        facts += [edit] if edit is not None else []
+        self._access.forget(facts)
+        return facts
+
+    def row(self, organization: str, doc_id: str) -> DocumentRow | None:
+        """A document as the log has it."""
+        return next(iter(self._log.documents(organization, doc_id=doc_id)), None)
+
+    def reconcile(self) -> list[Fact]:
+        """Publish documents of ours that the log does not have as they are; drop those that it knows to be dead."""
+        written: list[Fact] = []
+        after = ""
+        while True:
+            page, after = self._documents.list(after=after, limit=RECONCILE_MAX)
+            for document in page:
+                if document.organisation != self._organization:
+                    continue
+                known = self.row(self._organization, document.doc_id)
+                if known is not None and known.is_dead:
+                    written += self._drop(document.doc_id)
+                elif document.owner == str(self._own) and (known is None or not _is_alike(document, known)):
+                    written += self.publish(document)
+            if not after:
+                return written
+
+    def remove(self, documents: Iterable[Document | DocumentRow], reason: str = "removed") -> list[Fact]:
+        """Let documents go everywhere. Raises AccessDeniedError for one that is not ours to remove."""
+        written: list[Fact] = []
+        for document in documents:
+            resource = f"doc:{document.doc_id}"
+            self._access.require_admin(self._organization, resource)
+            facts = self._log.append(self._organization, [New(resource, kinds.Tombstone(reason))])
+            self._access.forget(facts)
+            written += facts
+            self._drop(document.doc_id, acknowledge=False)
+        return written
+
+    def expire(self) -> list[Fact]:
+        """Tombstones for documents of ours whose retention is over."""
+        now = int(self._env.now() - EXPIRY_LEEWAY_S)
+        gone = [row for row in self._log.expired(self._organization, now) if row.owner == self._own]
+        return self.remove(gone, "expired") if gone else []
+
+    # --- what others wrote ---
+
+    def apply(self, organization: str, facts: Sequence[Fact]) -> Applied:
+        """Do here what new facts say."""
+        self._access.forget(facts)
+        written: list[Fact] = []
+        dropped: list[str] = []
+        trust = (kinds.Certificate, kinds.Revocation, kinds.Trust)
+        trust_changed = any(isinstance(fact.body, trust) for fact in facts)
+        for doc_id in dict.fromkeys(fact.resource[4:] for fact in facts if fact.resource.startswith("doc:")):
+            rights = self._access.rights(organization, f"doc:{doc_id}")
+            if rights.is_dead:
+                acknowledgements = self._drop(doc_id, organization=organization)
+                written += acknowledgements
+                dropped += [doc_id] if acknowledgements else []
+                continue
+            row = self.row(organization, doc_id)
+            if row is not None:
+                visibility = cast(Visibility, rights.access.visibility)
+                self._documents.set_access(organization, doc_id, visibility, is_ruled=True)
+                self._documents.amend(
+                    organization,
+                    doc_id,
+                    name=row.name,
+                    tags=row.tags,
+                    policy=row.policy,
+                    expires_at=float(row.retention_until) if row.retention_until else None,
+                )
+        return Applied(tuple(written), tuple(dropped), trust_changed)
+
+    def _drop(self, doc_id: str, *, organization: str = "", acknowledge: bool = True) -> list[Fact]:
+        """Forget a dead document and the cached bytes that only it let others have; say so if there was any."""
+        organization = organization or self._organization
+        had = drop_attested(self._store, organization, doc_id)
+        try:
+            document = self._documents.get(doc_id, expired=True)
+        except NotFoundError:
+            document = None
+        if document is not None and document.organisation == organization:
+            had = self._documents.remove(document) or had
+        if not had or not acknowledge or organization != self._organization:
+            return []
+        log.info("document %s was removed by its organisation, and is dropped here", doc_id)
+        tombstones = [
+            fact
+            for fact in self._access.rights(organization, f"doc:{doc_id}").facts
+            if isinstance(fact.body, kinds.Tombstone)
+        ]
+        return self._log.append(
+            organization, [New(f"doc:{doc_id}", kinds.Acknowledgement(tombstones[0].id))] if tombstones else []
+        )
+
+    def has_acknowledged(self, peer: PeerId, doc_id: str) -> bool:
+        """Whether a peer has said that it dropped a document."""
+        return any(
+            isinstance(fact.body, kinds.Acknowledgement) and fact.author == peer
+            for fact in self._log.facts(self._organization, f"doc:{doc_id}")
+        )
+
+
+def _is_alike(document: Document, known: DocumentRow) -> bool:
+    return (
+        known.root == document.root
+        and known.name == document.name
+        and sorted(known.tags) == sorted(document.tags)
+        and known.policy == document.policy
+        and known.retention_until == _seconds(document.expires_at)
+    )
+
+
+def _seconds(at: float | None) -> int:
+    return 0 if at is None else int(at)

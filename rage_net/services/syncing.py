@@ -1,0 +1,554 @@
+"""Sync, `/rage/sync/1.0.0`: what one node's log lacks comes from another's, both ends; and the gossip that says when.
+
+    announce   our chains have grown: heads go out on the organisation's topic and on rage.acl.updates
+    hear       others' have: what we lack is fetched, from the author if it is connected, else from who has it
+    pull       one exchange: our heads out, segments in, verified before anything is applied, acknowledged
+    serve      the other end: authorize once, then what the caller lacks and may see
+    round      anti-entropy: each peer now and then, whatever gossip said
+
+Gossip carries heads only. What follows from new facts (documents dropped, connections cut, rights changed) is the
+caller's, by `on_facts`. Not here: the log (sync.log), what counts (sync.rights), who may see what (access).
+
+Source: design D6, D9; contracts/rage.proto; seed, "Sync Protocol"; issue 4, D.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from rage_net.acl import Principal
+from rage_net.env import Env
+from rage_net.errors import NotFoundError, RageError, RemoteProtocolError, UnavailableError, from_wire
+from rage_net.libp2p import varint
+from rage_net.libp2p.errors import Libp2pError
+from rage_net.libp2p.gossipsub import Message, Verdict
+from rage_net.libp2p.peer_id import PeerId
+from rage_net.libp2p.rates import Rates
+from rage_net.metrics import Metrics
+from rage_net.sync import wire
+from rage_net.sync.envelope import HASH_BYTES, ChainId, Head, Segment
+from rage_net.sync.facts import Fact
+from rage_net.sync.log import Log, Taken
+from rage_net.verbs.sync import DiffRow, SyncedPeer, SyncPeerRow
+
+if TYPE_CHECKING:
+    from rage_net.libp2p.pubsub import PubSub, Subscription
+    from rage_net.libp2p.swarm import Connection, Stream, Swarm
+
+log = logging.getLogger("rage.sync")
+
+REQUEST_S_MAX = 10.0
+RESPONSE_S_MAX = 30.0
+"""For one response to come: 5 MiB at 170 KB/s."""
+EXCHANGE_S_MAX = 600.0
+"""A newcomer fetches 600 MB in that time at 1 MB/s; the next exchange goes on where this one ended."""
+RESPONSE_PAYLOAD_BYTES = 4 << 20
+SERVED_MAX = 8
+"""Exchanges served at a time; more are told to come back. Each holds one response in memory."""
+SERVED_PEER_MAX = 2
+PEERS_A_ROUND = 16
+FETCH_TRIES = 6
+FETCH_BACKOFF_S = 0.15
+"""Between two attempts to fetch what gossip named; doubles. Its next holder has it a round trip later than we heard."""
+WANTED_MAX = 4096
+"""Chains that gossip named and that are being fetched."""
+ANNOUNCE_S_MIN = 0.1
+"""Between two announcements: what is written meanwhile goes into the next."""
+HEARD_PER_S, HEARD_BURST = 20.0, 100.0
+"""Announcements of one author that are passed on."""
+STATES_MAX = 1024
+"""Peers whose copy is remembered."""
+
+Authority = Callable[[PeerId, tuple[bytes, ...]], frozenset[str] | None]
+OnFacts = Callable[[str, Sequence[Fact]], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class PeerState:
+    """What a peer last told of its copy of one log."""
+
+    organization: str
+    heads: dict[ChainId, Head] = field(default_factory=dict)
+    at: float = 0.0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Who may have which log, and what of it; and what is to be done with new facts.
+
+    authority: judges authors of an organisation's log. principal_of: who a peer is. may_sync: whether a principal may
+    have a log at all. may_see: which facts of it; None for all. on_facts: called with new facts, after they are
+    durable. conflicts: contradictions of a log, as a report carries them. on_agreed: called with the time when we held
+    all that a node of our own organisation held.
+    """
+
+    authority: Callable[[str], Authority]
+    principal_of: Callable[[PeerId], Principal]
+    may_sync: Callable[[Principal, str], bool]
+    may_see: Callable[[Principal, str, Sequence[str]], Callable[[Fact], bool] | None]
+    on_facts: OnFacts
+    conflicts: Callable[[str], Sequence[wire.Conflict]]
+    on_agreed: Callable[[float], None]
+
+
+class Syncing:
+    """One node's exchange of logs.
+
+    Args: organization: our own. peers: those to exchange with, none for all that trust allows. tags: of the documents
+    that we take facts about, none for all.
+    """
+
+    def __init__(
+        self,
+        log_: Log,
+        organization: str,
+        swarm: Swarm,
+        env: Env,
+        metrics: Metrics,
+        rules: Rules,
+        *,
+        peers: Sequence[PeerId] = (),
+        tags: Sequence[str] = (),
+    ) -> None:
+        self.organization = organization
+        """Our own."""
+        self.refused: Counter[str] = Counter()
+        """Envelopes refused, by why."""
+        self._log = log_
+        self._swarm = swarm
+        self._env = env
+        self._metrics = metrics
+        self._rules = rules
+        self._peers = frozenset(peers)
+        self._tags = tuple(tags)
+        self._states: OrderedDict[tuple[PeerId, str], PeerState] = OrderedDict()
+        self._serving: Counter[PeerId] = Counter()
+        self._pulling: dict[str, asyncio.Lock] = {}
+        self._wanted: OrderedDict[tuple[str, ChainId], tuple[Head, PeerId]] = OrderedDict()
+        self._has_wanted = asyncio.Event()
+        self._to_announce: dict[str, dict[ChainId, Head]] = {}
+        self._has_news = asyncio.Event()
+        self._behind: OrderedDict[tuple[PeerId, str], None] = OrderedDict()
+        self._is_behind = asyncio.Event()
+        self._rates = Rates(burst=HEARD_BURST, rate_s=HEARD_PER_S, names_max=STATES_MAX)
+        self._pubsub: PubSub | None = None
+
+    # --- gossip ---
+
+    def gossip(self, pubsub: PubSub) -> None:
+        """Speak and listen on the organisation's topic and on rage.acl.updates."""
+        self._pubsub = pubsub
+
+    def announce(self, organization: str, facts: Iterable[Fact]) -> None:
+        """Facts were written here: tell the heads of their chains, soon."""
+        grown = self._to_announce.setdefault(organization, {})
+        chains = {fact.chain for fact in facts}
+        for head in self._log.heads(organization):
+            if head.chain in chains:
+                grown[head.chain] = head
+        self._has_news.set()
+
+    async def speak(self) -> None:
+        """Publish what was announced, for as long as the task lives."""
+        while True:
+            await self._has_news.wait()
+            self._has_news.clear()
+            grown, self._to_announce = self._to_announce, {}
+            for organization, heads in grown.items():
+                self._publish(organization, list(heads.values()))
+            await asyncio.sleep(ANNOUNCE_S_MIN)
+
+    def _publish(self, organization: str, heads: Sequence[Head]) -> None:
+        if self._pubsub is None:
+            return
+        topics = [f"rage.org.{organization}"] if organization == self.organization else []
+        for at in range(0, len(heads), wire.HEADS_ANNOUNCED_MAX):
+            data = wire.encode_announcement(organization, heads[at : at + wire.HEADS_ANNOUNCED_MAX])
+            for topic in (*topics, wire.UPDATES_TOPIC):
+                if self._pubsub.peers(topic):
+                    with suppress(Libp2pError):
+                        self._pubsub.publish(topic, data)
+
+    def judge(self, message: Message) -> Verdict:
+        """Whether an announcement is passed on: it must be one, and its author must not say too much."""
+        if wire.decode_announcement(message.data) is None:
+            return Verdict.REJECT
+        if self._rates.take(message.author, self._env.monotonic()):
+            return Verdict.IGNORE
+        return Verdict.ACCEPT
+
+    async def listen(self, subscription: Subscription) -> None:
+        """Hear a topic, for as long as the task lives."""
+        async for message in subscription:
+            self.hear(message)
+
+    def hear(self, message: Message) -> None:
+        """Others' chains have grown: what we lack of them is fetched."""
+        heard = wire.decode_announcement(message.data)
+        if heard is None or message.author == self._swarm.peer_id:
+            return
+        organization, heads = heard
+        if organization != self.organization and organization not in self._log.organizations():
+            return
+        self._want(organization, heads, message.author)
+
+    def _want(self, organization: str, heads: Iterable[Head], holder: PeerId) -> None:
+        ours = {head.chain: head.sequence for head in self._log.heads(organization)}
+        for head in heads:
+            if head.sequence > ours.get(head.chain, 0):
+                self._wanted[organization, head.chain] = head, holder
+                while len(self._wanted) > WANTED_MAX:
+                    self._wanted.popitem(last=False)
+                self._has_wanted.set()
+
+    async def fetch_wanted(self) -> None:
+        """Fetch what gossip named, for as long as the task lives."""
+        while True:
+            await self._has_wanted.wait()
+            self._has_wanted.clear()
+            wait_s = FETCH_BACKOFF_S
+            for _ in range(FETCH_TRIES):
+                await self._fetch_once()
+                if not self._wanted:
+                    break
+                await asyncio.sleep(wait_s * self._env.random.uniform(0.75, 1.25))
+                wait_s *= 2
+            self._wanted.clear()  # the next round will find what nobody had
+
+    async def _fetch_once(self) -> None:
+        by_organization: dict[str, dict[ChainId, PeerId]] = {}
+        for (organization, chain), (_, holder) in self._wanted.items():
+            by_organization.setdefault(organization, {})[chain] = holder
+        for organization, chains in by_organization.items():
+            for connection in self._holders(organization, chains):
+                await self.pull(connection, organization, list(chains))
+                self._drop_met(organization)
+                if not any(key[0] == organization for key in self._wanted):
+                    break
+
+    def _holders(self, organization: str, chains: dict[ChainId, PeerId]) -> list[Connection]:
+        """Whom to ask for what gossip named: those who said so, then two others."""
+        first = [self._swarm.connection(peer) for peer in dict.fromkeys(chains.values())]
+        found = [each for each in first if each is not None and self._may_pull(each.peer_id, organization)][:4]
+        others = [each for each in self._swarm.connections() if each not in found]
+        others = [each for each in others if self._may_pull(each.peer_id, organization)]
+        self._env.random.shuffle(others)
+        return found + others[:2]
+
+    def _drop_met(self, organization: str) -> None:
+        ours = {head.chain: head.sequence for head in self._log.heads(organization)}
+        for key, (head, _) in list(self._wanted.items()):
+            if key[0] == organization and ours.get(key[1], 0) >= head.sequence:
+                del self._wanted[key]
+
+    def _may_pull(self, peer: PeerId, organization: str) -> bool:
+        if self._peers and peer not in self._peers:
+            return False
+        principal = self._rules.principal_of(peer)
+        if principal.organization == self.organization:
+            return True
+        return principal.organization == organization and "sync" in principal.scopes
+
+    # --- anti-entropy ---
+
+    def met(self, peer: PeerId) -> None:
+        """A peer has just been trusted, or trusted otherwise: exchange with it soon."""
+        for organization in self._organizations_with(peer):
+            self._behind[peer, organization] = None
+            self._is_behind.set()
+
+    async def round(self) -> None:
+        """Exchange with some of the connected peers, whatever gossip said."""
+        peers = [each for each in self._swarm.connections() if self._organizations_with(each.peer_id)]
+        self._env.random.shuffle(peers)
+        for connection in peers[:PEERS_A_ROUND]:
+            await self.exchange(connection)
+
+    async def catch_up(self) -> None:
+        """Pull from peers that were just met, or whose acknowledgements showed more; for as long as the task lives."""
+        while True:
+            await self._is_behind.wait()
+            self._is_behind.clear()
+            while self._behind:
+                (peer, organization), _ = self._behind.popitem(last=False)
+                connection = self._swarm.connection(peer)
+                if connection is not None:
+                    await self.pull(connection, organization)
+
+    async def exchange(self, connection: Connection) -> list[SyncedPeer]:
+        """Pull every log that a peer may give us."""
+        return [
+            await self.pull(connection, organization) for organization in self._organizations_with(connection.peer_id)
+        ]
+
+    def _organizations_with(self, peer: PeerId) -> list[str]:
+        known = {self.organization, *self._log.organizations()}
+        theirs = self._rules.principal_of(peer).organization
+        return sorted(each for each in known | ({theirs} if theirs else set()) if self._may_pull(peer, each))
+
+    # --- the caller ---
+
+    async def pull(
+        self, connection: Connection, organization: str, chains: Sequence[ChainId] | None = None
+    ) -> SyncedPeer:
+        """One exchange about one log; never raises for what a peer does. `chains` alone, or all."""
+        started = self._env.monotonic()
+        peer = connection.peer_id
+        state = self._state(peer, organization)
+        outcome = SyncedPeer(str(peer), organization, 0, 0, 0, 0, 0.0, False)
+        try:
+            # One at a time: what two peers hold alike is then fetched from one.
+            async with self._pulling.setdefault(organization, asyncio.Lock()), asyncio.timeout(EXCHANGE_S_MAX):
+                outcome = await self._pull(connection, organization, chains, state, outcome)
+            state.error = ""
+        except (RageError, Libp2pError, TimeoutError) as error:
+            state.error = (error.message if isinstance(error, RageError) else str(error)) or "no answer in time"
+            self._metrics.sync_events.add(1, "failed")
+            log.info("sync of %s with %s: %s", organization, peer, state.error)
+        return replace(outcome, seconds=round(self._env.monotonic() - started, 3), error=state.error)
+
+    async def _pull(
+        self,
+        connection: Connection,
+        organization: str,
+        chains: Sequence[ChainId] | None,
+        state: PeerState,
+        outcome: SyncedPeer,
+    ) -> SyncedPeer:
+        heads = await self._env.blocking(self._log.heads, organization)
+        if chains is not None:
+            by_chain = {head.chain: head for head in heads}
+            heads = tuple(by_chain.get(chain) or Head(chain, 0, bytes(HASH_BYTES)) for chain in chains)
+        request = wire.encode_request(wire.Request(organization, heads, chains is None, self._tags))
+        received = refused = got = 0
+        news: list[Fact] = []
+        async with await connection.open_stream([wire.PROTOCOL]) as stream:
+            await _write(stream, request)
+            has_more = True
+            while has_more:
+                async with asyncio.timeout(RESPONSE_S_MAX):
+                    data = await stream.read_message(wire.RESPONSE_BYTES_MAX)
+                got += len(data)
+                response = wire.decode_response(data)
+                if response.status != wire.OK:
+                    raise from_wire(response.status, response.message or f"it gives no log of {organization}")
+                if response.heads:
+                    state.heads = {head.chain: head for head in response.heads}
+                taken = await self._take(organization, response.changes)
+                self._note_refused(connection.peer_id, taken)
+                received += len(taken.new)
+                refused += len(taken.refused)
+                news += taken.new
+                has_more = response.more
+            sent = await self._acknowledge(stream, organization, news)
+        state.at = self._env.now()
+        is_equal = self._is_equal(organization, state)
+        if news:
+            await self._rules.on_facts(organization, news)
+        if chains is None and refused == 0 and self._is_own(connection.peer_id, organization):
+            self._rules.on_agreed(self._env.now())
+        size = len(request) + sent
+        self._metrics.bytes_sent.add(size, str(connection.peer_id), "sync_request")
+        self._metrics.bytes_received.add(got, str(connection.peer_id), "sync_response")
+        return replace(
+            outcome, received=received, refused=refused, sent_bytes=size, received_bytes=got, is_equal=is_equal
+        )
+
+    async def _take(self, organization: str, segments: Sequence[Segment]) -> Taken:
+        authority = self._rules.authority(organization)
+        return await self._env.blocking(lambda: self._log.take(organization, segments, authority=authority))
+
+    async def _acknowledge(self, stream: Stream, organization: str, news: Sequence[Fact]) -> int:
+        """Report contradictions among what is new, if any, and say what we hold now."""
+        sent = 0
+        conflicts = await self._env.blocking(self._rules.conflicts, organization) if news else ()
+        touched = {fact.resource for fact in news}
+        conflicts = [each for each in conflicts if each.resource in touched][: wire.CONFLICTS_MAX]
+        if conflicts:
+            report = wire.encode_report(conflicts)
+            await _write(stream, report)
+            sent += len(report)
+            async with asyncio.timeout(REQUEST_S_MAX):
+                theirs = wire.decode_resolution(await stream.read_message(wire.REPORT_BYTES_MAX))
+            self._compare(organization, stream.remote_peer, conflicts, theirs)
+        heads = await self._env.blocking(self._log.heads, organization)
+        ack = wire.encode_ack(heads)
+        await _write(stream, ack)
+        await stream.close_write()
+        return sent + len(ack)
+
+    def _compare(
+        self, organization: str, peer: PeerId, ours: Sequence[wire.Conflict], theirs: Sequence[wire.Conflict]
+    ) -> None:
+        """Both resolve by themselves; where the outcome differs, the strategies or the facts do."""
+        known = {each.resource: each for each in theirs}
+        for each in ours:
+            other = known.get(each.resource)
+            if other is None or other.winning == each.winning:
+                continue
+            self._metrics.sync_events.add(1, "resolved_differently")
+            log.warning(
+                "%s: %s resolves %s by %s, we by %s: network.sync.conflicts must be equal on all nodes",
+                organization,
+                peer,
+                each.resource,
+                other.strategy,
+                each.strategy,
+            )
+
+    def _note_refused(self, peer: PeerId, taken: Taken) -> None:
+        for head, reason in taken.refused:
+            self.refused[reason] += 1
+            self._metrics.sync_events.add(1, f"refused_{reason}")
+            log.warning("from %s: envelopes of %s up to %d refused: %s", peer, head.chain, head.sequence, reason)
+        for chain in taken.forks:
+            self._metrics.sync_events.add(1, "forks")
+            log.warning("%s wrote two histories: evidence is kept, see rage sync conflicts", chain.author)
+
+    def _is_equal(self, organization: str, state: PeerState) -> bool:
+        ours = {head.chain: head.hash for head in self._log.heads(organization)}
+        return ours == {chain: head.hash for chain, head in state.heads.items()}
+
+    def _is_own(self, peer: PeerId, organization: str) -> bool:
+        return organization == self.organization == self._rules.principal_of(peer).organization
+
+    # --- the holder ---
+
+    async def serve(self, stream: Stream) -> None:
+        """Answer one exchange: the handler of wire.PROTOCOL."""
+        async with asyncio.timeout(REQUEST_S_MAX):
+            data = await stream.read_message(wire.REQUEST_BYTES_MAX)
+        peer = stream.remote_peer
+        request = wire.decode_request(data)
+        principal = self._rules.principal_of(peer)
+        if not self._rules.may_sync(principal, request.organization):
+            await _write(stream, wire.encode_response(wire.Response(wire.NOT_FOUND)))
+            return
+        if sum(self._serving.values()) >= SERVED_MAX or self._serving[peer] >= SERVED_PEER_MAX:
+            self._metrics.shed.add(1, "sync_serve")
+            await _write(stream, wire.encode_response(wire.Response(wire.BUSY)))
+            return
+        self._serving[peer] += 1
+        try:
+            async with asyncio.timeout(EXCHANGE_S_MAX):
+                await self._serve(stream, principal, request)
+        finally:
+            self._serving[peer] -= 1
+            if not self._serving[peer]:
+                del self._serving[peer]
+
+    async def _serve(self, stream: Stream, principal: Principal, request: wire.Request) -> None:
+        organization = request.organization
+        may_see = self._rules.may_see(principal, organization, request.tags)
+        heads = await self._env.blocking(self._log.heads, organization)
+        segments = self._log.missing(
+            organization,
+            request.heads,
+            is_complete=request.is_complete,
+            bytes_max=RESPONSE_PAYLOAD_BYTES,
+            may_see=may_see,
+        )
+        shown: tuple[Head, ...] = heads
+        has_more = True
+        while has_more:
+            changes, has_more = await self._env.blocking(_fill, segments)
+            await _write(stream, wire.encode_response(wire.Response(wire.OK, changes, shown, has_more)))
+            shown = ()
+        async with asyncio.timeout(RESPONSE_S_MAX):
+            closing = wire.decode_closing(await stream.read_message(wire.REPORT_BYTES_MAX))
+            if closing.kind == "report":
+                ours = {each.resource: each for each in await self._env.blocking(self._rules.conflicts, organization)}
+                known = [ours[each.resource] for each in closing.conflicts if each.resource in ours]
+                await _write(stream, wire.encode_resolution(known))
+                closing = wire.decode_closing(await stream.read_message(wire.REPORT_BYTES_MAX))
+        if closing.kind != "ack":
+            raise RemoteProtocolError("an exchange that ends without an acknowledgement")
+        self._note_ack(stream.remote_peer, organization, closing.heads)
+
+    def _note_ack(self, peer: PeerId, organization: str, heads: Sequence[Head]) -> None:
+        state = self._state(peer, organization)
+        state.heads = {head.chain: head for head in heads}
+        state.at = self._env.now()
+        ours = {head.chain: head.sequence for head in self._log.heads(organization)}
+        is_ahead = any(head.sequence > ours.get(head.chain, 0) for head in heads)
+        if is_ahead and self._may_pull(peer, organization):
+            self._behind[peer, organization] = None
+            self._is_behind.set()
+
+    def _state(self, peer: PeerId, organization: str) -> PeerState:
+        state = self._states.setdefault((peer, organization), PeerState(organization))
+        self._states.move_to_end((peer, organization))
+        while len(self._states) > STATES_MAX:
+            self._states.popitem(last=False)
+        return state
+
+    # --- what operators ask ---
+
+    def rows(self) -> list[SyncPeerRow]:
+        """What is known of others' copies; those that lag most first."""
+        found = []
+        for (peer, organization), state in self._states.items():
+            ours = self._log.heads(organization)
+            behind = sum(max(0, head.sequence - _sequence(state.heads.get(head.chain))) for head in ours)
+            found.append(SyncPeerRow(str(peer), organization, state.at, behind if state.at else 0, state.error))
+        return sorted(found, key=lambda row: (-row.behind, row.peer_id))
+
+    def has_seen(self, peer: PeerId, organization: str, head: Head) -> bool:
+        """Whether a peer has told that its copy goes as far as `head`."""
+        state = self._states.get((peer, organization))
+        return state is not None and _sequence(state.heads.get(head.chain)) >= head.sequence
+
+    async def diff(self, connection: Connection, organization: str) -> list[DiffRow]:
+        """Chains that differ between us and a peer; neither side changes. Raises RageError."""
+        try:
+            async with await connection.open_stream([wire.PROTOCOL]) as stream, asyncio.timeout(RESPONSE_S_MAX):
+                # No heads, and not complete: nothing but the holder's own heads comes back.
+                await _write(stream, wire.encode_request(wire.Request(organization, (), False, ())))
+                response = wire.decode_response(await stream.read_message(wire.RESPONSE_BYTES_MAX))
+                if response.status == wire.OK:
+                    await _write(stream, wire.encode_ack(()))
+                    await stream.close_write()
+        except (Libp2pError, TimeoutError) as error:
+            raise UnavailableError(f"{connection.peer_id} did not answer", why=str(error)) from error
+        if response.status == wire.NOT_FOUND:
+            raise NotFoundError(f"{connection.peer_id} gives us no log of {organization}", id="log-not-found")
+        if response.status != wire.OK:
+            raise from_wire(response.status, f"{connection.peer_id} does not show its heads")
+        ours = {head.chain: head for head in await self._env.blocking(self._log.heads, organization)}
+        theirs = {head.chain: head for head in response.heads}
+        rows = []
+        for chain in sorted({*ours, *theirs}, key=str):
+            here, there = ours.get(chain), theirs.get(chain)
+            if here is None or there is None or here.hash != there.hash:
+                is_fork = here is not None and there is not None and here.sequence == there.sequence
+                rows.append(
+                    DiffRow(str(chain.author), f"{chain.incarnation:016x}", _sequence(here), _sequence(there), is_fork)
+                )
+        return rows
+
+
+def _sequence(head: Head | None) -> int:
+    return 0 if head is None else head.sequence
+
+
+def _fill(segments: Iterator[Segment]) -> tuple[list[Segment], bool]:
+    """Segments for one response, and whether more follow. Blocking."""
+    found: list[Segment] = []
+    size = 0
+    for segment in segments:
+        found.append(segment)
+        size += wire.size_of(segment)
+        if size >= RESPONSE_PAYLOAD_BYTES // 2:  # one more may be as large as all of it
+            return found, True
+    return found, False
+
+
+async def _write(stream: Stream, data: bytes) -> None:
+    await stream.write(varint.encode(len(data)) + data)

@@ -1,0 +1,225 @@
+"""What an engine does when facts are written here or arrive: their effects here, and the word to others.
+
+    written    by us: told to others, done here
+    take       from others: done here; what we write in answer is told
+    publish    a document that was put
+    remove     a document, everywhere, and who has seen it
+    find_root  what a name means in the whole organisation
+
+Source: design D6; issue 4, D. Not here: rules (services), the wire (services.syncing).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rage_net.chunk import views
+from rage_net.cid import Cid, CidError
+from rage_net.errors import NotFoundError, UsageError
+from rage_net.verbs import chunk as chunks
+
+if TYPE_CHECKING:
+    from rage_net.engine import Engine
+    from rage_net.libp2p.peer_id import PeerId
+    from rage_net.metadata import Metadata
+    from rage_net.sync.documents import DocumentRow
+    from rage_net.sync.facts import Fact
+
+LOOK_S = 0.2
+"""Between two looks at who has seen a removal."""
+WAIT_S_MAX = 3600.0
+
+
+async def written(engine: Engine, organization: str, facts: Sequence[Fact]) -> None:
+    """Facts of ours are durable: do here what they say, and tell others."""
+    if not facts:
+        return
+    metadata = engine.metadata
+    assert metadata is not None
+    syncing = engine.syncing()
+    if syncing is not None:
+        await engine.env.blocking(syncing.announce, organization, facts)
+    await _apply(engine, metadata, organization, facts)
+
+
+async def take(engine: Engine, organization: str, facts: Sequence[Fact]) -> None:
+    """Facts of others are durable: do here what they say."""
+    metadata = engine.metadata
+    assert metadata is not None
+    await _apply(engine, metadata, organization, facts)
+
+
+async def _apply(engine: Engine, metadata: Metadata, organization: str, facts: Sequence[Fact]) -> None:
+    applied = await engine.env.blocking(metadata.records.apply, organization, facts)
+    if applied.trust_changed:
+        metadata.authority.refresh()
+        metadata.access.forget_all()
+        engine.reconsider()
+    if applied.written and (syncing := engine.syncing()) is not None:
+        await engine.env.blocking(syncing.announce, metadata.organization, applied.written)
+
+
+async def publish(engine: Engine, doc_id: str) -> None:
+    """A document was put here: the log learns of it, where this node may write."""
+    metadata = engine.metadata
+    if metadata is None:
+        return
+
+    def write() -> list[Fact]:
+        return metadata.records.publish(engine.documents.get(doc_id)) if metadata.may_write() else []
+
+    await written(engine, metadata.organization, await engine.env.blocking(write))
+
+
+async def keep(engine: Engine) -> None:
+    """A node's round: our certificate, our word of this node, documents that the log lacks, retention that is over."""
+    metadata = engine.metadata
+    if metadata is None:
+        return
+
+    def write() -> list[Fact]:
+        facts = metadata.reload()
+        facts += metadata.tell_of_node(engine.config.network.region, engine.config.network.zone)
+        if metadata.may_write():
+            facts += metadata.records.reconcile()
+            facts += metadata.records.expire()
+        metadata.save_agreed()
+        return facts
+
+    await written(engine, metadata.organization, await engine.env.waiting(write))
+
+
+# --- removal everywhere ---
+
+
+async def remove_everywhere(engine: Engine, verb: chunks.RemoveChunk) -> chunks.RemoveChunkResult:
+    """Write tombstones, and wait until every known node has seen them, as long as the verb says."""
+    from rage_net import refusals
+
+    metadata = engine.metadata
+    if metadata is None:
+        raise refusals.no_ca()
+    if not 0 <= verb.wait_s <= WAIT_S_MAX:
+        raise UsageError(f"a wait is 0 to {WAIT_S_MAX:.0f} s", mend=["--wait 30s"])
+    metadata.require_writer()
+    rows = await engine.env.blocking(_find_documents, metadata, verb.ref)
+    local = await engine.env.blocking(_measure, engine, rows)
+    shown = tuple(_show(row) for row in rows)
+    if verb.dry_run:
+        for row in rows:
+            await engine.env.blocking(metadata.access.require_admin, metadata.organization, f"doc:{row.doc_id}")
+        return chunks.RemoveChunkResult(shown, local, True, True)
+    facts = await engine.env.blocking(metadata.records.remove, rows)
+    await written(engine, metadata.organization, facts)
+    nodes = await engine.env.blocking(known_nodes, metadata)
+    ends = engine.env.monotonic() + verb.wait_s
+    while True:
+        seen, awaiting = await engine.env.blocking(_sort_nodes, engine, metadata, nodes, facts)
+        if not awaiting or engine.env.monotonic() >= ends:
+            break
+        await asyncio.sleep(LOOK_S)
+    return chunks.RemoveChunkResult(shown, local, False, True, tuple(map(str, seen)), tuple(map(str, awaiting)))
+
+
+def _measure(engine: Engine, rows: Sequence[DocumentRow]) -> int:
+    total = 0
+    for row in rows:
+        try:
+            total += engine.documents.measure_release(engine.documents.get(row.doc_id))[1]
+        except NotFoundError:
+            continue
+    return total
+
+
+def _find_documents(metadata: Metadata, ref: str) -> list[DocumentRow]:
+    found = [row for row in catalog_rows(metadata, ref) if not row.is_dead]
+    if not found:
+        raise NotFoundError(
+            f"no document {ref!r} in the log of {metadata.organization}",
+            mend=["rage chunk list", "rage sync log"],
+            id="document-not-found",
+        )
+    return found
+
+
+def catalog_rows(metadata: Metadata, ref: str) -> list[DocumentRow]:
+    """The documents of our organisation that an id, a root's CID or a name means. Blocking."""
+    try:
+        root = Cid.parse(ref)
+    except CidError:
+        rows = metadata.log.documents(metadata.organization, doc_id=ref)
+        return list(rows or metadata.log.documents(metadata.organization, name=ref))
+    return list(metadata.log.documents(metadata.organization, root=root))
+
+
+def known_nodes(metadata: Metadata) -> list[PeerId]:
+    """Nodes of our organisation, but for this one, that have told of themselves and are not lost. Blocking."""
+    from rage_net.sync import facts as kinds
+
+    found: dict[PeerId, None] = {}
+    for fact in metadata.log.by_kind(metadata.organization, kinds.NodeRecord):
+        body = fact.body
+        if isinstance(body, kinds.NodeRecord) and fact.author != metadata.own:
+            if body.state == "lost" or metadata.authority.is_revoked(metadata.organization, "", fact.author):
+                found.pop(fact.author, None)
+            else:
+                found[fact.author] = None
+    return list(found)
+
+
+def _sort_nodes(
+    engine: Engine, metadata: Metadata, nodes: Sequence[PeerId], facts: Sequence[Fact]
+) -> tuple[list[PeerId], list[PeerId]]:
+    """Which nodes have seen all of the facts: they said so in the log, or showed heads that hold them."""
+    syncing = engine.syncing()
+    heads = {head.chain: head for head in metadata.log.heads(metadata.organization)}
+    last = max(facts, key=lambda fact: fact.sequence)
+    doc_ids = {fact.resource[4:] for fact in facts}
+    seen: list[PeerId] = []
+    awaiting: list[PeerId] = []
+    for node in nodes:
+        has_acknowledged = all(metadata.records.has_acknowledged(node, doc_id) for doc_id in doc_ids)
+        head = heads.get(last.chain)
+        has_seen = syncing is not None and head is not None and syncing.has_seen(node, metadata.organization, head)
+        (seen if has_acknowledged or has_seen else awaiting).append(node)
+    return seen, awaiting
+
+
+def _show(row: DocumentRow) -> chunks.Document:
+    return chunks.Document(
+        doc_id=row.doc_id,
+        root=str(row.root),
+        name=row.name,
+        size=row.size,
+        chunks=row.chunks,
+        owner=str(row.owner),
+        visibility="org",
+        tags=tuple(row.tags),
+        created_at=float(row.created_at),
+        expires_at=float(row.retention_until) if row.retention_until else None,
+    )
+
+
+# --- names ---
+
+
+async def find_root(engine: Engine, ref: str) -> Cid:
+    """The root that a CID, document id or name means, here or in our organisation. Raises NotFoundError, UsageError."""
+    try:
+        return await engine.env.blocking(views.find_root, engine.documents, ref)
+    except NotFoundError:
+        metadata = engine.metadata
+        if metadata is None:
+            raise
+        rows = await engine.env.blocking(catalog_rows, metadata, ref)
+        roots = {row.root for row in rows if not row.is_dead}
+        if not roots:
+            raise
+        if len(roots) > 1:
+            raise UsageError(
+                f"{ref!r} means {len(roots)} documents",
+                mend=[f"rage chunk get {row.doc_id}" for row in rows[:3]],
+            ) from None
+        return roots.pop()
