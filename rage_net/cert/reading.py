@@ -263,6 +263,7 @@ def _load(der: bytes) -> tuple[x509.Certificate, Extensions]:
     certificate = x509.load_der_x509_certificate(der)
     if not isinstance(certificate.public_key(), Ed25519PublicKey):
         raise _not_ed25519("certificate")
+    _ = certificate.subject, certificate.issuer  # the library reads these when asked: here a failure is caught
     return certificate, _judged(certificate.extensions)
 
 

@@ -53,7 +53,7 @@ def decode(pem: bytes, passphrase: bytes, what: str) -> Ed25519PrivateKey:
 
     Raises: AccessDeniedError `passphrase-wrong`; ConfigError `key-invalid` for what is no encrypted Ed25519 key.
     """
-    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.exceptions import InternalError, UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -68,7 +68,7 @@ def decode(pem: bytes, passphrase: bytes, what: str) -> Ed25519PrivateKey:
             mend=["--passphrase-file FILE", "check RAGE_CA_PASSPHRASE and RAGE_CA_PASSPHRASE_FILE"],
             id="passphrase-wrong",
         ) from None
-    except UnsupportedAlgorithm:
+    except (UnsupportedAlgorithm, InternalError):  # the latter: parameters that want too much memory
         raise _invalid(what, "its encryption is not known here") from None
     if not isinstance(key, Ed25519PrivateKey):
         raise _invalid(what, "it is no Ed25519 key")
