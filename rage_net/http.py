@@ -6,9 +6,10 @@
     GET /metrics              on `metrics_listen`, which may be the same address
     /api/v1/network/...       the discovery server's, where there is one (`network_api`)
 
-Whoever asks here is `anyone`: what is not public is answered like what is absent, before anything else about it can be
-learnt. Errors name no path and no cause. A `Host` that is neither an address nor a known name is refused, because a
-page of another site could have had its own name resolve to us (DNS rebinding).
+Whoever asks here is `anyone`, or the user whom a bearer token proves: what they may not have is answered like what is
+absent, before anything else about it can be learnt. What a token was shown for is theirs alone, and no cache's. Errors
+name no path and no cause. A `Host` that is neither an address nor a known name is refused, because a page of another
+site could have had its own name resolve to us (DNS rebinding).
 
 Not here: operators' verbs (`control`), what HTTP itself limits (`listener`).
 
@@ -36,7 +37,9 @@ from aiohttp import hdrs, web
 
 from rage_net import network_api
 from rage_net.acl import ANYONE, Principal
+from rage_net.bearer import Bearer
 from rage_net.cid import Cid, CidError
+from rage_net.denials import Denials
 from rage_net.discovery.api import Discovery
 from rage_net.errors import (
     AccessDeniedError,
@@ -49,6 +52,7 @@ from rage_net.errors import (
 )
 from rage_net.listener import HEADERS, Listener, error_response, respond
 from rage_net.metrics import Metrics
+from rage_net.tokens import TokenError
 
 log = logging.getLogger("rage.http")
 
@@ -69,6 +73,7 @@ MAX_AGE_S = 365 * 24 * 3600
 
 _RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})", re.ASCII | re.IGNORECASE)
 _TYPES = {False: "application/vnd.ipld.raw", True: "application/vnd.ipld.dag-cbor"}
+_PRIVATE = "private, no-store"
 _NO_STORE = {**HEADERS, hdrs.CACHE_CONTROL: "no-store"}
 
 
@@ -90,7 +95,8 @@ class Http:
     Args: listen, metrics_listen: HOST:PORT, port 0 for any; None opens none; the same for both is one listener. ready:
     why the node cannot do its work, best first; empty when it can. hosts: names that requests may carry, besides IP
     addresses and `localhost`. tls_cert, tls_key: PEM files; they make `listen` speak TLS, `metrics_listen` when it is
-    the same. discovery: answers on the discovery server's routes, which else do not exist.
+    the same. discovery: answers on the discovery server's routes, which else do not exist. bearer: proves tokens;
+    without one all are refused. denials: where refused tokens are noted.
     """
 
     def __init__(
@@ -107,9 +113,13 @@ class Http:
         connections_max: int = CONNECTIONS_MAX,
         max_age_s: int = MAX_AGE_S,
         discovery: Discovery | None = None,
+        bearer: Bearer | None = None,
+        denials: Denials | None = None,
     ) -> None:
         self._chunks = chunks
         self._discovery = discovery
+        self._bearer = bearer
+        self._denials = denials
         self._metrics = metrics
         self._ready = ready
         self._hosts = {"localhost", *(host.lower().rstrip(".") for host in hosts)}
@@ -179,6 +189,14 @@ class Http:
         match error:
             case NotFoundError():
                 return _refuse(NotFoundError("not found"))
+            case TokenError():
+                if self._denials is not None:
+                    self._denials.note("http-token", "anyone", f"{request.method} {request.path}", error.message)
+                answer = _refuse(error, 401)
+                answer.headers[hdrs.WWW_AUTHENTICATE] = (
+                    f'Bearer error="invalid_token", error_description="{error.message}"'
+                )
+                return answer
             case UsageError():
                 return _refuse(error)
             case RageError():
@@ -235,14 +253,16 @@ class Http:
             cid = Cid.parse(text)
         except CidError as error:
             raise UsageError("the path holds no CID") from error
-        size = await self._chunks.stat_served(cid, ANYONE)
+        authorization = request.headers.getall(hdrs.AUTHORIZATION, [])
+        principal = await self._principal(authorization) if authorization else ANYONE
+        size = await self._chunks.stat_served(cid, principal)
         if size is None:
             raise NotFoundError("absent or not public")
         etag = f'"{cid}"'
         headers = {
             **HEADERS,
             hdrs.ETAG: etag,
-            hdrs.CACHE_CONTROL: self._cache_control,
+            hdrs.CACHE_CONTROL: _PRIVATE if authorization else self._cache_control,
             hdrs.ACCEPT_RANGES: "bytes",
         }
         if is_match(request.headers.get(hdrs.IF_NONE_MATCH, ""), etag):
@@ -262,7 +282,7 @@ class Http:
                 yield answer
                 return
         async with self._room_for(size):
-            data = await self._chunks.read_served(cid, ANYONE)
+            data = await self._chunks.read_served(cid, principal)
             if data is None:
                 raise NotFoundError("gone since")
             if part is None:
@@ -270,6 +290,11 @@ class Http:
             else:
                 headers[hdrs.CONTENT_RANGE] = f"bytes {part.start}-{part.stop - 1}/{size}"
                 yield web.Response(status=206, body=data[part.start : part.stop], headers=headers)
+
+    async def _principal(self, headers: Sequence[str]) -> Principal:
+        if self._bearer is None or len(headers) != 1:
+            raise TokenError("no tokens are taken here" if self._bearer is None else "more than one token")
+        return await self._bearer.principal(headers[0])
 
     @asynccontextmanager
     async def _room_for(self, size: int) -> AsyncIterator[None]:

@@ -24,6 +24,7 @@ from rage_net import __version__, lifetime, sharing, verbs
 from rage_net import config as configuration
 from rage_net import home as homes
 from rage_net import log as logs
+from rage_net.bearer import Bearer
 from rage_net.control import Control
 from rage_net.engine import STOP_WITHIN_S, Engine
 from rage_net.env import read_environment
@@ -37,6 +38,7 @@ from rage_net.libp2p.transport import tune_malloc
 from rage_net.online import Online
 from rage_net.verbs.chunk import CollectGarbage
 from rage_net.verbs.node import CertificateState, NodeStatus, ShowStatus
+from rage_net.web import Web
 
 if TYPE_CHECKING:
     from rage_net.cert import NodeCertificate
@@ -119,7 +121,8 @@ class Node:
             self._online = online = await self.engine.online()
             online.swarm.on_event(self._note_peer)
             await self._listen(online)
-            self._http = await stack.enter_async_context(self._http_door())
+            web = await stack.enter_async_context(Web())
+            self._http = await stack.enter_async_context(self._http_door(web))
             await stack.enter_async_context(lifetime.running(self._jobs(online)))
             self.state = "ready"
             status = await self.engine.run(ShowStatus())
@@ -174,7 +177,7 @@ class Node:
         if failures:
             self._problems["listen"] = f"not listening at {'; '.join(failures)}"
 
-    def _http_door(self) -> Http:
+    def _http_door(self, web: Web) -> Http:
         keys = self.engine.config.network.http
         return Http(
             self.engine,
@@ -186,6 +189,8 @@ class Node:
             tls_cert=keys.tls_cert,
             tls_key=keys.tls_key,
             connections_max=self.engine.config.network.limits.http_connections,
+            bearer=Bearer(keys.issuers, self.engine.home.root, web, self.engine.env) if keys.issuers else None,
+            denials=self.engine.denials,
         )
 
     def _why_not_ready(self) -> list[str]:

@@ -20,6 +20,7 @@ from rage_net.config.values import (
     PeerAddress,
     PeerName,
     Seconds,
+    Secret,
     Share,
     Url,
     is_wire_ready,
@@ -81,6 +82,42 @@ class Libp2p(Section):
     """Publish and subscribe."""
 
 
+Algorithm = Literal[
+    "EdDSA",
+    "ES256",
+    "ES384",
+    "ES512",
+    "RS256",
+    "RS384",
+    "RS512",
+    "PS256",
+    "PS384",
+    "PS512",
+    "HS256",
+    "HS384",
+    "HS512",
+]
+
+
+class Issuer(Section):
+    """Whose tokens the HTTP door takes. Nothing in a token changes what stands here."""
+
+    issuer: str
+    """What its tokens call it (`iss`), letter for letter."""
+    organization: Name
+    """The organisation for whose people it speaks, and for no other's."""
+    audience: str
+    """What this node is called in its tokens (`aud`)."""
+    jwks: str = ""
+    """Its public keys: a path, or an address that begins with https://."""
+    algorithms: tuple[Algorithm, ...] = ("EdDSA", "ES256", "RS256")
+    """How its tokens may be signed."""
+    groups_claim: str = "groups"
+    """Where its tokens list a user's groups."""
+    secret: Secret | None = None
+    """Instead of jwks: a secret shared with it, as long as the hash of its HS algorithm."""
+
+
 class Http(Section):
     """The HTTP door: chunks, health, metrics. Control is on the Unix socket alone."""
 
@@ -94,6 +131,8 @@ class Http(Section):
     """HOST:PORT of `/metrics`; may equal `listen`; null serves none."""
     hosts: tuple[str, ...] = ()
     """Host names that requests may carry, besides the addresses listened on and `localhost`."""
+    issuers: tuple[Issuer, ...] = ()
+    """Whose bearer tokens (JWT) prove users; what they are answered is theirs alone."""
 
 
 class Control(Section):
@@ -361,6 +400,7 @@ def check(network: Network) -> Iterator[tuple[str, str, str, bool]]:
         yield "network.store.uri", "s3://bucket/prefix is wanted", "", True
     elif network.store.uri is not None:
         yield "network.store.uri", "object stores are not built yet: chunks lie in `path`", "unset uri", False
+    yield from _check_issuers(network)
     traffic = [lane.traffic for lane in network.bandwidth.prioritization]
     for name in sorted({name for name in traffic if traffic.count(name) > 1}):
         yield "network.bandwidth.prioritization", f"{name} has two lanes", "keep one", True
@@ -369,3 +409,32 @@ def check(network: Network) -> Iterator[tuple[str, str, str, bool]]:
             if not is_wire_ready(address):
                 message = f"{address} is not used: its transport is not built yet"
                 yield f"network.libp2p.{key}[{at}]", message, "an address with /tcp/ works", False
+
+
+def _check_issuers(network: Network) -> Iterator[tuple[str, str, str, bool]]:
+    issuers = network.http.issuers
+    for at, issuer in enumerate(issuers):
+        key = f"network.http.issuers[{at}]"
+        for name in ("issuer", "organization", "audience"):
+            if not getattr(issuer, name):
+                yield f"{key}.{name}", f"{name} is empty", f"set {name}", True
+        if issuer.issuer in [other.issuer for other in issuers[:at]]:
+            yield f"{key}.issuer", f"{issuer.issuer} has two entries: it speaks for one organisation", "keep one", True
+        by_secret = [word for word in issuer.algorithms if word.startswith("HS")]
+        if not issuer.algorithms:
+            yield f"{key}.algorithms", "no algorithm is named", "algorithms: [EdDSA]", True
+        if issuer.secret is None and by_secret:
+            yield f"{key}.algorithms", f"{by_secret[0]} needs a secret, and no public key is one", "EdDSA, ES256", True
+        if issuer.secret is not None and len(by_secret) < len(issuer.algorithms):
+            yield f"{key}.algorithms", "with a secret, HS256, HS384 and HS512 alone are of use", "[HS256]", True
+        elif issuer.secret is not None:
+            least = max((int(word[2:]) // 8 for word in by_secret), default=32)
+            if len(issuer.secret.reveal().encode()) < least:
+                yield f"{key}.secret", f"it is shorter than {least} bytes", f"openssl rand -base64 {least}", True
+        if (issuer.secret is None) == (not issuer.jwks):
+            yield f"{key}.jwks", "either jwks or a secret is wanted", "jwks: https://...", True
+        if "://" in issuer.jwks and not issuer.jwks.startswith("https://"):
+            yield f"{key}.jwks", "a path or an https:// address is wanted", "others could send keys of their own", True
+    if issuers and network.security.ca_cert is None:
+        message = "without a CA the node is open: users get what is public, as anyone does"
+        yield "network.http.issuers", message, "set network.security.ca_cert", False
