@@ -38,6 +38,7 @@ NOUNS: dict[str, str] = {
     "chunk": "Put, get and look after documents and their chunks.",
     "peer": "Look at peers, find them, connect to them, ping and ban them.",
     "cert": "Make, sign, check and revoke certificates.",
+    "trust": "Say which other organisations are trusted, and for what.",
     "discovery": "Ask discovery servers, register there, run one.",
     "dht": "Look into the DHT: its table, look-ups, each hop of one.",
     "topic": "List topics, listen to one, publish to one.",

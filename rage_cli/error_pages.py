@@ -31,6 +31,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
     "bug": (RageError, "Something that rage did not foresee.", "repeat with -vv and report what it prints"),
     "busy": (UnavailableError, "The node has as much under way as its limits allow.", "retry"),
     "bytes-to-terminal": (UsageError, "A document's bytes would go to a terminal.", "add -o FILE, or a pipe"),
+    "ca-unusable": (
+        ConfigError,
+        "The file that network.security.ca_cert names is missing, or holds no CA of this organisation.",
+        "rage config show network.security; rage cert ca show --pem    (where the CA is kept)",
+    ),
     "cancelled": (UnavailableError, "The operation was cancelled before it was done.", "retry"),
     "car-invalid": (IntegrityError, "The file is no CAR archive, or a broken one.", "to store a file: rage chunk put"),
     "chunk-missing": (
@@ -72,6 +77,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "rage chunk list; from elsewhere, fetch by CID",
     ),
     "document-too-large": (UsageError, "The document has more chunks than a manifest can name.", "split the file"),
+    "enrol-unusable": (
+        ConfigError,
+        "The enrolment CA of this node, its key or its passphrase cannot be used.",
+        "rage config show network.security.enrol --origin",
+    ),
     "file-missing": (NotFoundError, "There is no such file.", "look at the path"),
     "foreign-address": (
         IntegrityError,
@@ -122,6 +132,17 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "add --yes, or look with --dry-run",
     ),
     "newer-store": (ConflictError, "A newer rage wrote this store; it was left alone.", "upgrade rage"),
+    "no-ca": (
+        UsageError,
+        "The home is open: it has no CA, so there is nobody to tell apart.",
+        "rage cert ca init --org ORG",
+    ),
+    "no-enrolment": (
+        UnavailableError,
+        "No connected node renews certificates, or the one that does is out of order.",
+        "rage peer list --cap enrol; rage cert request, and have it signed by a person",
+    ),
+    "no-log": (UnavailableError, "This home keeps no log of metadata to write to.", "rage sync status"),
     "no-peers-found": (
         FindingsError,
         "Every way to discover peers was tried, and none named anybody.",
@@ -162,6 +183,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
     ),
     "peer-not-banned": (NotFoundError, "There is no ban to lift.", "rage peer list --state banned"),
     "peer-not-found": (NotFoundError, "No peer of that id, or beginning of an id, is known.", "rage peer list --known"),
+    "peer-not-trusted": (
+        AccessDeniedError,
+        "One of the two ends does not trust the other's certificate.",
+        "rage trust test PEER",
+    ),
     "peer-unreachable": (UnavailableError, "A peer cannot be dialled.", "is it running, and its port open to us?"),
     "rate-limited": (UnavailableError, "A server was asked too often from this address.", "wait, then retry"),
     "read-failed": (RageError, "A file could not be read to its end.", "look at the disk: dmesg"),
@@ -218,6 +244,12 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
     "stalled": (UnavailableError, "A peer sent nothing for too long.", "retry"),
     "stopping": (UnavailableError, "The node is about to end.", "retry when it runs again"),
     "storage-unavailable": (UnavailableError, "The disk under the store fails.", "dmesg; look at the disk"),
+    "trust-not-found": (NotFoundError, "The organisation is not trusted here.", "rage trust list"),
+    "trust-own": (
+        UsageError,
+        "Trust in one's own organisation is no matter of scopes: its CAs stand in a file.",
+        "rage cert ca rotate; rage cert revoke",
+    ),
     "write-failed": (RageError, "A file could not be written.", "look at the disk: dmesg"),
     "timeout": (UnavailableError, "A server did not answer in time.", "retry"),
     "topic-invalid": (UsageError, "It cannot be the name of a topic.", "rage topic list"),

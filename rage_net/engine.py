@@ -20,7 +20,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rage_net import __version__, network_verbs, refusals, sharing, sync_verbs
+from rage_net import __version__, cert_verbs, network_verbs, refusals, sharing, sync_verbs, trust_verbs
 from rage_net import config as configuration
 from rage_net import env as environment
 from rage_net import home as homes
@@ -39,6 +39,7 @@ from rage_net.home import Home
 from rage_net.metrics import Metrics
 from rage_net.services.retrieval import Retrieval, Stage, Want
 from rage_net.services.retrieval.counted import Counted
+from rage_net.trust_ledger import LogLedger
 from rage_net.verbs import Progress, Sink, Source, Verb
 from rage_net.verbs import chunk as chunks
 from rage_net.verbs import node as nodes
@@ -106,6 +107,8 @@ class Engine:
         self.gate = Gate(store, env, self.rules)
         """What a principal may read of the store, for doors that are not the exchange."""
         self.denials = Denials(home.logs / "denials.jsonl" if serves else None, env, metrics)
+        self.trust_ledger: LogLedger | None = None if metadata is None else LogLedger(self, metadata)
+        """Where `rage trust` writes: the log."""
         self.organization = config.network.organization_id
         self.started_at = env.monotonic()
         self.stop_requested = asyncio.Event()
@@ -315,6 +318,11 @@ class Engine:
         return nodes.StopNodeResult(os.getpid(), STOP_WITHIN_S)
 
     # --- the network, when it is needed ---
+
+    @property
+    def is_online(self) -> bool:
+        """Whether the network was started."""
+        return self._online is not None
 
     async def online(self) -> Online:
         """The swarm and what speaks over it, started now if it was not."""
@@ -542,4 +550,6 @@ VERBS: dict[type[Verb[Any]], Callable[[Engine, Any, Io], Awaitable[Any]]] = {
     nodes.StopNode: lambda engine, verb, io: engine.stop_node(verb),
     **network_verbs.VERBS,
     **sync_verbs.VERBS,
+    **trust_verbs.VERBS,
+    **cert_verbs.VERBS,
 }

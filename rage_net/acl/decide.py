@@ -134,6 +134,8 @@ _OPEN_NONE = Decision(False, "an open node accepts no claim of an organisation",
 _NO_CERTIFICATE = Decision(False, "no trusted certificate", _STRANGERS[:2])
 _STRANGER_PUBLIC = Decision(True, "it is public, and security.public_access is set", _STRANGERS)
 _STRANGER_DEFAULT = Decision(False, "no trusted certificate, and it is not public", _STRANGERS)
+_STALE_PUBLIC = Decision(True, "it is public, all that is served while this node's log is stale", _STRANGERS)
+_STALE_DEFAULT = Decision(False, "this node's log is stale, and it is not public", _STRANGERS)
 _OWNER = Decision(True, "its owner", _RULES[:3])
 _ADMIN = Decision(True, "an admin of its organisation", _RULES[:5])
 _MEMBER = Decision(
@@ -161,6 +163,8 @@ def authorize(resource: Resource, principal: Principal, action: Action, rules: R
     if rules.is_open:
         return _decide_open(resource, principal, action, rules)
     if not principal.organization or principal.kind == "anyone":
+        if "chunks" in principal.scopes:
+            return _decide_stale(resource, principal, action, now)
         return _decide_stranger(resource, principal, action, rules, now)
     is_peer = principal.kind == "peer"
     if is_peer and principal.organization != rules.organization and SCOPES[action] not in principal.scopes:
@@ -231,6 +235,16 @@ def _decide_stranger(resource: Resource, principal: Principal, action: Action, r
         if access.visibility == "public" or now <= access.grants.get(action, {}).get("anyone", -1.0):
             return _STRANGER_PUBLIC
     return _STRANGER_DEFAULT
+
+
+def _decide_stale(resource: Resource, principal: Principal, action: Action, now: float) -> Decision:
+    """A certified peer of no known organisation asks a node whose log is stale: what is public, unless denied it."""
+    if action != "read" or isinstance(resource, (OrganizationResource, TopicResource)):
+        return _STALE_DEFAULT
+    for access in resource.documents if isinstance(resource, ChunkResource) else (resource.access,):
+        if access.visibility == "public" and not access.flaw and not _named(access.denials, principal, action, now):
+            return _STALE_PUBLIC
+    return _STALE_DEFAULT
 
 
 def _decide_open(resource: Resource, principal: Principal, action: Action, rules: Rules) -> Decision:

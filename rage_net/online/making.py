@@ -12,6 +12,7 @@ from rage_net import env as environment
 from rage_net import home as homes
 from rage_net.acl import OrganizationResource, Principal, Rules, authorize
 from rage_net.bans import Bans
+from rage_net.certfiles import CertFiles
 from rage_net.config import Config
 from rage_net.discovery.client import About
 from rage_net.env import Env
@@ -121,7 +122,8 @@ async def make_trust(home: Home, config: Config, env: Env, swarm: Swarm, store: 
     """Trust, standing at the swarm's gate. Raises ConfigError for a CA file that cannot be used."""
     network = config.network
     security = network.security
-    files = Files(security.ca_cert, security.tls_cert or home.certs / "node.crt", network.organization_id)
+    certificate = CertFiles.of(home, security.tls_cert).certificate
+    files = Files(security.ca_cert, certificate, network.organization_id)
     trust = Trust(
         swarm,
         env,
@@ -156,8 +158,8 @@ def make_renewal(
     passphrase = security.enrol.passphrase_file or (Path(credentials) / CREDENTIAL if credentials else None)
     enrolment = Enrolment(trust, env, EnrolFiles(security.enrol.ca_cert, security.enrol.ca_key, passphrase))
     trust.renew = enrolment.answer
-    path = security.tls_cert or home.certs / "node.crt"
-    return enrolment, Renewal(trust, swarm, env, make_csr=make_csr, path=path, meet=meet, own=enrolment)
+    files = CertFiles.of(home, security.tls_cert, security.ca_cert)
+    return enrolment, Renewal(trust, swarm, env, make_csr=make_csr, files=files, meet=meet, own=enrolment)
 
 
 def make_syncing(

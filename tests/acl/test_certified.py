@@ -310,3 +310,13 @@ def test_an_open_node_takes_no_claim_of_an_organisation() -> None:
     for action in ("sync", "query", "audit"):
         assert not authorize(OrganizationResource("acme"), MEMBER, action, Rules(), NOW).allowed  # type: ignore[arg-type]
     assert not authorize(DocumentResource("d", document()), MEMBER, "read", Rules(), NOW).allowed
+
+
+def test_with_a_stale_log_a_certified_peer_reads_what_is_public_and_nothing_else() -> None:
+    nameless = Principal("peer", "member", scopes=SCOPES)
+    assert decide(document("public"), nameless).allowed
+    for said in (["org"], ["federated"], ["private", ("peer:member", "read", True)]):
+        assert not decide(document(*said), nameless).allowed
+    assert not decide(document("public", ("peer:member", "read", False)), nameless).allowed
+    assert not decide(document("public"), nameless, "write").allowed
+    assert not authorize(OrganizationResource("acme"), nameless, "query", RULES, NOW).allowed

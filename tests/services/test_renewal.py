@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from rage_net import keys
 from rage_net.cert import NodeCertificate, issue, secret
+from rage_net.certfiles import CertFiles
 from rage_net.errors import CertificateError, UnavailableError
 from rage_net.services.trust.enrolment import EnrolFiles, Enrolment, Renewal
 from tests.services.trust_world import DAY_S, Authority, Node, TrustWorld, write_pem
@@ -85,7 +86,7 @@ class Office:
             node.swarm,
             node.env,
             make_csr=lambda old: csr_of(key, old),
-            path=node.own_file,
+            files=files_of(node),
             meet=meet,
         )
         return node, renewal
@@ -94,6 +95,11 @@ class Office:
 def csr_of(key: Ed25519PrivateKey, old: NodeCertificate, **more: Any) -> bytes:
     wanted = {"organization": old.organization, "region": old.region, "capabilities": old.capabilities, **more}
     return issue.make_csr(key, wanted["organization"], wanted["region"], wanted["capabilities"])
+
+
+def files_of(node: Node) -> CertFiles:
+    assert node.ca_file is not None
+    return CertFiles(node.own_file.parent, node.own_file, node.ca_file)
 
 
 def own(node: Node) -> NodeCertificate:
@@ -305,20 +311,21 @@ async def test_the_office_renews_itself(world: TrustWorld) -> None:
         node.swarm,
         node.env,
         make_csr=lambda old: csr_of(node.key, old),
-        path=node.own_file,
+        files=files_of(node),
         meet=nobody,
         own=office.enrolment,
     )
     world.later(DAY_S)
-    await renewal.renew()
-    assert own(node).serial != before.serial
+    renewed = await renewal.renew()
+    assert own(node) == renewed.certificate and renewed.certificate.serial != before.serial
+    assert renewed.by == node.peer_id
 
 
 async def test_without_anybody_who_enrols_it_says_so(world: TrustWorld) -> None:
     office = Office(world)
     node, _ = await office.member("node")
     renewal = Renewal(
-        node.trust, node.swarm, node.env, make_csr=lambda old: csr_of(node.key, old), path=node.own_file, meet=nobody
+        node.trust, node.swarm, node.env, make_csr=lambda old: csr_of(node.key, old), files=files_of(node), meet=nobody
     )
     with pytest.raises(UnavailableError) as error:
         await renewal.renew()

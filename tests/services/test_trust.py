@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from rage_net import keys, messages
-from rage_net.acl import Rules
 from rage_net.cert import Anchor
 from rage_net.cert.words import LEEWAY_S
 from rage_net.errors import ConfigError
@@ -488,13 +487,11 @@ async def test_with_a_stale_log_certificates_open_what_is_public_alone(world: Tr
     world.later(7200)
     assert not node.trust.is_stale(), "it never knew another"
     await peer.dial(node)
-    strict = Rules(public_to_strangers=False)
     assert node.trust.principal_of(peer.peer_id).organization == "acme"
-    assert node.trust.rules_for(peer.peer_id, strict) == strict
     node.store.synced = node.env.now() - 3601
     principal = node.trust.principal_of(peer.peer_id)
     assert node.trust.is_stale() and principal.organization == "" and principal.capabilities == frozenset()
-    assert node.trust.rules_for(peer.peer_id, strict).public_to_strangers
+    assert principal.scopes == {"chunks", "query", "sync"}, "by which access control tells it from a stranger"
     assert await peer.ask(node, SYNC_PROTOCOL) == "node", "else it could never be mended"
     assert len(node.trust.problems()) == 1
     node.store.synced = node.env.now()

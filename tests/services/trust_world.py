@@ -206,7 +206,11 @@ class TrustWorld:
         swarm, store = self.swarm(name, key), Store()
         await self._stack.enter_async_context(swarm)
         await swarm.listen(Multiaddr.parse(f"/memory/{name}"))
-        files = Files(ca_file if authority is not None else None, own_file, "")
+        files = Files(
+            ca_file if authority is not None else None,
+            own_file,
+            authority.organization if authority is not None else "",
+        )
         env = ShiftedEnv(f"{self.rng.random()}", off_s)
         self.envs.append(env)
         trust = Trust(swarm, env, files, store, **more)

@@ -26,7 +26,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rage_net import messages
-from rage_net.acl import Principal, Rules
+from rage_net.acl import Principal
 from rage_net.env import Env
 from rage_net.errors import ConfigError, RemoteProtocolError
 from rage_net.libp2p import varint
@@ -140,7 +140,7 @@ class Trust:
         return standing is not None and standing.is_trusted
 
     def principal_of(self, peer: PeerId) -> Principal:
-        """The peer as access control knows it; with a stale log it is nobody's, though what it may open stays."""
+        """The peer as access control knows it; with a stale log it is nobody's: what is public is all that it reads."""
         standing = self._standings.get(peer)
         if self.is_open or standing is None or not standing.is_trusted:
             return Principal("peer", str(peer))
@@ -196,12 +196,6 @@ class Trust:
         Whatever the time, and whatever is revoked: that is for the log to apply.
         """
         return self._judge.authority(author, chain, organization or self.organization)
-
-    def rules_for(self, peer: PeerId, rules: Rules) -> Rules:
-        """The configuration's rules as they hold for a peer: with a stale log, trusted ones still read the public."""
-        if self.is_trusted(peer) and self.is_stale():
-            return replace(rules, public_to_strangers=True)
-        return rules
 
     def judge(self, peer: PeerId, chain: Sequence[bytes]) -> Standing:
         """What a peer with this chain would be to us now."""

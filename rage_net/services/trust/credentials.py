@@ -11,16 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rage_net.durable import describe
-from rage_net.errors import CertificateError, ConfigError
-from rage_net.messages import CERTIFICATE_BYTES_MAX, CERTIFICATES_MAX
+from rage_net import certfiles
+from rage_net.errors import ConfigError, RageError
+from rage_net.messages import CERTIFICATES_MAX
 from rage_net.services.trust.standing import SCOPES
 
 if TYPE_CHECKING:
     from rage_net.cert import Anchor, NodeCertificate
 
-FILE_BYTES_MAX = 256 << 10
-"""Of a PEM file: 8 certificates take 16 KiB, and people write notes between them."""
 ANCHORS_MAX = 16
 """CAs of one organisation: two while it rotates."""
 
@@ -47,7 +45,7 @@ class Files:
     ca_cert: Path | None
     certificate: Path
     organization: str
-    """As the configuration has it; empty takes the CA's word."""
+    """As the configuration has it; with a CA it must be set, and be the CA's."""
 
     def stamp(self) -> Stamp:
         """What changes when a file does."""
@@ -61,43 +59,26 @@ class Files:
         if self.ca_cert is not None:
             organization, anchors = _read_anchors(self.ca_cert, self.organization)
         try:
-            chain = read_certificates(self.certificate)
+            chain = certfiles.read_optional(self.certificate)[:CERTIFICATES_MAX]
             certificate = parse(chain[0]) if chain else None
-        except FileNotFoundError:
-            return Credentials(organization, anchors, problem="this node has no certificate" if anchors else "")
-        except (OSError, ValueError, CertificateError) as error:
+        except RageError as error:
             return Credentials(organization, anchors, problem=f"{self.certificate} cannot be used: {_words(error)}")
-        return Credentials(organization, anchors, chain[:CERTIFICATES_MAX], certificate)
-
-
-def read_certificates(path: Path) -> tuple[bytes, ...]:
-    """The certificates of a PEM file as DER, in its order. Raises OSError, ValueError."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    with path.open("rb") as file:
-        pem = file.read(FILE_BYTES_MAX + 1)
-    if len(pem) > FILE_BYTES_MAX:
-        raise ValueError(f"it has more than {FILE_BYTES_MAX >> 10} KiB")
-    found = tuple(each.public_bytes(Encoding.DER) for each in x509.load_pem_x509_certificates(pem))
-    if any(len(der) > CERTIFICATE_BYTES_MAX for der in found):
-        raise ValueError(f"one of its certificates has more than {CERTIFICATE_BYTES_MAX} bytes")
-    return found
+        problem = "this node has no certificate" if anchors and certificate is None else ""
+        return Credentials(organization, anchors, chain, certificate, problem)
 
 
 def _read_anchors(path: Path, organization: str) -> tuple[str, tuple[Anchor, ...]]:
     from rage_net.cert import Anchor, parse_ca
 
     try:
-        ders = read_certificates(path)
+        ders = certfiles.read_certificates(path)
         named = [parse_ca(der).organization for der in ders]
-    except (OSError, ValueError, CertificateError) as error:
+    except RageError as error:
         raise _unusable(path, _words(error)) from None
-    if not 0 < len(ders) <= ANCHORS_MAX:
-        raise _unusable(path, f"it holds {len(ders)} certificates, and 1 to {ANCHORS_MAX} are wanted")
-    organization = organization or next(filter(None, named), "")
+    if len(ders) > ANCHORS_MAX:
+        raise _unusable(path, f"it holds {len(ders)} certificates, and {ANCHORS_MAX} are the most")
     if not organization:
-        raise _unusable(path, "neither the CA nor network.organization_id names an organisation")
+        raise _unusable(path, "network.organization_id is not set: of whom is this node?")
     others = sorted(set(named) - {"", organization})
     if others:
         raise _unusable(path, f"it holds a CA of {others[0]}, and this node is of {organization}")
@@ -113,12 +94,8 @@ def _unusable(path: Path, why: str) -> ConfigError:
     )
 
 
-def _words(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return describe(error)
-    if isinstance(error, CertificateError):
-        return f"{error.message} ({error.why})"
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+def _words(error: RageError) -> str:
+    return f"{error.message} ({error.why})" if error.why else error.message
 
 
 def stamp_of(path: Path | None) -> tuple[int, int, int] | None:

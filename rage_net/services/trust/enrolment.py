@@ -11,7 +11,6 @@ by revoking it. Source: issue 4, A.
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import os
 import stat
@@ -20,13 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rage_net import durable, messages
+from rage_net import certfiles, durable, messages
+from rage_net.certfiles import CertFiles
 from rage_net.env import Env
 from rage_net.errors import (
     AccessDeniedError,
     CertificateError,
     ConfigError,
-    NotFoundError,
     PeerProtocolError,
     RageError,
     UnavailableError,
@@ -35,7 +34,7 @@ from rage_net.libp2p import varint
 from rage_net.libp2p.errors import Libp2pError, RemoteProtocolError
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.messages import TRUST_PROTOCOL, Renew, TrustResponse
-from rage_net.services.trust.credentials import Stamp, read_certificates, stamp_of
+from rage_net.services.trust.credentials import Stamp, stamp_of
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -110,41 +109,32 @@ class Enrolment:
         if not self.is_due:
             return TrustResponse(messages.NOT_FOUND, reason="no-enrolment", message="this node enrols nobody")
         try:
-            renewed, issuer = await self._renew(peer, chain, csr)
-        except (CertificateError, NotFoundError) as error:
-            log.info("%s is not certified anew: %s", peer, error.id)
-            return TrustResponse(messages.DENIED, reason=error.id, message=f"{error.message}: {error.why}")
-        except (ConfigError, AccessDeniedError) as error:  # ours to mend: the peer learns no more than that
+            issuer = await self._open()
+        except RageError as error:  # ours to mend: the peer learns no more than that
             self.problem = f"nobody can be certified anew: {error.message}"
             log.error("%s (%s)", self.problem, error.why)
             return TrustResponse(messages.BUSY, reason="enrolment-broken", message="its operator has to mend it")
+        try:
+            renewed = self._renew(issuer, peer, chain, csr)
+        except CertificateError as error:
+            log.info("%s is not certified anew: %s", peer, error.id)
+            return TrustResponse(messages.DENIED, reason=error.id, message=f"{error.message}: {error.why}")
         self.problem = ""
         log.info("%s is certified anew, serial %s", peer, renewed.serial)
         return TrustResponse(messages.OK, (renewed.der, *issuer.chain), "renewed")
 
-    async def _renew(self, peer: PeerId, chain: Sequence[bytes], csr: bytes) -> tuple[NodeCertificate, _Issuer]:
+    def _renew(self, issuer: _Issuer, peer: PeerId, chain: Sequence[bytes], csr: bytes) -> NodeCertificate:
+        """Raises CertificateError."""
         from rage_net.cert import issue, read_csr, verify_chain
 
-        trust, store = self._trust, self._trust.store
-        old = verify_chain(
-            chain, trust.credentials.anchors, None, peer_id=peer, is_revoked=store.is_revoked
-        ).certificate
-        request = read_csr(csr)
-        issuer = await self._open()
+        anchors, is_revoked = self._trust.credentials.anchors, self._trust.store.is_revoked
+        old = verify_chain(chain, anchors, None, peer_id=peer, is_revoked=is_revoked).certificate
         now = self._env.now()
-        renewed = issue.renew(
-            request,
-            old,
-            issuer.ca,
-            issuer.key,
-            now=now,
-            serial=issue.draw_serial(self._env.random),
-            is_revoked=store.is_revoked,
-        )
-        verify_chain(
-            (renewed.der, *issuer.chain), trust.credentials.anchors, now, peer_id=peer, is_revoked=store.is_revoked
-        )  # an enrolment CA that nobody believes certifies nobody
-        return renewed, issuer
+        serial = issue.draw_serial(self._env.random)
+        renewed = issue.renew(read_csr(csr), old, issuer.ca, issuer.key, now=now, serial=serial, is_revoked=is_revoked)
+        # An enrolment CA that nobody believes certifies nobody.
+        verify_chain((renewed.der, *issuer.chain), anchors, now, peer_id=peer, is_revoked=is_revoked)
+        return renewed
 
     async def _open(self) -> _Issuer:
         """The enrolment CA; its key is decrypted anew when a file has changed. Raises RageError."""
@@ -152,6 +142,14 @@ class Enrolment:
         if self._issuer is None or self._issuer[0] != stamp:
             self._issuer = stamp, await self._env.blocking(_load_issuer, self._files)
         return self._issuer[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """A certificate that is in place, and the node that signed it."""
+
+    certificate: NodeCertificate
+    by: PeerId
 
 
 class Renewal:
@@ -164,11 +162,11 @@ class Renewal:
         env: Env,
         *,
         make_csr: MakeCsr,
-        path: Path,
+        files: CertFiles,
         meet: Callable[[], Awaitable[None]],
         own: Enrolment | None = None,
     ) -> None:
-        """Renewal of the certificate at `path`.
+        """Renewal of the certificate in `files`.
 
         Args: make_csr: a CSR for the same again. meet: connects to whoever may enrol, as far as it can. own: this
         node's enrolment, which serves itself, too.
@@ -177,7 +175,7 @@ class Renewal:
         self._swarm = swarm
         self._env = env
         self._make_csr = make_csr
-        self._path = path
+        self._files = files
         self._meet = meet
         self._own = own
         self._jitter: tuple[str, float] = ("", 0.0)  # of the certificate with this serial
@@ -213,7 +211,7 @@ class Renewal:
         else:
             self.problem, self._rest_s = "", RETRY_S
 
-    async def renew(self) -> NodeCertificate:
+    async def renew(self) -> Renewed:
         """Have the certificate renewed now, write it, and show it to all.
 
         Raises: CertificateError when there is none, or all who enrol refuse; UnavailableError when none can be reached.
@@ -222,32 +220,27 @@ class Renewal:
         if old is None:
             raise CertificateError("there is no certificate to renew", mend=["rage cert request"], id="cert-missing")
         csr = self._make_csr(old)
-        chain = await self._ask_all(csr)
+        chain, by = await self._ask_all(csr)
         self._check(old, chain)
-        pem = "".join(map(_pem, chain)).encode()
-
-        def write() -> None:
-            with durable.file_errors(self._path):
-                durable.write_replacing(self._path, pem, mode=0o644)
-
-        await self._env.blocking(write)
+        await self._env.blocking(certfiles.install_chain, self._files, chain)
         await self._trust.refresh()
         renewed = self._trust.credentials.certificate
         assert renewed is not None
         self._trust.counts["renewals"] += 1
         log.info("the certificate is renewed, serial %s", renewed.serial)
-        return renewed
+        return Renewed(renewed, by)
 
-    async def _ask_all(self, csr: bytes) -> tuple[bytes, ...]:
+    async def _ask_all(self, csr: bytes) -> tuple[tuple[bytes, ...], PeerId]:
+        """A new chain, and who gave it."""
         if self._own is not None and self._own.is_due:
             response = await self._own.answer(self._swarm.peer_id, self._trust.credentials.chain, csr)
             if response.status == messages.OK:
-                return response.certificates
+                return response.certificates, self._swarm.peer_id
         errors: list[RageError] = []
         for is_first in (True, False):
             for connection in self._enrolling()[:ASKED_MAX]:
                 try:
-                    return await self._ask(connection, csr)
+                    return await self._ask(connection, csr), connection.peer_id
                 except RageError as error:
                     log.info("%s does not renew: %s", connection.peer_id, error.message)
                     errors.append(error)
@@ -317,16 +310,11 @@ class Renewal:
 
 
 def _load_issuer(files: EnrolFiles) -> _Issuer:
-    """Open the enrolment CA. Blocking. Raises ConfigError, AccessDeniedError."""
-    from rage_net.cert import parse_ca, secret
+    """Open the enrolment CA. Blocking. Raises RageError."""
+    from rage_net.cert import parse_ca
 
-    try:
-        chain = read_certificates(files.certificate)
-        ca = parse_ca(chain[0]) if chain else None
-    except (OSError, ValueError, CertificateError) as error:
-        raise _unusable(files.certificate, str(error)) from None
-    if ca is None:
-        raise _unusable(files.certificate, "it holds no certificate")
+    chain = certfiles.read_certificates(files.certificate)
+    ca = parse_ca(chain[0])
     if files.passphrase is None:
         raise ConfigError(
             "the enrolment CA has no passphrase",
@@ -334,15 +322,14 @@ def _load_issuer(files: EnrolFiles) -> _Issuer:
             mend=[f"LoadCredentialEncrypted={CREDENTIAL}:PATH    (in the unit)"],
             id="enrol-unusable",
         )
-    passphrase = _read_secret(files.passphrase, PASSPHRASE_BYTES_MAX, others=0o007).rstrip(b"\r\n")
-    pem = _read_secret(files.key, secret.KEY_BYTES_MAX, others=0o077)
-    key = secret.decode(pem, passphrase, str(files.key))
-    if bytes(PeerId.from_public_key(key.public_key())) != ca_key_id(ca):
+    certfiles.check_key(files.key)  # before its passphrase is read
+    key = certfiles.read_key(files.key, _read_passphrase(files.passphrase))
+    if bytes(PeerId.from_public_key(key.public_key())) != _key_of(ca):
         raise _unusable(files.key, f"it is not the key of {files.certificate}")
     return _Issuer(ca, key, chain)
 
 
-def ca_key_id(ca: CaCertificate) -> bytes:
+def _key_of(ca: CaCertificate) -> bytes:
     """The key of a CA in the form of a peer id."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -353,24 +340,22 @@ def ca_key_id(ca: CaCertificate) -> bytes:
     return bytes(PeerId.from_public_key(key))
 
 
-def _read_secret(path: Path, size_max: int, *, others: int) -> bytes:
-    """A file that others cannot read: `others` are the bits of its mode that must not be set."""
+def _read_passphrase(path: Path) -> bytes:
+    """A line, without its end. Not for others to read; systemd's credentials are the group's, too."""
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
-            data = file.read(size_max + 1)
+            data = file.read(PASSPHRASE_BYTES_MAX)
     except OSError as error:
         raise _unusable(path, durable.describe(error)) from None
-    if mode & others:
+    if mode & 0o007:
         raise AccessDeniedError(
             f"others can read {path}",
-            why=f"its mode is {stat.S_IMODE(mode):04o}; whoever reads it can certify nodes",
+            why=f"its mode is {stat.S_IMODE(mode):04o}, and it opens the enrolment CA",
             mend=[f"chmod 600 {path}"],
             id="key-exposed",
         )
-    if len(data) > size_max:
-        raise _unusable(path, f"it has more than {size_max} bytes")
-    return data
+    return data.rstrip(b"\r\n")
 
 
 def _unusable(path: Path, why: str) -> ConfigError:
@@ -380,7 +365,3 @@ def _unusable(path: Path, why: str) -> ConfigError:
         mend=["rage config show network.security.enrol --origin"],
         id="enrol-unusable",
     )
-
-
-def _pem(der: bytes) -> str:
-    return f"-----BEGIN CERTIFICATE-----\n{base64.encodebytes(der).decode()}-----END CERTIFICATE-----\n"
