@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from rage_net import refusals, sharing
-from rage_net.errors import NotFoundError, UsageError
+from rage_net.errors import CertificateError, NotFoundError, UsageError
 from rage_net.verbs import Verb
 from rage_net.verbs import cert as verbs
 
@@ -28,6 +28,33 @@ async def revoke_certificate(engine: Engine, verb: verbs.RevokeCertificate, io: 
     serial, peer, fact = await engine.env.blocking(_revoke, metadata, verb)
     await sharing.written(engine, metadata.organization, [fact])
     return verbs.RevokeCertificateResult(serial, str(peer), verb.reason, True, fact.id.hex())
+
+
+async def renew_certificate(engine: Engine, verb: verbs.RenewCertificate, io: Io) -> verbs.RenewCertificateResult:
+    """Have this node's certificate renewed by one that enrols, and take it into use."""
+    if engine.metadata is None:
+        raise refusals.no_ca()
+    online = await engine.online()
+    by = ""
+    is_renewed = not verb.if_needed or online.renewal.is_due(engine.env.now())
+    if is_renewed:
+        by = str((await online.renewal.renew()).by)
+        await sharing.keep(engine)  # the log learns of it at once
+    certificate = online.trust.credentials.certificate
+    if certificate is None:
+        raise CertificateError("this node has no certificate", mend=["rage cert request"], id="cert-missing")
+    return verbs.RenewCertificateResult(
+        is_renewed,
+        certificate.serial,
+        certificate.organization,
+        str(certificate.peer_id),
+        tuple(sorted(certificate.capabilities)),
+        certificate.not_before,
+        certificate.not_after,
+        certificate.renew_until,
+        certificate.fingerprint.hex(),
+        by,
+    )
 
 
 def _revoke(metadata: Metadata, verb: verbs.RevokeCertificate) -> tuple[str, PeerId, Fact]:
@@ -90,5 +117,6 @@ def _holder(metadata: Metadata, serial: str) -> PeerId:
 
 
 VERBS: dict[type[Verb[Any]], Callable[[Engine, Any, Io], Awaitable[Any]]] = {
+    verbs.RenewCertificate: renew_certificate,
     verbs.RevokeCertificate: revoke_certificate,
 }
