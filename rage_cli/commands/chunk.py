@@ -191,7 +191,7 @@ def stat(ref: Ref) -> None:
         "rage chunk rm report.md --everywhere --wait 30s",
         "rage chunk rm report.md --yes    # in CI",
     ),
-    exits=(4, 5, 9, 124),
+    exits=(4, 5, 9),
 )
 def rm(
     ref: Ref,
@@ -210,7 +210,7 @@ def rm(
     if not options.dry_run:
         names = ", ".join(document.name or document.doc_id for document in plan.removed)
         where = " on every node of the organisation, for good" if everywhere else ""
-        confirm(f"Remove {names}{where}, which lets {format_size(plan.released_bytes)} go here?")
+        confirm(f"Remove {names}{where}, which lets {format_size(plan.released_bytes)} go?")
         plan = run(verbs.RemoveChunk(ref, everywhere=everywhere, wait_s=wait_s))
     render(plan, DOCUMENT, items=plan.removed, identifier=lambda it: it.doc_id)
     if plan.acknowledged:

@@ -144,6 +144,7 @@ DIFF = (
 @page(
     examples=(
         "rage sync diff 12D3KooWQ7",
+        "rage sync diff 12D3KooWQ7 --json | jq '.items[] | select(.is_fork)'",
         "rage sync diff $PEER -q && echo equal    # in CI: exit 6 when they differ",
     ),
     exits=(4, 5, 6, 7),
