@@ -293,17 +293,20 @@ def replace_ca(
 
     serial = parse_ca(read_certificates(files.ca_certificate)[0]).serial
     write_certificates(files.link, [link])
-    write_certificates(files.new_certificate, [certificate])
     _make_directory(files.retired)
     with file_errors(files.ca):
         write_replacing(files.new_key, secret.encode(key, passphrase, salt), mode=SECRET)
+        write_certificates(files.new_certificate, [certificate])
         files.ca_key.rename(files.retired / f"{serial}.key")
         sync_directory(files.retired)
     settle(files)
 
 
 def settle(files: CertFiles) -> None:
-    """Finish a replacement that has begun: its first step is that the old key is put aside."""
+    """Finish a replacement that has begun. It begins when the old key is put aside; the new certificate goes last.
+
+    So a new certificate without a new key is one whose key stands in its place already.
+    """
     from rage_net.cert import parse_ca
 
     if not files.new_certificate.exists() or (files.new_key.exists() and files.ca_key.exists()):

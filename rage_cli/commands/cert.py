@@ -29,7 +29,7 @@ PassphraseFile = Annotated[
 ]
 Capability = Annotated[
     list[str],
-    typer.Option(metavar="NAME", help="admin, discovery, enrol, federation, search or storage; repeatable."),
+    typer.Option(metavar="NAME", help="One of admin, discovery, enrol, federation, search, storage; repeatable."),
 ]
 CaFile = Annotated[list[str], typer.Option("--ca", metavar="FILE", help="A CA to trust; repeatable.")]
 OneFile = Annotated[str, typer.Argument(metavar="[FILE|-]", help="A certificate; this home's if left out.")]
@@ -132,7 +132,7 @@ def ca_rotate(
     years: Annotated[float, typer.Option(metavar="N", help="The new one's life, 1 to 30 years.")] = 10,
     passphrase_file: PassphraseFile = "",
 ) -> None:
-    """Replace the CA: both are trusted until the old one is withdrawn. The new key has the old one's passphrase."""
+    """Replace the CA: both are trusted until the old one is withdrawn, and the passphrase stays."""
     from rage_cli import authorities
 
     plan, of = authorities.withdrawal_plan() if withdraw else authorities.rotation_plan()

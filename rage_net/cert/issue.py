@@ -235,7 +235,12 @@ def renew(
         has passed; `cert-revoked`; what `sign` raises.
     """
     if is_revoked(old.organization, old.serial, old.peer_id):
-        raise _refused("the old certificate is revoked", id="cert-revoked")
+        raise CertificateError(
+            "a revoked certificate is not renewed",
+            why=f"{old.organization} has withdrawn serial {old.serial}, or all of this peer",
+            mend=["rage cert request    (and ask who signs for a new one)"],
+            id="cert-revoked",
+        )
     if now >= old.renew_until:
         raise _refused("the time within which this node may renew by itself is over")
     for what, before, after in (
@@ -475,10 +480,10 @@ def _check_range(what: str, value: float, least: float, most: float, unit: str) 
         raise UsageError(f"{what} is {least:g} to {most:g} {unit}, not {value:g}", mend=[f"--{unit} {least:g}"])
 
 
-def _refused(why: str, id: str = "renew-refused") -> CertificateError:
+def _refused(why: str) -> CertificateError:
     return CertificateError(
         "the certificate is not renewed",
         why=why,
         mend=["rage cert request    (and have it signed by hand)"],
-        id=id,
+        id="renew-refused",
     )

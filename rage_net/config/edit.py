@@ -28,7 +28,7 @@ def set_keys(path: Path, values: Mapping[str, str]) -> bool:
     text = data.decode("utf-8-sig", "surrogateescape") or "network:\n  version: 1\n"
     before = _read(text)
     wanted = _merged(before, values) if before is not None else None
-    if wanted == before and data:
+    if data and wanted is not None and wanted == before:
         return False
     changed = text
     for key, value in values.items():

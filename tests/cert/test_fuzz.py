@@ -6,7 +6,7 @@ import os
 import random
 
 import pytest
-from conftest import NOW, Pki, believe
+from conftest_cert import NOW, Pki, believe
 from hypothesis import given
 from hypothesis import strategies as st
 

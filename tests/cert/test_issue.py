@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import DAY, NOW, Pki, believe, nobody
+from conftest_cert import DAY, NOW, Pki, believe, nobody
 from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import DAY, NOW, Authority, Pki, believe, key_usage
+from conftest_cert import DAY, NOW, Authority, Pki, believe, key_usage
 from cryptography import x509
 
 from rage_net.cert import issue, pem
