@@ -9,6 +9,7 @@ from __future__ import annotations
 from rage_net import errors
 from rage_net.errors import (
     AccessDeniedError,
+    CertificateError,
     ConfigError,
     ConflictError,
     FindingsError,
@@ -31,6 +32,31 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
     "bug": (RageError, "Something that rage did not foresee.", "repeat with -vv and report what it prints"),
     "busy": (UnavailableError, "The node has as much under way as its limits allow.", "retry"),
     "bytes-to-terminal": (UsageError, "A document's bytes would go to a terminal.", "add -o FILE, or a pipe"),
+    "ca-exists": (
+        ConflictError,
+        "This home has a CA of that kind already; making another would orphan what it signed.",
+        "rage cert ca show; to replace it: rage cert ca rotate",
+    ),
+    "ca-missing": (
+        NotFoundError,
+        "The home has no CA, or no key of it.",
+        "rage cert ca init --org ORG, or --home DIR where the CA is kept",
+    ),
+    "ca-none-retired": (
+        NotFoundError,
+        "No CA waits to be withdrawn.",
+        "rage cert ca show",
+    ),
+    "ca-rotating": (
+        ConflictError,
+        "The CA was replaced before, and the one before it is still trusted.",
+        "rage cert ca rotate --withdraw, once the nodes have renewed",
+    ),
+    "ca-unknown": (
+        NotFoundError,
+        "The home knows no CA that could vouch for the certificate.",
+        "rage cert install CRT --ca FILE; rage cert ca show --pem prints FILE where the CA is kept",
+    ),
     "ca-unusable": (
         ConfigError,
         "The file that network.security.ca_cert names is missing, or holds no CA of this organisation.",
@@ -38,6 +64,111 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
     ),
     "cancelled": (UnavailableError, "The operation was cancelled before it was done.", "retry"),
     "car-invalid": (IntegrityError, "The file is no CAR archive, or a broken one.", "to store a file: rage chunk put"),
+    "cert-cross-own": (
+        UsageError,
+        "A CA is asked to vouch for one of its own organisation, or for one that names none.",
+        "give the other organisation's CA with --ca",
+    ),
+    "cert-expired": (
+        CertificateError,
+        "A certificate, or a CA above it, is past its end, 60 s of leeway included.",
+        "rage cert renew; of a CA: rage cert ca rotate; is the clock right?",
+    ),
+    "cert-file-missing": (
+        NotFoundError,
+        "The home has no certificate yet.",
+        "rage cert request | rage cert sign - --yes | rage cert install -",
+    ),
+    "cert-malformed": (
+        CertificateError,
+        "The bytes are no certificate or CSR, or one with names or extensions that cannot be read.",
+        "openssl x509 -text -noout -in FILE shows what it is",
+    ),
+    "cert-missing": (
+        CertificateError,
+        "A peer showed no certificate where one is needed.",
+        "on that node: rage cert request, then rage cert install",
+    ),
+    "cert-name": (
+        UsageError,
+        "A name cannot be certified: organisations and regions are letters, digits, '.', '_' and '-', at most 64.",
+        "choose another name",
+    ),
+    "cert-not-a-ca": (
+        CertificateError,
+        "The certificate is not that of a CA.",
+        "rage cert show FILE",
+    ),
+    "cert-not-a-node": (
+        CertificateError,
+        "The certificate is not that of a node: it is a CA's, or names no peer or no organisation.",
+        "rage cert show FILE",
+    ),
+    "cert-not-ed25519": (
+        CertificateError,
+        "The certificate, or its signature, is of another kind than Ed25519.",
+        "rage cert ca init makes a CA that fits",
+    ),
+    "cert-not-yet-valid": (
+        CertificateError,
+        "A certificate's life has not begun, 60 s of leeway included; mostly a clock is wrong.",
+        "date -u, here and where it was signed",
+    ),
+    "cert-other-peer": (
+        CertificateError,
+        "A certificate is shown by, or was made for, another peer than it names.",
+        "rage cert request on the node itself",
+    ),
+    "cert-over-capabilities": (
+        CertificateError,
+        "A certificate has capabilities that a CA above it may not give.",
+        "have it signed by the organisation's own CA",
+    ),
+    "cert-revoked": (
+        CertificateError,
+        "The certificate, its peer or a CA above it has been withdrawn.",
+        "ask whoever keeps the CA; rage cert request",
+    ),
+    "cert-self-signed": (
+        CertificateError,
+        "Nobody but the node itself says who it is.",
+        "rage cert request, and have it signed by the organisation's CA",
+    ),
+    "cert-target": (
+        UsageError,
+        "What is to be revoked is neither a serial nor a peer id.",
+        "rage cert list",
+    ),
+    "cert-too-deep": (
+        CertificateError,
+        "Too many certificates stand between a node and its CA, or more than a CA above it allows.",
+        "rage cert show FILE",
+    ),
+    "cert-trust-ended": (
+        CertificateError,
+        "The organisation was trusted until a time that is over.",
+        "rage trust add ORG --ca FILE, with another end",
+    ),
+    "cert-unknown-critical": (
+        CertificateError,
+        "A certificate has a critical extension that rage does not know, so nobody can obey it.",
+        "have it signed by rage",
+    ),
+    "cert-unreadable": (
+        IntegrityError,
+        "The file to be verified holds no certificate that can be read.",
+        "openssl x509 -text -noout -in FILE shows what it is",
+    ),
+    "cert-untrusted": (
+        CertificateError,
+        "The certificate leads to no CA that is trusted here.",
+        "rage trust list; rage trust add ORG --ca FILE",
+    ),
+    "cert-wrong-organization": (
+        CertificateError,
+        "A CA has signed for an organisation that it does not speak for.",
+        "rage cert show FILE; rage trust list",
+    ),
     "chunk-missing": (
         NotFoundError,
         "The index names a chunk whose file is gone.",
@@ -49,6 +180,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "on a node that has it: is its visibility public, or are we in its trusted_peers? Else name another --peer",
     ),
     "client-left": (UnavailableError, "The client went away before all octets were through.", "retry"),
+    "config-by-hand": (
+        ConfigError,
+        "A configuration file is written in a form that rage does not edit; nothing was changed.",
+        "set the keys that the error names by hand",
+    ),
     "config-differs": (
         ConflictError,
         "init was asked for a value that the configuration contradicts.",
@@ -56,6 +192,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
     ),
     "config-key-unknown": (NotFoundError, "There is no such configuration key.", "rage config show"),
     "config-missing": (ConfigError, "A configuration file that was named does not exist.", "rage config path"),
+    "csr-signature": (
+        CertificateError,
+        "A CSR was changed on its way, or made by another key than the one it names.",
+        "rage cert request, on the node that asks",
+    ),
     "dht-empty": (
         UnavailableError,
         "The DHT's table holds nobody who could be asked.",
@@ -110,6 +251,21 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "index.db is missing or empty, though store/ holds chunks.",
         "restore index.db from a backup, or move store/ away to begin anew",
     ),
+    "key-exposed": (
+        AccessDeniedError,
+        "Others can read the private key of a CA.",
+        "chmod 600 FILE; if somebody may have read it: rage cert ca rotate",
+    ),
+    "key-invalid": (
+        ConfigError,
+        "A key file holds no encrypted Ed25519 key.",
+        "restore it from a backup",
+    ),
+    "list-too-long": (
+        ConflictError,
+        "The list of what was signed or revoked is longer than rage reads.",
+        "move it away, and keep it",
+    ),
     "listen-failed": (
         UnavailableError,
         "The node could open no listener.",
@@ -154,13 +310,13 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "rage why names the link that is missing",
     ),
     "no-servers": (NotFoundError, "No discovery server is configured.", "set network.discovery.servers"),
+    "no-such-route": (NotFoundError, "The control socket has no such route.", "client and node of one version"),
+    "no-such-verb": (NotFoundError, "The node knows no such verb.", "client and node of one version"),
     "no-usable-address": (
         IntegrityError,
         "A registration holds no address that others could dial from where the server stands.",
         "listen on an address that is reachable, or open the port",
     ),
-    "no-such-route": (NotFoundError, "The control socket has no such route.", "client and node of one version"),
-    "no-such-verb": (NotFoundError, "The node knows no such verb.", "client and node of one version"),
     "node-gone": (UnavailableError, "The node went away before it had answered.", "rage node status; its log says why"),
     "node-unreachable": (UnavailableError, "No node runs for this home.", "rage node start --detach"),
     "not-confirmed": (UsageError, "The question was answered with no; nothing was changed.", "nothing to do"),
@@ -168,6 +324,26 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         AccessDeniedError,
         "The chunk is not known to be public, so that nobody outside the organisation was asked for it.",
         "name a holder with --peer",
+    ),
+    "passphrase-length": (
+        UsageError,
+        "A passphrase is shorter than 8 bytes or longer than 1024.",
+        "openssl rand -base64 24 makes a good one",
+    ),
+    "passphrase-missing": (
+        UsageError,
+        "A CA's passphrase is wanted, and there is no terminal to ask on.",
+        "--passphrase-file FILE, or RAGE_CA_PASSPHRASE_FILE",
+    ),
+    "passphrase-wrong": (
+        AccessDeniedError,
+        "A CA's key does not decrypt with the passphrase.",
+        "give the right one; check RAGE_CA_PASSPHRASE and RAGE_CA_PASSPHRASE_FILE",
+    ),
+    "passphrases-differ": (
+        UsageError,
+        "The new passphrase was typed in two ways; nothing was changed.",
+        "repeat",
     ),
     "peer-banned": (AccessDeniedError, "The peer is banned here.", "rage peer unban"),
     "peer-gone": (UnavailableError, "The connection to a peer broke.", "retry"),
@@ -189,6 +365,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "rage trust test PEER",
     ),
     "peer-unreachable": (UnavailableError, "A peer cannot be dialled.", "is it running, and its port open to us?"),
+    "pem-invalid": (
+        CertificateError,
+        "A file does not hold what was expected of it, certificates or a CSR.",
+        "look at its first line",
+    ),
     "rate-limited": (UnavailableError, "A server was asked too often from this address.", "wait, then retry"),
     "read-failed": (RageError, "A file could not be read to its end.", "look at the disk: dmesg"),
     "record-invalid": (IntegrityError, "A registration breaks a rule; the message names the field.", "correct it"),
@@ -206,6 +387,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         IntegrityError,
         "discovery.db is another program's.",
         "run the discovery server in a home of its own",
+    ),
+    "renew-refused": (
+        CertificateError,
+        "A renewal asks for more than the certificate had, or the time for renewing by oneself is over.",
+        "rage cert request, and have it signed by a person",
     ),
     "runtime-directory-unsafe": (
         AccessDeniedError,
@@ -244,13 +430,6 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
     "stalled": (UnavailableError, "A peer sent nothing for too long.", "retry"),
     "stopping": (UnavailableError, "The node is about to end.", "retry when it runs again"),
     "storage-unavailable": (UnavailableError, "The disk under the store fails.", "dmesg; look at the disk"),
-    "trust-not-found": (NotFoundError, "The organisation is not trusted here.", "rage trust list"),
-    "trust-own": (
-        UsageError,
-        "Trust in one's own organisation is no matter of scopes: its CAs stand in a file.",
-        "rage cert ca rotate; rage cert revoke",
-    ),
-    "write-failed": (RageError, "A file could not be written.", "look at the disk: dmesg"),
     "timeout": (UnavailableError, "A server did not answer in time.", "retry"),
     "topic-invalid": (UsageError, "It cannot be the name of a topic.", "rage topic list"),
     "topic-not-joined": (
@@ -258,6 +437,13 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "This node has not joined the topic.",
         "add it to network.libp2p.gossipsub.topics",
     ),
+    "trust-not-found": (NotFoundError, "The organisation is not trusted here.", "rage trust list"),
+    "trust-own": (
+        UsageError,
+        "Trust in one's own organisation is no matter of scopes: its CAs stand in a file.",
+        "rage cert ca rotate; rage cert revoke",
+    ),
+    "write-failed": (RageError, "A file could not be written.", "look at the disk: dmesg"),
     "wrong-audience": (
         AccessDeniedError,
         "A registration was signed for another server than the one it came to.",
