@@ -37,13 +37,20 @@ def draw_incarnation(db: sqlite3.Connection, view: View, author: Author) -> View
     return replace(view, incarnation=incarnation)
 
 
+def open_chain(db: sqlite3.Connection, view: View, author: Author) -> View:
+    """See to it that our chain is one that others hear: a new one when it is the first, was closed, or forked."""
+    chain = None if view.incarnation is None else view.chains.get(ChainId(author.id, view.incarnation))
+    if view.incarnation is None or (chain is not None and (chain.is_closed or chain.forked_at)):
+        return draw_incarnation(db, view, author)
+    return view
+
+
 def append(db: sqlite3.Connection, view: View, author: Author, news: Sequence[New], change: Change) -> list[Fact]:
     """Say it: Lamport number, nonce and what each fact replaces are filled in.
 
     Raises: CertificateError when our chain would begin without a certificate; FactError for what nobody would take.
     """
-    if view.incarnation is None:
-        view = draw_incarnation(db, view, author)
+    view = open_chain(db, view, author)
     pending: dict[str, list[Fact]] = {}
     payloads, facts = [], []
     lamport = view.lamport
@@ -98,10 +105,10 @@ def append_payloads(
 
 
 def newest_certificate(db: sqlite3.Connection, view: View, author: PeerId) -> bytes | None:
-    """The payload of the author's latest certificate, in whichever of its chains."""
+    """The payload of the author's latest certificate, wherever it stands."""
     rows = db.execute(
         "SELECT entry.payload FROM entry JOIN chain ON chain.id = entry.chain WHERE entry.organization = ?"
-        " AND entry.kind = ? AND chain.author = ? AND entry.author IS NULL",
+        " AND entry.kind = ? AND ifnull(entry.author, chain.author) = ?",
         (view.key, NUMBERS[Certificate], author.multihash),
     ).fetchall()
     chain = ChainId(author, 0)

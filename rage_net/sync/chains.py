@@ -175,7 +175,8 @@ def facts_of(view: View, rows: Iterable[tuple[Any, ...]]) -> Iterator[Fact]:
 def facts_about(db: sqlite3.Connection, view: View, resource: str) -> tuple[Fact, ...]:
     """All facts about a resource that are heard, each once."""
     rows = db.execute(
-        f"SELECT {FACT_COLUMNS} FROM entry WHERE organization = ? AND resource = ? AND kind > 0 ORDER BY id",  # noqa: S608
+        f"SELECT {FACT_COLUMNS} FROM entry WHERE resource ="  # noqa: S608
+        " (SELECT id FROM resource WHERE organization = ? AND name = ?) ORDER BY id",
         (view.key, resource),
     ).fetchall()
     return tuple({fact.id: fact for fact in facts_of(view, rows)}.values())

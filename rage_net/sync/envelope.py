@@ -117,6 +117,11 @@ def fact_id(author: PeerId, payload: bytes) -> bytes:
     return blake3(_FACT + author.multihash + payload).digest(16)
 
 
+def fact_prefix(author: PeerId) -> bytes:
+    """What is hashed before the payload, for whoever names many facts of one author."""
+    return _FACT + author.multihash
+
+
 def client_id(chain: ChainId) -> int:
     """The pycrdt client id of what is edited in this chain: 31 bits."""
     digest = blake3(_CLIENT + chain.author.multihash + chain.incarnation.to_bytes(8, "big")).digest(4)

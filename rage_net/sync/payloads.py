@@ -155,8 +155,7 @@ def make_fact(organization: str, chain: ChainId, sequence: int, payload: bytes, 
 
 def number_of(wire: pb.Payload) -> int:
     """The field number of a payload's body: which kind of fact it is. Raises: FactError when there is none."""
-    field = wire.WhichOneof("body")
-    return _FIELDS[field] if field is not None else _unknown_number(wire)
+    return _FIELDS.get(wire.WhichOneof("body")) or _unknown_number(wire)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -280,7 +279,7 @@ _READ: dict[str, tuple[str | None, Callable[[Any], Body]]] = {
 }
 """By the body's field: which kind of resource it is about, and how it is read."""
 
-_FIELDS = {name: number for number, name in enumerate(_READ, 5)}
+_FIELDS: dict[str | None, int] = {name: number for number, name in enumerate(_READ, 5)}
 
 
 def _time(seconds: int) -> int:

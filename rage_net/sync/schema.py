@@ -39,6 +39,13 @@ MIGRATIONS: tuple[str, ...] = (
         UNIQUE (organization, author, incarnation)
     );
 
+    CREATE TABLE resource (                     -- what facts are, or once were, about
+        id           INTEGER PRIMARY KEY,
+        organization INTEGER NOT NULL,
+        name         TEXT NOT NULL,
+        UNIQUE (organization, name)
+    );
+
     CREATE TABLE entry (                        -- in order of arrival
         id           INTEGER PRIMARY KEY,
         organization INTEGER NOT NULL,
@@ -46,13 +53,13 @@ MIGRATIONS: tuple[str, ...] = (
         sequence     INTEGER NOT NULL,
         part         INTEGER NOT NULL,          -- 0 the entry itself; 1.. payloads that it adopts
         kind         INTEGER NOT NULL,          -- the field number of its body; 0: hidden, or malformed
-        resource     TEXT NOT NULL,
+        resource     INTEGER NOT NULL,          -- 0 with kind 0
         fact         BLOB NOT NULL,             -- 16 bytes; of a hidden one, its payload's hash
         author       BLOB,                      -- of an adopted one
         payload      BLOB                       -- NULL: hidden
     );
     CREATE UNIQUE INDEX entry_place ON entry (chain, sequence, part);
-    CREATE INDEX entry_resource ON entry (organization, resource);
+    CREATE INDEX entry_resource ON entry (resource);
     CREATE INDEX entry_kind ON entry (organization, kind);
     CREATE INDEX entry_fact ON entry (fact);
     CREATE INDEX entry_adopted ON entry (organization, author) WHERE author IS NOT NULL;

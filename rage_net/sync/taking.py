@@ -113,7 +113,7 @@ class Taking:
             raise SegmentError("author-unknown", f"{segment.chain} does not begin with a certificate")
         hashes = _hashes(segment.entries)
         start = chain or Chain(0, segment.chain, 0, chain_start(segment.chain, self.view.name), 0)
-        self._verify(start, segment, hashes, 0)
+        digest = self._verify(start, segment, hashes, 0)
         capabilities = self.judge(segment.chain.author, body.certificates)
         if capabilities is None:
             raise SegmentError("author-unknown", f"no certificate of {segment.chain.author} holds")
@@ -125,7 +125,7 @@ class Taking:
         chain = chain or add_chain(self.db, self.view, segment.chain)
         self.change.is_limiting = True
         put_certificate(self.db, self.view, segment.chain.author, fact_id(segment.chain.author, payload), capabilities)
-        self._write(chain, segment, hashes, 0)
+        self._write(chain, segment, hashes, 0, digest)
         if segment.chain.author == self.own and segment.chain.incarnation == self.view.incarnation:
             self.is_behind_ours = True
 
@@ -149,21 +149,16 @@ class Taking:
     def _extend(self, chain: Chain, segment: Segment, hashes: list[bytes], skipped: int) -> None:
         if chain.id.author == self.own and chain.id.incarnation == self.view.incarnation:
             self.is_behind_ours = True  # our own, which we do not remember: a backup was restored
-        self._verify(chain, segment, hashes, skipped)
+        digest = self._verify(chain, segment, hashes, skipped)
         if sum(one.bytes for one in self.view.chains.values() if one.id.author == chain.id.author) > AUTHOR_BYTES_MAX:
             raise SegmentError("author-full", f"{chain.id.author} has written more than {AUTHOR_BYTES_MAX} bytes")
-        self._write(chain, segment, hashes, skipped)
+        self._write(chain, segment, hashes, skipped, digest)
 
-    def _write(self, chain: Chain, segment: Segment, hashes: list[bytes], skipped: int) -> None:
+    def _write(self, chain: Chain, segment: Segment, hashes: list[bytes], skipped: int, digest: bytes) -> None:
         first = segment.first + skipped
-        entries, digests = segment.entries[skipped:], hashes[skipped:]
-        size = put_entries(self.db, self.view, chain, first, entries, digests, self.change)
-        after = replace(
-            chain,
-            sequence=segment.last,
-            hash=chain_hash(chain.hash, first, digests),
-            bytes=chain.bytes + size,
-        )
+        entries = segment.entries[skipped:]
+        size = put_entries(self.db, self.view, chain, first, entries, hashes[skipped:], self.change)
+        after = replace(chain, sequence=segment.last, hash=digest, bytes=chain.bytes + size)
         put_checkpoint(self.db, chain, after, segment.signature)
         self.chains[chain.id] = after
 
