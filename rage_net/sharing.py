@@ -38,9 +38,7 @@ async def written(engine: Engine, organization: str, facts: Sequence[Fact]) -> N
         return
     metadata = engine.metadata
     assert metadata is not None
-    syncing = engine.syncing()
-    if syncing is not None:
-        await engine.env.blocking(syncing.announce, organization, facts)
+    _announce(engine, metadata, organization, facts)
     await _apply(engine, metadata, organization, facts)
 
 
@@ -57,8 +55,14 @@ async def _apply(engine: Engine, metadata: Metadata, organization: str, facts: S
         metadata.authority.refresh()
         metadata.access.forget_all()
         engine.reconsider()
-    if applied.written and (syncing := engine.syncing()) is not None:
-        await engine.env.blocking(syncing.announce, metadata.organization, applied.written)
+    _announce(engine, metadata, metadata.organization, applied.written)
+
+
+def _announce(engine: Engine, metadata: Metadata, organization: str, facts: Sequence[Fact]) -> None:
+    syncing = engine.syncing()
+    if syncing is not None and facts:
+        chains = {fact.chain for fact in facts}
+        syncing.announce(organization, [head for head in metadata.log.heads(organization) if head.chain in chains])
 
 
 async def publish(engine: Engine, doc_id: str) -> None:

@@ -413,22 +413,27 @@ async def compact_sync(engine: Engine, verb: verbs.CompactSync, io: Io) -> verbs
     metadata = _metadata(engine)
     metadata.require_writer()
     author = (await engine.online()).membership.match(verb.author) if verb.author else None
-    found = await engine.env.waiting(_compact, metadata, author, verb.dry_run)
-    before, after, facts = found
-    if facts:
-        await sharing.written(engine, metadata.organization, facts)
+    before, after = await engine.env.waiting(_compact, metadata, author, verb.dry_run)
+    syncing = engine.syncing()
+    if syncing is not None and not verb.dry_run:
+        heads = metadata.log.heads(metadata.organization)
+        syncing.announce(metadata.organization, [head for head in heads if head.chain.author == metadata.own])
     return verbs.CompactSyncResult(metadata.organization, before, after, verb.dry_run)
 
 
-def _compact(metadata: Metadata, author: Any, dry_run: bool) -> tuple[int, int, Sequence[Fact]]:
+def _compact(metadata: Metadata, author: Any, dry_run: bool) -> tuple[int, int]:
     organization = metadata.organization
-    if author is not None and author != metadata.own:
-        if not metadata.authority.is_admin(organization, metadata.own):
-            raise refusals.not_an_admin()
-        done = metadata.log.adopt(organization, author, dry_run=dry_run)
+    whose = metadata.own if author is None else author
+    heads = metadata.log.heads(organization)
+    before = sum(head.sequence for head in heads if head.chain.author == whose)
+    if whose == metadata.own:
+        shed = metadata.log.compact(organization, dry_run=dry_run)
+    elif metadata.authority.is_admin(organization, metadata.own):
+        shed = metadata.log.adopt(organization, whose, dry_run=dry_run)
     else:
-        done = metadata.log.compact(organization, dry_run=dry_run)
-    return done.before, done.after, done.facts
+        raise refusals.not_an_admin()
+    metadata.access.forget_all()
+    return before, before - shed
 
 
 def _metadata(engine: Engine) -> Metadata:

@@ -146,13 +146,9 @@ class Syncing:
         """Speak and listen on the organisation's topic and on rage.acl.updates."""
         self._pubsub = pubsub
 
-    def announce(self, organization: str, facts: Iterable[Fact]) -> None:
-        """Facts were written here: tell the heads of their chains, soon."""
-        grown = self._to_announce.setdefault(organization, {})
-        chains = {fact.chain for fact in facts}
-        for head in self._log.heads(organization):
-            if head.chain in chains:
-                grown[head.chain] = head
+    def announce(self, organization: str, heads: Iterable[Head]) -> None:
+        """Chains have grown here: tell their heads, soon."""
+        self._to_announce.setdefault(organization, {}).update({head.chain: head for head in heads})
         self._has_news.set()
 
     async def speak(self) -> None:

@@ -85,6 +85,10 @@ class Taken:
     """What stood before may count otherwise now: whatever was derived from facts is to be derived again."""
 
 
+class _UndoneError(Exception):
+    """Rolls back what was only tried."""
+
+
 def open_log(path: Path | None, *, key: Ed25519PrivateKey, env: Environment) -> Log:
     """The log of this node, which writes with `key`. `path` None keeps it in memory.
 
@@ -141,18 +145,26 @@ class Log(LogReader):
         assert view.incarnation is not None
         return ChainId(self.author, view.incarnation)
 
-    def compact(self, organization: str) -> int:
+    def compact(self, organization: str, *, dry_run: bool = False) -> int:
         """Shed what nobody needs of our own chains, in a new incarnation. Returns: how many entries were shed."""
-        with self._changing(organization, None) as (db, view, change):
-            return compact(db, view, self._author, self._env.now(), change)
+        shed = 0
+        with contextlib.suppress(_UndoneError), self._changing(organization, None) as (db, view, change):
+            shed = compact(db, view, self._author, self._env.now(), change)
+            if dry_run:
+                raise _UndoneError
+        return shed
 
-    def adopt(self, organization: str, departed: PeerId) -> int:
+    def adopt(self, organization: str, departed: PeerId, *, dry_run: bool = False) -> int:
         """Take over what is wanted of an author who will not come back. Returns: how many of its entries were shed.
 
         Raises: AccessDeniedError when our certificate does not give `admin`.
         """
-        with self._changing(organization, None) as (db, view, change):
-            return adopt(db, view, self._author, departed, self._env.now(), change)
+        shed = 0
+        with contextlib.suppress(_UndoneError), self._changing(organization, None) as (db, view, change):
+            shed = adopt(db, view, self._author, departed, self._env.now(), change)
+            if dry_run:
+                raise _UndoneError
+        return shed
 
     def take(self, organization: str, segments: Iterable[Segment], *, authority: Judge) -> Taken:
         """Take what a peer sent. Nothing unverified is applied; what is refused changes nothing.

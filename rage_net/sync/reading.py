@@ -15,7 +15,7 @@ from rage_net.libp2p.peer_id import PeerId
 from rage_net.sync.chains import FACT_COLUMNS, View, facts_about, facts_of, hash_at
 from rage_net.sync.documents import DocumentRow, read_documents
 from rage_net.sync.envelope import ChainId, Head, Segment, decode_segment
-from rage_net.sync.facts import NUMBERS, Body, Fact
+from rage_net.sync.facts import NUMBERS, Access, Body, Fact
 from rage_net.sync.rights import Counting, counting
 from rage_net.sync.schema import LogFile
 
@@ -128,6 +128,32 @@ class LogReader:
                 (view.key, after, prefix, prefix + "\U0010ffff", min(limit, PAGE_MAX)),
             ).fetchall()
         return tuple(row[0] for row in rows)
+
+    def disputed(self, organization: str) -> tuple[str, ...]:
+        """Resources with rights by several chains: those on which authors may contradict each other. One pass."""
+        view = self._views.get(organization)
+        if view is None:
+            return ()
+        with self._file.read() as db:
+            rows = db.execute(
+                "SELECT resource FROM entry WHERE organization = ? AND kind = ? GROUP BY resource"
+                " HAVING count(DISTINCT chain) > 1",
+                (view.key, NUMBERS[Access]),
+            ).fetchall()
+        return tuple(row[0] for row in rows)
+
+    def expired(self, organization: str, now: int, limit: int = 1000) -> tuple[DocumentRow, ...]:
+        """Living documents whose retention is over."""
+        view = self._views.get(organization)
+        if view is None:
+            return ()
+        with self._file.read() as db:
+            rows = db.execute(
+                "SELECT doc_id FROM document WHERE organization = ? AND is_dead = 0"
+                " AND retention_until BETWEEN 1 AND ? LIMIT ?",
+                (view.key, now, min(limit, PAGE_MAX)),
+            ).fetchall()
+        return tuple(row for (doc_id,) in rows for row in self.documents(organization, doc_id=doc_id))
 
     def log(self, organization: str, after: int | None = None, limit: int = 100) -> tuple[tuple[int, Fact], ...]:
         """The newest facts by arrival, each with its row's number; for older ones, give the last number as `after`."""
