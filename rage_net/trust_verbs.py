@@ -1,7 +1,7 @@
-"""The verbs of the noun trust. A plain function a verb; the engine takes `VERBS` into its own table.
+"""The verbs of the noun trust, and `cert renew`. A plain function a verb; the engine takes `VERBS` into its own table.
 
 What other organisations are trusted for stands in the log, as facts: `TrustLedger` is what is needed of it. Our own
-CAs stand in a file. Only `test` needs the network.
+CAs stand in a file. Only `test` and `renew` need the network.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from rage_net import refusals
 from rage_net.certfiles import CertFiles
 from rage_net.errors import AccessDeniedError, CertificateError, NotFoundError, UnavailableError, UsageError
 from rage_net.verbs import Verb
+from rage_net.verbs import cert as certs
 from rage_net.verbs import trust as verbs
 
 if TYPE_CHECKING:
@@ -118,6 +119,9 @@ async def probe_trust(engine: Engine, verb: verbs.ProbeTrust, io: Io) -> verbs.P
     ban = online.membership.ban_on(peer)
     if ban is not None:
         raise refusals.banned(str(peer), ban.until, ban.reason)
+    connection = online.swarm.connection_unoffered(peer)
+    if connection is not None:
+        await online.trust.meet_again(connection)  # either may have changed its mind
     standing, connection = online.trust.standing(peer), online.swarm.connection_unoffered(peer)
     if standing is None or connection is None:
         raise UnavailableError(
@@ -139,6 +143,30 @@ async def probe_trust(engine: Engine, verb: verbs.ProbeTrust, io: Io) -> verbs.P
         certificate.not_after if certificate is not None else None,
         tuple(online.swarm.protocols_for(connection)),
         online.trust.refused_by(peer),
+    )
+
+
+async def renew_certificate(engine: Engine, verb: certs.RenewCertificate, io: Io) -> certs.RenewCertificateResult:
+    """Have this node's certificate renewed by a node that enrols."""
+    await _credentials(engine)
+    online = await engine.online()
+    await online.trust.refresh()
+    current, by = online.trust.credentials.certificate, ""
+    is_wanted = not verb.if_needed or online.renewal.is_due(engine.env.now())
+    if current is None or is_wanted:
+        renewed = await online.renewal.renew()
+        current, by = renewed.certificate, str(renewed.by)
+    return certs.RenewCertificateResult(
+        is_wanted,
+        current.serial,
+        current.organization,
+        str(current.peer_id),
+        tuple(sorted(current.capabilities)),
+        current.not_before,
+        current.not_after,
+        current.renew_until,
+        current.fingerprint.hex(),
+        by,
     )
 
 
@@ -277,4 +305,5 @@ VERBS: dict[type[Verb[Any]], Callable[[Engine, Any, Io], Awaitable[Any]]] = {
     verbs.AddTrust: add_trust,
     verbs.RemoveTrust: remove_trust,
     verbs.ProbeTrust: probe_trust,
+    certs.RenewCertificate: renew_certificate,
 }

@@ -240,7 +240,7 @@ class Trust:
         """Show our certificate to every connected peer anew."""
         async with asyncio.TaskGroup() as tasks:
             for connection in self._swarm.connections_unoffered():
-                tasks.create_task(self._greet_again(connection))
+                tasks.create_task(self.meet_again(connection))
 
     def problems(self) -> list[str]:
         """What an operator has to mend, for people."""
@@ -358,7 +358,8 @@ class Trust:
         await stream.write(varint.encode(len(data)) + data)
         await stream.close_write()
 
-    async def _greet_again(self, connection: Connection) -> None:
+    async def meet_again(self, connection: Connection) -> None:
+        """Show our certificate to a connected peer anew, and offer the peer when each trusts the other."""
         try:
             standing = await self.greet(connection)
         except (Libp2pError, TimeoutError) as error:
