@@ -289,16 +289,15 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
     ),
     "newer-store": (ConflictError, "A newer rage wrote this store; it was left alone.", "upgrade rage"),
     "no-ca": (
-        UsageError,
-        "The home is open: it has no CA, so there is nobody to tell apart.",
-        "rage cert ca init --org ORG",
+        ConfigError,
+        "The home is open: it has no CA, keeps no log, and shares no metadata.",
+        "rage cert ca init --org ORG; rage cert request | rage cert sign - --yes | rage cert install -",
     ),
     "no-enrolment": (
         UnavailableError,
         "No connected node renews certificates, or the one that does is out of order.",
         "rage peer list --cap enrol; rage cert request, and have it signed by a person",
     ),
-    "no-log": (UnavailableError, "This home keeps no log of metadata to write to.", "rage sync status"),
     "no-peers-found": (
         FindingsError,
         "Every way to discover peers was tried, and none named anybody.",

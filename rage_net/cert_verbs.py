@@ -116,7 +116,35 @@ def _holder(metadata: Metadata, serial: str) -> PeerId:
     )
 
 
+async def renew_certificate(engine: Engine, verb: verbs.RenewCertificate, io: Io) -> verbs.RenewCertificateResult:
+    """Have this node's certificate renewed by a node that enrols."""
+    metadata = engine.metadata
+    if metadata is None:
+        raise refusals.no_ca()
+    online = await engine.online()
+    await online.trust.refresh()
+    certificate, by = online.trust.credentials.certificate, ""
+    is_wanted = not verb.if_needed or online.renewal.is_due(engine.env.now())
+    if certificate is None or is_wanted:
+        renewed = await online.renewal.renew()
+        certificate, by = renewed.certificate, str(renewed.by)
+        await sharing.written(engine, metadata.organization, await engine.env.blocking(metadata.reload))
+    return verbs.RenewCertificateResult(
+        is_wanted,
+        certificate.serial,
+        certificate.organization,
+        str(certificate.peer_id),
+        tuple(sorted(certificate.capabilities)),
+        certificate.not_before,
+        certificate.not_after,
+        certificate.renew_until,
+        certificate.fingerprint.hex(),
+        by,
+    )
+
+
 VERBS: dict[type[Verb[Any]], Callable[[Engine, Any, Io], Awaitable[Any]]] = {
     verbs.RenewCertificate: renew_certificate,
     verbs.RevokeCertificate: revoke_certificate,
+    verbs.RenewCertificate: renew_certificate,
 }

@@ -1,65 +1,39 @@
-"""The verbs of the noun trust, and `cert renew`. A plain function a verb; the engine takes `VERBS` into its own table.
+"""The verbs of the noun trust. A plain function a verb; the engine takes `VERBS` into its own table.
 
-What other organisations are trusted for stands in the log, as facts: `TrustLedger` is what is needed of it. Our own
-CAs stand in a file. Only `test` and `renew` need the network.
+What other organisations are trusted for stands in the log, as facts; our own CAs stand in a file. Only `test` needs the
+network. Source: issue 4, B.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from rage_net import refusals
-from rage_net.certfiles import CertFiles
+from rage_net import refusals, sharing
 from rage_net.errors import AccessDeniedError, CertificateError, NotFoundError, UnavailableError, UsageError
 from rage_net.verbs import Verb
-from rage_net.verbs import cert as certs
 from rage_net.verbs import trust as verbs
 
 if TYPE_CHECKING:
     from rage_net.cert import CaCertificate
     from rage_net.engine import Engine, Io
-    from rage_net.services.trust.credentials import Credentials
+    from rage_net.metadata import Metadata
+    from rage_net.sync.facts import Trust
 
 CAS_MAX = 16
 """Of one organisation: two while it replaces one."""
 
 
-@dataclass(frozen=True, slots=True)
-class TrustEntry:
-    """A fact that is in force: a CA of another organisation, and what it is trusted for."""
-
-    organization: str
-    ca: bytes = field(repr=False)
-    scopes: frozenset[str]
-    until: float | None = None
-    by: str = ""
-    """Peer id of its author."""
-
-
-class TrustLedger(Protocol):
-    """What is needed of the log. A fact about a CA replaces those that its author has seen about the same one."""
-
-    async def list_trust(self) -> Sequence[TrustEntry]:
-        """What is in force and not withdrawn; what has ended is there still."""
-        ...
-
-    async def append_trust(self, entry: TrustEntry, *, withdrawn: bool) -> None:
-        """Write a fact, durably; `TrustStore.foreign` obeys it when this returns. Raises RageError."""
-        ...
-
-
 async def list_trust(engine: Engine, verb: verbs.ListTrust, io: Io) -> verbs.ListTrustResult:
     """All that is trusted."""
-    return verbs.ListTrustResult(await _rows(engine, await _credentials(engine)))
+    return verbs.ListTrustResult(await _rows(engine, _metadata(engine)))
 
 
 async def show_trust(engine: Engine, verb: verbs.ShowTrust, io: Io) -> verbs.ShowTrustResult:
     """One organisation."""
-    rows = await _rows(engine, await _credentials(engine))
+    rows = await _rows(engine, _metadata(engine))
     found = tuple(row for row in rows if row.organization == verb.organization)
     if not found:
         raise _not_trusted(verb.organization)
@@ -68,50 +42,47 @@ async def show_trust(engine: Engine, verb: verbs.ShowTrust, io: Io) -> verbs.Sho
 
 async def add_trust(engine: Engine, verb: verbs.AddTrust, io: Io) -> verbs.AddTrustResult:
     """Trust an organisation."""
-    own = await _credentials(engine)
-    cas = _check(verb, own.organization, engine.env.now())
-    ledger = _ledger(engine)
-    known = {entry.ca: entry for entry in await ledger.list_trust() if entry.organization == verb.organization}
-    wanted = [TrustEntry(verb.organization, ca.der, frozenset(verb.scopes), verb.until) for ca in cas]
-    if len(known.keys() | {entry.ca for entry in wanted}) > CAS_MAX:
+    from rage_net.sync.facts import Trust
+
+    metadata, now = _metadata(engine), engine.env.now()
+    cas = _check(verb, metadata.organization, now)
+    known = {trust.ca: trust for trust in (await _trusted(engine, metadata)).get(verb.organization, ())}
+    until = int(verb.until) if verb.until is not None else 0
+    wanted = [Trust(ca.der, tuple(sorted(verb.scopes)), until) for ca in cas]
+    if len(known.keys() | {trust.ca for trust in wanted}) > CAS_MAX:
         raise UsageError(
             f"{verb.organization} would have more than {CAS_MAX} CAs", mend=[f"rage trust remove {verb.organization}"]
         )
-    new = [entry for entry in wanted if not _is_same(known.get(entry.ca), entry)]
-    if not verb.dry_run:
-        for entry in new:
-            await ledger.append_trust(entry, withdrawn=False)
-        await _reconsider(engine)
-    rows = await _rows(engine, own) if not verb.dry_run else tuple(_row(entry, engine.env.now()) for entry in wanted)
-    items = tuple(row for row in rows if row.organization == verb.organization)
-    return verbs.AddTrustResult(verb.organization, items, len(new), _reach(own), verb.dry_run)
+    new = [trust for trust in wanted if known.get(trust.ca) != trust]
+    if verb.dry_run:
+        items = tuple(_row(verb.organization, trust, now) for trust in wanted)
+    else:
+        await _append(engine, metadata, verb.organization, new)
+        items = tuple(row for row in await _rows(engine, metadata) if row.organization == verb.organization)
+    return verbs.AddTrustResult(verb.organization, items, len(new), await _reach(engine, metadata), verb.dry_run)
 
 
 async def remove_trust(engine: Engine, verb: verbs.RemoveTrust, io: Io) -> verbs.RemoveTrustResult:
     """Trust an organisation no longer."""
-    own = await _credentials(engine)
-    ledger = _ledger(engine)
-    if verb.organization == own.organization:
-        raise UsageError(
-            f"{verb.organization} is this node's own organisation",
-            why="its CAs stand in the file that network.security.ca_cert names",
-            mend=["rage cert ca rotate", "rage cert revoke SERIAL"],
-            id="trust-own",
-        )
-    entries = [entry for entry in await ledger.list_trust() if entry.organization == verb.organization]
-    if not entries:
+    from rage_net.sync.facts import Trust
+
+    metadata = _metadata(engine)
+    if verb.organization == metadata.organization:
+        raise _own(verb.organization, ["rage cert ca rotate", "rage cert revoke SERIAL"])
+    held = (await _trusted(engine, metadata)).get(verb.organization, ())
+    if not held:
         raise _not_trusted(verb.organization)
     peers = await _peers_of(engine, verb.organization)
     if not verb.dry_run:
-        for entry in entries:
-            await ledger.append_trust(entry, withdrawn=True)
-        await _reconsider(engine)
-    return verbs.RemoveTrustResult(verb.organization, len(entries), peers, _reach(own), verb.dry_run)
+        gone = [Trust(trust.ca, withdrawn=True) for trust in held]
+        await _append(engine, metadata, verb.organization, gone)
+    reach = await _reach(engine, metadata)
+    return verbs.RemoveTrustResult(verb.organization, len(held), peers, reach, verb.dry_run)
 
 
 async def probe_trust(engine: Engine, verb: verbs.ProbeTrust, io: Io) -> verbs.ProbeTrustResult:
     """Meet a peer, and say how each judges the other."""
-    await _credentials(engine)
+    _metadata(engine)
     online = await engine.online()
     peer = online.membership.named(verb.peer)
     with suppress(AccessDeniedError):  # not trusted: that is the answer
@@ -146,55 +117,29 @@ async def probe_trust(engine: Engine, verb: verbs.ProbeTrust, io: Io) -> verbs.P
     )
 
 
-async def renew_certificate(engine: Engine, verb: certs.RenewCertificate, io: Io) -> certs.RenewCertificateResult:
-    """Have this node's certificate renewed by a node that enrols."""
-    await _credentials(engine)
-    online = await engine.online()
-    await online.trust.refresh()
-    current, by = online.trust.credentials.certificate, ""
-    is_wanted = not verb.if_needed or online.renewal.is_due(engine.env.now())
-    if current is None or is_wanted:
-        renewed = await online.renewal.renew()
-        current, by = renewed.certificate, str(renewed.by)
-    return certs.RenewCertificateResult(
-        is_wanted,
-        current.serial,
-        current.organization,
-        str(current.peer_id),
-        tuple(sorted(current.capabilities)),
-        current.not_before,
-        current.not_after,
-        current.renew_until,
-        current.fingerprint.hex(),
-        by,
-    )
-
-
 # --- what the verbs need ----------------------------------------------------------------------------------------------
 
 
-async def _credentials(engine: Engine) -> Credentials:
-    """Our own organisation and its CAs. Raises UsageError on an open node."""
-    from rage_net.services.trust.credentials import Files
-
-    security = engine.config.network.security
-    if security.ca_cert is None:
-        raise UsageError(
-            "this node is open: it has no CA, and trusts nobody in particular",
-            why="network.security.ca_cert is not set",
-            mend=["rage cert ca init --org ORG", "rage config show network.security --origin"],
-            id="no-ca",
-        )
-    certificate = CertFiles.of(engine.home, security.tls_cert).certificate
-    return await engine.env.blocking(Files(security.ca_cert, certificate, engine.organization).load)
+def _metadata(engine: Engine) -> Metadata:
+    """Raises ConfigError on an open node."""
+    if engine.metadata is None:
+        raise refusals.no_ca()
+    return engine.metadata
 
 
-def _ledger(engine: Engine) -> TrustLedger:
-    if engine.trust_ledger is None:
-        raise UnavailableError(
-            "this home keeps no log, where trust in others would be written", mend=["rage sync status"], id="no-log"
-        )
-    return engine.trust_ledger
+async def _trusted(engine: Engine, metadata: Metadata) -> dict[str, list[Trust]]:
+    """What is in force and not withdrawn, by organisation; what has ended is there still."""
+    return await engine.env.blocking(metadata.authority.trusted)
+
+
+async def _append(engine: Engine, metadata: Metadata, organization: str, facts: Sequence[Trust]) -> None:
+    """Write facts, durably; they hold when this returns."""
+    from rage_net.sync.facts import New
+
+    news = [New(f"org:{organization}", fact) for fact in facts]
+    if news:
+        written = await engine.env.blocking(metadata.log.append, metadata.organization, news)
+        await sharing.written(engine, metadata.organization, written)
 
 
 def _check(verb: verbs.AddTrust, own: str, now: float) -> list[CaCertificate]:
@@ -205,12 +150,7 @@ def _check(verb: verbs.AddTrust, own: str, now: float) -> list[CaCertificate]:
     if not is_name(verb.organization):
         raise UsageError(f"{verb.organization!r} is no name of an organisation", mend=["rage trust add acme --ca FILE"])
     if verb.organization == own:
-        raise UsageError(
-            f"{own} is this node's own organisation",
-            why="its CAs stand in the file that network.security.ca_cert names",
-            mend=["rage cert ca rotate"],
-            id="trust-own",
-        )
+        raise _own(own, ["rage cert ca rotate"])
     unknown = sorted(set(verb.scopes) - set(verbs.SCOPES))
     if unknown or not verb.scopes:
         raise UsageError(
@@ -235,36 +175,41 @@ def _check(verb: verbs.AddTrust, own: str, now: float) -> list[CaCertificate]:
     return cas
 
 
-def _is_same(known: TrustEntry | None, wanted: TrustEntry) -> bool:
-    return known is not None and (known.scopes, known.until) == (wanted.scopes, wanted.until)
-
-
-async def _rows(engine: Engine, own: Credentials) -> tuple[verbs.TrustRow, ...]:
+async def _rows(engine: Engine, metadata: Metadata) -> tuple[verbs.TrustRow, ...]:
+    """Our own CAs, then those of others by name."""
     now = engine.env.now()
-    rows = [_row(TrustEntry(one.organization, one.certificate, one.scopes), now, own=True) for one in own.anchors]
-    entries = await engine.trust_ledger.list_trust() if engine.trust_ledger is not None else ()
-    others = [_row(entry, now) for entry in entries if entry.organization != own.organization]
-    return (*rows, *sorted(others, key=lambda row: (row.organization, row.ca_sha256)))
+    own = [
+        _row(anchor.organization, _as_fact(anchor.certificate, anchor.scopes), now, state="own")
+        for anchor in metadata.authority.anchors
+    ]
+    others = await _trusted(engine, metadata)
+    rows = [_row(organization, trust, now) for organization in sorted(others) for trust in others[organization]]
+    return (*own, *(row for row in rows if row.organization != metadata.organization))
 
 
-def _row(entry: TrustEntry, now: float, *, own: bool = False) -> verbs.TrustRow:
+def _as_fact(ca: bytes, scopes: Collection[str]) -> Trust:
+    from rage_net.sync.facts import Trust
+
+    return Trust(ca, tuple(scopes))
+
+
+def _row(organization: str, trust: Trust, now: float, *, state: str = "trusted") -> verbs.TrustRow:
     from rage_net.cert import parse_ca
 
-    ca = parse_ca(entry.ca)
-    state = "own" if own else "trusted"
-    if entry.until is not None and entry.until <= now:
+    ca = parse_ca(trust.ca)
+    until = trust.until or None
+    if until is not None and until <= now:
         state = "ended"
     elif ca.not_after <= now:
         state = "expired"
     return verbs.TrustRow(
-        entry.organization,
-        _ordered(entry.scopes),
-        entry.until,
+        organization,
+        _ordered(trust.scopes),
+        until,
         state,
-        hashlib.sha256(entry.ca).hexdigest(),
+        hashlib.sha256(trust.ca).hexdigest(),
         ca.name,
         ca.not_after,
-        entry.by,
     )
 
 
@@ -276,19 +221,22 @@ async def _peers_of(engine: Engine, organization: str) -> tuple[str, ...]:
     return tuple(str(one.peer_id) for one in standings if one.is_trusted and one.organization == organization)
 
 
-async def _reconsider(engine: Engine) -> None:
-    """What was written holds at once."""
-    if engine.is_online:
-        (await engine.online()).trust.reconsider()
-
-
-def _reach(own: Credentials) -> str:
-    is_admin = own.certificate is not None and "admin" in own.certificate.capabilities
+async def _reach(engine: Engine, metadata: Metadata) -> str:
+    is_admin = await engine.env.blocking(metadata.authority.is_admin, metadata.organization, metadata.own)
     return "organization" if is_admin else "node"
 
 
-def _ordered(scopes: frozenset[str]) -> tuple[str, ...]:
+def _ordered(scopes: Collection[str]) -> tuple[str, ...]:
     return tuple(scope for scope in verbs.SCOPES if scope in scopes)
+
+
+def _own(organization: str, mend: Sequence[str]) -> UsageError:
+    return UsageError(
+        f"{organization} is this node's own organisation",
+        why="its CAs stand in the file that network.security.ca_cert names",
+        mend=mend,
+        id="trust-own",
+    )
 
 
 def _not_trusted(organization: str) -> NotFoundError:
@@ -305,5 +253,4 @@ VERBS: dict[type[Verb[Any]], Callable[[Engine, Any, Io], Awaitable[Any]]] = {
     verbs.AddTrust: add_trust,
     verbs.RemoveTrust: remove_trust,
     verbs.ProbeTrust: probe_trust,
-    certs.RenewCertificate: renew_certificate,
 }

@@ -25,7 +25,6 @@ ROW = (
     Column("ca", lambda it: it.ca_name),
     Column("ca sha256", lambda it: it.ca_sha256, wide=True),
     Column("ca until", lambda it: it.ca_not_after, "time", wide=True),
-    Column("said by", lambda it: it.by, wide=True),
 )
 
 

@@ -24,8 +24,6 @@ class TrustRow:
     """Of the DER, in hexadecimal."""
     ca_name: str
     ca_not_after: float
-    by: str = ""
-    """The peer id of whoever said so; empty for our own organisation, which a file names."""
 
 
 @dataclass(frozen=True, slots=True)

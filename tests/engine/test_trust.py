@@ -14,11 +14,18 @@ import pytest
 from rage_net import certfiles
 from rage_net import home as homes
 from rage_net.certfiles import CertFiles
-from rage_net.errors import AccessDeniedError, CertificateError, NotFoundError, RageError, UnavailableError, UsageError
+from rage_net.errors import (
+    AccessDeniedError,
+    CertificateError,
+    ConfigError,
+    NotFoundError,
+    RageError,
+    UnavailableError,
+    UsageError,
+)
 from rage_net.home import Home
 from rage_net.messages import CHUNK_PROTOCOL
 from rage_net.services.presence import ANNOUNCE_S_MIN
-from rage_net.trust_verbs import TrustEntry
 from rage_net.verbs.cert import RenewCertificate
 from rage_net.verbs.chunk import PutChunk
 from rage_net.verbs.peer import PingPeer
@@ -41,36 +48,9 @@ def run(rng: random.Random, tmp_path: Path) -> Play:
     return lambda scenario: play(scenario, seed, tmp_path).result
 
 
-class Ledger:
-    """What the log will be: trust in others, in memory. Also the `TrustStore` that follows from it."""
-
-    def __init__(self) -> None:
-        self.entries: dict[tuple[str, bytes], TrustEntry] = {}
-
-    async def list_trust(self) -> Sequence[TrustEntry]:
-        return list(self.entries.values())
-
-    async def append_trust(self, entry: TrustEntry, *, withdrawn: bool) -> None:
-        if withdrawn:
-            del self.entries[entry.organization, entry.ca]
-        else:
-            self.entries[entry.organization, entry.ca] = entry
-
-    def foreign(self) -> Sequence[Any]:
-        from rage_net.cert import Anchor
-
-        return [Anchor(one.organization, one.ca, one.scopes, one.until) for one in self.entries.values()]
-
-    def is_revoked(self, organization: str, serial: str, peer: Any) -> bool:
-        return False
-
-    def synced_at(self) -> float | None:
-        return None
-
-
 async def certified(
     world: World, directory: Path, name: str, authority: Authority, bootstrap: Sequence[Node] = (), **more: Any
-) -> tuple[Node, Ledger]:
+) -> Node:
     """A node with a certificate, started."""
     home = Home(directory / name)
     homes.init(home, generator=world.random)
@@ -79,12 +59,7 @@ async def certified(
     certfiles.write_certificates(files.certificate, [authority.certify(key, **more)])
     certfiles.write_certificates(files.bundle, [authority.der])
     flags = {"network.organization_id": authority.organization, "network.security.ca_cert": str(files.bundle)}
-    node = await world.node(name, bootstrap=bootstrap, flags=flags)
-    ledger = Ledger()
-    node.engine.trust_ledger = ledger
-    node.online.trust.store = ledger
-    node.online.trust._judge._store = ledger  # as it is when the engine has it before the network starts
-    return node, ledger
+    return await world.node(name, bootstrap=bootstrap, flags=flags)
 
 
 async def put(node: Node, data: bytes, visibility: str) -> str:
@@ -101,8 +76,8 @@ async def refused(work: Awaitable[object], kind: type[RageError], id: str) -> Ra
 def test_members_speak_and_a_stranger_gets_nothing(run: Play, tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
         acme = Authority("acme", world.random)
-        alpha, _ = await certified(world, tmp_path, "alpha", acme)
-        beta, _ = await certified(world, tmp_path, "beta", acme, [alpha])
+        alpha = await certified(world, tmp_path, "alpha", acme)
+        beta = await certified(world, tmp_path, "beta", acme, [alpha])
         await asyncio.sleep(SETTLE_S)
         for node in (alpha, beta):
             assert node.online.swarm.counts["protocols_refused"] == 0, "nothing is asked for before it may be"
@@ -131,7 +106,7 @@ def test_open_nodes_and_one_with_a_ca_go_their_ways(run: Play, tmp_path: Path) -
     async def scenario(world: World) -> None:
         one = await world.node("one")
         two = await world.node("two", bootstrap=[one])
-        alpha, _ = await certified(world, tmp_path, "alpha", Authority("acme", world.random), [one])
+        alpha = await certified(world, tmp_path, "alpha", Authority("acme", world.random), [one])
         await asyncio.sleep(120)
         assert two.peer_id in one.peers() and alpha.peers() == []
         assert alpha.online.trust.counts["dropped"] > 0
@@ -146,8 +121,8 @@ def test_open_nodes_and_one_with_a_ca_go_their_ways(run: Play, tmp_path: Path) -
 def test_an_organisation_is_trusted_tested_and_dropped(run: Play, tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
         acme, other = Authority("acme", world.random), Authority("other", world.random)
-        alpha, ledger = await certified(world, tmp_path, "alpha", acme, capabilities=("storage", "admin"))
-        gamma, _ = await certified(world, tmp_path, "gamma", other)
+        alpha = await certified(world, tmp_path, "alpha", acme, capabilities=("storage", "admin"))
+        gamma = await certified(world, tmp_path, "gamma", other)
         (own,) = (await alpha.run(ListTrust())).items
         assert (own.organization, own.state, own.scopes) == ("acme", "own", ("query", "chunks", "sync"))
         await refused(alpha.run(ShowTrust("other")), NotFoundError, "trust-not-found")
@@ -158,7 +133,7 @@ def test_an_organisation_is_trusted_tested_and_dropped(run: Play, tmp_path: Path
 
         wanted = AddTrust("other", pem(other.der), ("chunks", "query"), EPOCH_S + 1000)
         planned = await alpha.run(AddTrust("other", pem(other.der), ("chunks",), None, dry_run=True))
-        assert planned.added == 1 and planned.dry_run and planned.items and not ledger.entries
+        assert planned.added == 1 and planned.dry_run and planned.items
         added = await alpha.run(wanted)
         assert (added.added, added.reaches) == (1, "organization")
         assert (await alpha.run(wanted)).added == 0, "again changes nothing"
@@ -183,7 +158,7 @@ def test_an_organisation_is_trusted_tested_and_dropped(run: Play, tmp_path: Path
 def test_what_cannot_be_trusted_is_refused_with_a_mend(run: Play, tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
         acme, other = Authority("acme", world.random), Authority("other", world.random)
-        alpha, ledger = await certified(world, tmp_path, "alpha", acme)
+        alpha = await certified(world, tmp_path, "alpha", acme)
         text = pem(other.der)
         await refused(alpha.run(AddTrust("acme", pem(acme.der), ("query",))), UsageError, "trust-own")
         await refused(alpha.run(RemoveTrust("acme")), UsageError, "trust-own")
@@ -197,19 +172,17 @@ def test_what_cannot_be_trusted_is_refused_with_a_mend(run: Play, tmp_path: Path
         await refused(alpha.run(AddTrust("other", leaf, ("query",))), CertificateError, "cert-not-a-ca")
         old = Authority("other", world.random, now=EPOCH_S - 400 * 86_400, years=1)
         await refused(alpha.run(AddTrust("other", pem(old.der), ("query",))), CertificateError, "cert-expired")
-        assert not ledger.entries
+        assert len((await alpha.run(ListTrust())).items) == 1
         opened = await world.node("opened")
         for verb in (ListTrust(), ShowTrust("x"), AddTrust("other", text, ("query",)), ProbeTrust(alpha.address)):
-            await refused(opened.run(verb), UsageError, "no-ca")
-        alpha.engine.trust_ledger = None
-        await refused(alpha.run(AddTrust("other", text, ("query",))), UnavailableError, "no-log")
+            await refused(opened.run(verb), ConfigError, "no-ca")
 
     run(scenario)
 
 
 def test_renewal_is_asked_for_by_name_and_refused_where_nobody_enrols(run: Play, tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
-        alpha, _ = await certified(world, tmp_path, "alpha", Authority("acme", world.random))
+        alpha = await certified(world, tmp_path, "alpha", Authority("acme", world.random))
         kept = await alpha.run(RenewCertificate(if_needed=True))
         assert not kept.renewed and kept.organization == "acme" and kept.by == ""
         await refused(alpha.run(RenewCertificate()), UnavailableError, "no-enrolment")
@@ -219,7 +192,7 @@ def test_renewal_is_asked_for_by_name_and_refused_where_nobody_enrols(run: Play,
 
 def test_a_key_that_others_can_read_keeps_a_node_from_starting(run: Play, tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
-        alpha, _ = await certified(world, tmp_path, "alpha", Authority("acme", world.random))
+        alpha = await certified(world, tmp_path, "alpha", Authority("acme", world.random))
         await world.leave(alpha)
         alpha.home.identity.chmod(0o644)
         error = await refused(world.join(alpha), AccessDeniedError, "identity-exposed")
@@ -232,7 +205,7 @@ def test_a_key_that_others_can_read_keeps_a_node_from_starting(run: Play, tmp_pa
 
 def test_a_ca_file_that_is_missing_never_opens_a_node(run: Play, tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
-        alpha, _ = await certified(world, tmp_path, "alpha", Authority("acme", world.random))
+        alpha = await certified(world, tmp_path, "alpha", Authority("acme", world.random))
         await world.leave(alpha)
         CertFiles.of(alpha.home).bundle.unlink()
         with pytest.raises(RageError) as error:
