@@ -30,33 +30,6 @@ async def revoke_certificate(engine: Engine, verb: verbs.RevokeCertificate, io: 
     return verbs.RevokeCertificateResult(serial, str(peer), verb.reason, True, fact.id.hex())
 
 
-async def renew_certificate(engine: Engine, verb: verbs.RenewCertificate, io: Io) -> verbs.RenewCertificateResult:
-    """Have this node's certificate renewed by one that enrols, and take it into use."""
-    if engine.metadata is None:
-        raise refusals.no_ca()
-    online = await engine.online()
-    by = ""
-    is_renewed = not verb.if_needed or online.renewal.is_due(engine.env.now())
-    if is_renewed:
-        by = str((await online.renewal.renew()).by)
-        await sharing.keep(engine)  # the log learns of it at once
-    certificate = online.trust.credentials.certificate
-    if certificate is None:
-        raise CertificateError("this node has no certificate", mend=["rage cert request"], id="cert-missing")
-    return verbs.RenewCertificateResult(
-        is_renewed,
-        certificate.serial,
-        certificate.organization,
-        str(certificate.peer_id),
-        tuple(sorted(certificate.capabilities)),
-        certificate.not_before,
-        certificate.not_after,
-        certificate.renew_until,
-        certificate.fingerprint.hex(),
-        by,
-    )
-
-
 def _revoke(metadata: Metadata, verb: verbs.RevokeCertificate) -> tuple[str, PeerId, Fact]:
     from rage_net.cert.words import read_serial, serial_text
     from rage_net.libp2p.peer_id import PeerId, PeerIdError
@@ -97,7 +70,6 @@ def _revoke(metadata: Metadata, verb: verbs.RevokeCertificate) -> tuple[str, Pee
 def _holder(metadata: Metadata, serial: str) -> PeerId:
     """Whose certificate has this serial, as the log knows. Raises NotFoundError."""
     from rage_net.cert import parse
-    from rage_net.errors import CertificateError
     from rage_net.sync.facts import Certificate
 
     for fact in metadata.log.by_kind(metadata.organization, Certificate):
@@ -146,5 +118,4 @@ async def renew_certificate(engine: Engine, verb: verbs.RenewCertificate, io: Io
 VERBS: dict[type[Verb[Any]], Callable[[Engine, Any, Io], Awaitable[Any]]] = {
     verbs.RenewCertificate: renew_certificate,
     verbs.RevokeCertificate: revoke_certificate,
-    verbs.RenewCertificate: renew_certificate,
 }

@@ -39,7 +39,6 @@ from rage_net.home import Home
 from rage_net.metrics import Metrics
 from rage_net.services.retrieval import Retrieval, Stage, Want
 from rage_net.services.retrieval.counted import Counted
-from rage_net.trust_ledger import LogLedger
 from rage_net.verbs import Progress, Sink, Source, Verb
 from rage_net.verbs import chunk as chunks
 from rage_net.verbs import node as nodes
@@ -107,8 +106,6 @@ class Engine:
         self.gate = Gate(store, env, self.rules)
         """What a principal may read of the store, for doors that are not the exchange."""
         self.denials = Denials(home.logs / "denials.jsonl" if serves else None, env, metrics)
-        self.trust_ledger: LogLedger | None = None if metadata is None else LogLedger(self, metadata)
-        """Where `rage trust` writes: the log."""
         self.organization = config.network.organization_id
         self.started_at = env.monotonic()
         self.stop_requested = asyncio.Event()

@@ -12,31 +12,19 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rage_net.cert import Anchor, verify_chain
 from rage_net.cert.words import serial_text
 from rage_net.errors import CertificateError
 from rage_net.libp2p.peer_id import PeerId
-from rage_net.sync.facts import Fact, Revocation, Trust, current
+from rage_net.sync.facts import Revocation, Trust, current
 
 if TYPE_CHECKING:
     from rage_net.sync.log import Log
 
 JUDGED_MAX = 4096
 """Chains whose verdict is remembered; one takes 0.3 ms to verify."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trusted:
-    """A CA of another organisation, what its peers may, and until when; `by` is who wrote so last."""
-
-    organization: str
-    ca: bytes
-    scopes: frozenset[str]
-    until: int | None
-    by: str
 
 
 class Authority:
@@ -72,30 +60,31 @@ class Authority:
         with self._lock:
             if self._foreign is None:
                 self._foreign = tuple(
-                    Anchor(held.organization, held.ca, held.scopes, held.until) for held in self.trusted()
+                    Anchor(organization, body.ca, frozenset(body.scopes), body.until or None)
+                    for organization, bodies in self.trusted().items()
+                    for body in bodies
                 )
             now = self._clock()
             return tuple(anchor for anchor in self._foreign if anchor.until is None or anchor.until > now)
 
-    def trusted(self) -> list[Trusted]:
-        """Trust in force, one for each CA, by organisation; what was withdrawn is left out. Blocking."""
+    def trusted(self) -> dict[str, list[Trust]]:
+        """Trust in force, by organisation, one for each of its CAs; what was withdrawn is left out. Blocking."""
         believed = [
             fact
             for fact in self._log.by_kind(self.organization, Trust)
             if fact.author == self._own or self.is_admin(self.organization, fact.author)
         ]
-        by_ca: dict[tuple[str, bytes], list[Fact]] = {}
+        by_ca: dict[tuple[str, bytes], list[Trust]] = {}
         for fact in current(believed):
             if isinstance(fact.body, Trust):
-                by_ca.setdefault((fact.resource.removeprefix("org:"), fact.body.ca), []).append(fact)
-        held: list[Trusted] = []
-        for (organization, ca), facts in sorted(by_ca.items()):
-            bodies = [fact.body for fact in facts if isinstance(fact.body, Trust)]
+                by_ca.setdefault((fact.resource.removeprefix("org:"), fact.body.ca), []).append(fact.body)
+        held: dict[str, list[Trust]] = {}
+        for (organization, ca), bodies in sorted(by_ca.items()):
             if any(body.withdrawn for body in bodies):  # of concurrent ones the withdrawal holds
                 continue
             scopes = frozenset.intersection(*(frozenset(body.scopes) for body in bodies))
-            until = min((body.until for body in bodies if body.until), default=None)
-            held.append(Trusted(organization, ca, scopes, until, str(facts[-1].author)))
+            until = min((body.until for body in bodies if body.until), default=0)
+            held.setdefault(organization, []).append(Trust(ca, tuple(sorted(scopes)), until))
         return held
 
     # --- revocations ---
