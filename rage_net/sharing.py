@@ -138,7 +138,8 @@ def _measure(engine: Engine, rows: Sequence[DocumentRow]) -> int:
 
 
 def _find_documents(metadata: Metadata, ref: str) -> list[DocumentRow]:
-    found = [row for row in catalog_rows(metadata, ref) if not row.is_dead]
+    rows = catalog_rows(metadata, ref)
+    found = [row for row in rows if not row.is_dead and row.organization == metadata.organization]
     if not found:
         raise NotFoundError(
             f"no document {ref!r} in the log of {metadata.organization}",
@@ -149,13 +150,20 @@ def _find_documents(metadata: Metadata, ref: str) -> list[DocumentRow]:
 
 
 def catalog_rows(metadata: Metadata, ref: str) -> list[DocumentRow]:
-    """The documents of our organisation that an id, a root's CID or a name means. Blocking."""
+    """The documents that an id, a root's CID or a name means: our organisation's, else others'. Blocking."""
     try:
         root = Cid.parse(ref)
     except CidError:
-        rows = metadata.log.documents(metadata.organization, doc_id=ref)
-        return list(rows or metadata.log.documents(metadata.organization, name=ref))
-    return list(metadata.log.documents(metadata.organization, root=root))
+        root = None
+    organizations = [metadata.organization, *metadata.log.organizations()]
+    for organization in dict.fromkeys(organizations):
+        if root is not None:
+            rows = metadata.log.documents(organization, root=root)
+        else:
+            rows = metadata.log.documents(organization, doc_id=ref) or metadata.log.documents(organization, name=ref)
+        if rows:
+            return list(rows)
+    return []
 
 
 def known_nodes(metadata: Metadata) -> list[PeerId]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from blake3 import blake3
 
 from rage_net.chunk.stat import CHECKSUM_BYTES, Stat
-from rage_net.chunk.store import ChunkStore
+from rage_net.chunk.store import DELETE_BATCH, ChunkStore
 from rage_net.cid import Cid
 
 _CHUNK = "SELECT id, size, stored, encoding, cached, checksum FROM chunk WHERE cid = ?"
@@ -147,8 +147,18 @@ def attest(store: ChunkStore, said: Iterable[tuple[Cid, bool, Sequence[tuple[str
 
 
 def drop_attested(store: ChunkStore, organisation: str, doc_id: str) -> bool:
-    """Forget which chunks were said to be for a document; whether there were any. What lies here is cache, and goes."""
+    """Forget which chunks were said to be for a document; whether there were any.
+
+    Those that are cache and for nothing else are deleted.
+    """
     with store.index.write(durable=False) as db:
-        return bool(
-            db.execute("DELETE FROM attested WHERE organisation = ? AND doc_id = ?", (organisation, doc_id)).rowcount
-        )
+        ours = (organisation, doc_id)
+        chunks = db.execute("SELECT chunk FROM attested WHERE organisation = ? AND doc_id = ?", ours).fetchall()
+        db.execute("DELETE FROM attested WHERE organisation = ? AND doc_id = ?", ours)
+        others = "SELECT 1 FROM attested WHERE attested.chunk = chunk.id"
+        left = f"SELECT cid FROM chunk WHERE id = ? AND cached AND NOT EXISTS ({others})"  # noqa: S608
+        rows = [row for chunk in chunks for row in db.execute(left, chunk)]
+    cids = [Cid.from_bytes(cid) for (cid,) in rows]
+    for at in range(0, len(cids), DELETE_BATCH):
+        store.discard(cids[at : at + DELETE_BATCH])  # but for what something holds
+    return bool(chunks)

@@ -137,6 +137,7 @@ async def go_online(
             if syncing is not None:
                 swarm.handle(messages.SYNC_PROTOCOL, syncing.serve)
         membership = await make_membership(home, config, env, swarm)
+        membership.meet_again = trust.meet_again
         addresses = functools.partial(told_addresses, swarm)
         servers = None
         if network.discovery.enabled:

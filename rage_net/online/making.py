@@ -23,7 +23,7 @@ from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.libp2p.pubsub import PubSub
 from rage_net.libp2p.scope import Scope, scope_of
-from rage_net.libp2p.swarm import Limits, Swarm
+from rage_net.libp2p.swarm import Connected, Event, Limits, Swarm
 from rage_net.messages import NodeInfo
 from rage_net.metrics import Metrics
 from rage_net.peerstore import Peerstore
@@ -204,6 +204,12 @@ def make_syncing(
         peers=[PeerId.parse(peer) for peer in sync.peers],
         tags=sync.tags,
     )
+
+    def meet(event: Event) -> None:
+        if isinstance(event, Connected):
+            syncing.met(event.peer_id)
+
+    swarm.on_event(meet)
     trust.on_change(syncing.met)
     return syncing
 

@@ -104,6 +104,19 @@ def append_payloads(
     return first
 
 
+def payloads_of(db: sqlite3.Connection, view: View, facts: Sequence[bytes]) -> list[bytes]:
+    """The payloads of facts by their ids, in the same order."""
+    found = []
+    for id in facts:
+        row = db.execute(
+            "SELECT payload FROM entry WHERE organization = ? AND fact = ? AND payload IS NOT NULL LIMIT 1",
+            (view.key, id),
+        ).fetchone()
+        if row is not None:
+            found.append(row[0])
+    return found
+
+
 def newest_certificate(db: sqlite3.Connection, view: View, author: PeerId) -> bytes | None:
     """The payload of the author's latest certificate, wherever it stands."""
     rows = db.execute(

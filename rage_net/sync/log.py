@@ -12,12 +12,12 @@ import contextlib
 import random
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from rage_net.libp2p.peer_id import PeerId
-from rage_net.sync.appending import Author, append, append_payloads, draw_incarnation, open_chain
+from rage_net.sync.appending import Author, append, append_payloads, draw_incarnation, open_chain, payloads_of
 from rage_net.sync.catalog import Changes, build, make_edit
 from rage_net.sync.chains import FACT_COLUMNS, View, create, facts_about, load
 from rage_net.sync.compaction import adopt, compact, sweep
@@ -144,6 +144,21 @@ class Log(LogReader):
     def _chain(self, view: View) -> ChainId:
         assert view.incarnation is not None
         return ChainId(self.author, view.incarnation)
+
+    def reissue(self, organization: str, resource: str) -> list[Fact]:
+        """Say again, at our head, what we ever said about a resource: for those who were sent hashes of it till now.
+
+        The same payloads are the same facts, so nothing else changes. Returns: them, where they stand now.
+        """
+        own = [fact for fact in self.facts(organization, resource) if fact.author == self.author]
+        if not own:
+            return []
+        with self._changing(organization, None) as (db, view, change):
+            payloads = payloads_of(db, view, [fact.id for fact in own])
+            first = append_payloads(db, view, self._author, payloads, change)
+        assert view.incarnation is not None
+        chain = ChainId(self.author, view.incarnation)
+        return [replace(fact, chain=chain, sequence=first + at) for at, fact in enumerate(own)]
 
     def compact(self, organization: str, *, dry_run: bool = False) -> int:
         """Shed what nobody needs of our own chains, in a new incarnation. Returns: how many entries were shed."""

@@ -10,7 +10,11 @@ from typing import Any
 
 import pytest
 
-from rage_net.errors import RageError
+from rage_net.errors import NotFoundError, RageError
+from rage_net.verbs.cert import RevokeCertificate
+from rage_net.verbs.chunk import RemoveChunk
+from rage_net.verbs.trust import AddTrust, RemoveTrust
+from tests.sim.node import Node
 from tests.sim.organizations import Organization
 from tests.sim.world import World, play
 
@@ -43,5 +47,109 @@ def test_a_document_is_found_by_its_name_in_the_organisation_and_a_stranger_gets
             await stranger.get(root, alpha)
         assert error.value.id in ("sources-unreachable", "chunk-not-found", "peer-unreachable"), error.value.id
         assert "alpha" in world.holders(root) and "stranger" not in world.holders(root)
+
+    run(scenario)
+
+
+async def trust(node: Node, other: Organization, *scopes: str) -> None:
+    await node.run(AddTrust(other.name, ca=other.pem, scopes=scopes))
+
+
+async def refused(work: Awaitable[Any]) -> None:
+    """Nothing is given, and not said why."""
+    with pytest.raises(RageError) as error:
+        await work
+    assert error.value.id in ("sources-unreachable", "chunk-not-found", "peer-unreachable"), error.value
+
+
+def test_a_federated_document_is_read_by_another_organisation_and_withdrawn_trust_cuts_it(run: Play) -> None:
+    async def scenario(world: World) -> None:
+        acme, birch, crow = (Organization(name, world.seed) for name in ("acme", "birch", "crow"))
+        alpha = await world.node("alpha", organization=acme, capabilities=("storage", "admin"))
+        beta = await world.node("beta", organization=birch, bootstrap=[alpha], capabilities=("storage", "admin"))
+        stranger = await world.node("crow", organization=crow, bootstrap=[alpha, beta])
+        await asyncio.sleep(SETTLE_S)
+        assert beta.peer_id not in alpha.peers()
+        await trust(alpha, birch, "chunks", "sync")
+        await trust(beta, acme, "chunks", "sync")
+        data = world.random.randbytes(50_000)
+        secret = await alpha.put(data[::-1], "secret.md", "org")
+        root = await alpha.put(data, "report.md", "federated")
+        await beta.connect(alpha)
+        await asyncio.sleep(2)
+        assert (await beta.get("report.md")).data == data
+        await refused(beta.get(secret, alpha))
+        assert not beta.engine.metadata.log.documents("acme", name="secret.md"), "no word of it reached beta"
+        await refused(stranger.get(root, alpha))
+        await alpha.run(RemoveTrust("birch"))
+        await asyncio.sleep(0.5)
+        assert beta.peer_id not in alpha.peers()
+        await refused(beta.get(await alpha.put(data[::-3], "later.md", "federated"), alpha))
+
+    run(scenario)
+
+
+def test_what_becomes_federated_later_reaches_the_other_organisation(run: Play) -> None:
+    async def scenario(world: World) -> None:
+        acme, birch = (Organization(name, world.seed) for name in ("acme", "birch"))
+        alpha = await world.node("alpha", organization=acme)
+        beta = await world.node("beta", organization=birch, bootstrap=[alpha])
+        await trust(alpha, birch, "chunks", "sync")
+        await trust(beta, acme, "chunks", "sync")
+        await beta.connect(alpha)
+        data = world.random.randbytes(50_000)
+        await alpha.put(data, "report.md", "org")
+        await asyncio.sleep(5)
+        assert not beta.engine.metadata.log.documents("acme", name="report.md")
+        await alpha.put(data, "report.md", "federated")
+        log = beta.engine.metadata.log
+        await world.until(lambda: bool(log.documents("acme", name="report.md")), within_s=2, what="beta knows it")
+        assert (await beta.get("report.md")).data == data
+
+    run(scenario)
+
+
+def test_a_revoked_node_is_cut_everywhere_within_two_seconds(run: Play) -> None:
+    async def scenario(world: World) -> None:
+        acme = Organization("acme", world.seed)
+        alpha = await world.node("alpha", organization=acme, capabilities=("storage", "admin"))
+        others = [await world.node(name, organization=acme, bootstrap=[alpha]) for name in ("beta", "gamma", "delta")]
+        beta, gamma, delta = others
+        await asyncio.sleep(SETTLE_S)
+        await delta.connect(gamma)
+        root = await gamma.put(world.random.randbytes(30_000), "plan.md", "org")
+        await asyncio.sleep(2)
+        await alpha.run(RevokeCertificate(peer_id=delta.peer_id, reason="stolen"))
+        nodes = (alpha, beta, gamma)
+        await world.until(
+            lambda: all(delta.peer_id not in node.peers() for node in nodes), within_s=2, what="delta is cut"
+        )
+        await refused(delta.get(root, gamma))
+        await asyncio.sleep(30)
+        assert not any(delta.peer_id in node.peers() for node in nodes), "nor does it get in again"
+
+    run(scenario)
+
+
+def test_a_document_that_is_removed_everywhere_is_dropped_and_acknowledged(run: Play) -> None:
+    async def scenario(world: World) -> None:
+        acme = Organization("acme", world.seed)
+        alpha = await world.node("alpha", organization=acme)
+        beta = await world.node("beta", organization=acme, bootstrap=[alpha])
+        gamma = await world.node("gamma", organization=acme, bootstrap=[alpha])
+        await asyncio.sleep(40)
+        root = await alpha.put(world.random.randbytes(60_000), "old.md", "org")
+        await asyncio.sleep(2)
+        await beta.get("old.md")
+        await world.leave(gamma)
+        done = await alpha.run(RemoveChunk("old.md", everywhere=True, wait_s=5.0))
+        assert done.acknowledged == (beta.peer_id,) and done.awaiting == (gamma.peer_id,)
+        with pytest.raises(NotFoundError):
+            await alpha.get("old.md")
+        await refused(beta.get(root, alpha))
+        await world.join(gamma)
+        await asyncio.sleep(20)
+        rows = gamma.engine.metadata.log.documents("acme", name="old.md")
+        assert [row.is_dead for row in rows] == [True]
 
     run(scenario)

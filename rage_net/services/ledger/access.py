@@ -200,6 +200,19 @@ class Access:
 
         return may
 
+    def has_others(self) -> bool:
+        """Whether another organisation's peers get facts of ours."""
+        return any("sync" in anchor.scopes for anchor in self._authority.foreign_anchors())
+
+    def is_for_others(self, fact: Fact) -> bool:
+        """Whether a fact may open a document to another organisation: a wide visibility, a right of its names."""
+        body = fact.body
+        if not isinstance(body, kinds.Access):
+            return False
+        own = self._authority.organization
+        is_named = body.allowed and body.principal.partition(":")[2].partition("/")[0] != own
+        return body.visibility in ("public", "federated") or (not body.visibility and is_named)
+
     def _is_chosen(self, organization: str, doc_id: str, tags: frozenset[str]) -> bool:
         rows = self._log.documents(organization, doc_id=doc_id)
         return any(not tags.isdisjoint(row.tags) for row in rows)

@@ -148,6 +148,7 @@ class Records:
                 written += acknowledgements
                 dropped += [doc_id] if acknowledgements else []
                 continue
+            written += self._show_others(organization, doc_id, facts)
             row = self.row(organization, doc_id)
             if row is not None:
                 visibility = cast(Visibility, rights.access.visibility)
@@ -161,6 +162,17 @@ class Records:
                     expires_at=float(row.retention_until) if row.retention_until else None,
                 )
         return Applied(tuple(written), tuple(dropped), trust_changed)
+
+    def _show_others(self, organization: str, doc_id: str, facts: Sequence[Fact]) -> list[Fact]:
+        """What we wrote about a document that has become another organisation's business, too, we say again.
+
+        Till now its peers were sent hashes of it.
+        """
+        if organization != self._organization or not self._access.has_others():
+            return []
+        resource = f"doc:{doc_id}"
+        is_wider = any(fact.resource == resource and self._access.is_for_others(fact) for fact in facts)
+        return self._log.reissue(organization, resource) if is_wider else []
 
     def _drop(self, doc_id: str, *, organization: str = "", acknowledge: bool = True) -> list[Fact]:
         """Forget a dead document and the cached bytes that only it let others have; say so if there was any."""

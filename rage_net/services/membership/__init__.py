@@ -99,6 +99,8 @@ class Membership:
         self.liveness = Liveness(env.monotonic())
         self.nodes: OrderedDict[PeerId, Node] = OrderedDict()
         self.bootstrap = tuple(bootstrap)
+        self.meet_again: Callable[[Connection], Awaitable[None]] = _nothing
+        """Given by trust: shows certificates anew to a peer that was refused."""
         self._env = env
         self._save_bans = save_bans
         self._dial_timeout_s = dial_timeout_s
@@ -440,6 +442,11 @@ class Membership:
                 id="peer-mismatch",
             ) from error
         except NotAdmittedError as error:
+            unoffered = self.swarm.connection_unoffered(peer)
+            if unoffered is not None:  # one of us may have changed its mind since
+                await self.meet_again(unoffered)
+                if (met := self.swarm.connection(peer)) is not None:
+                    return met
             raise refusals.not_trusted(str(peer), error.refusal) from error
         except DialError as error:
             reasons = "; ".join(f"{where}: {what}" for where, what in error.reasons) or str(error)
@@ -501,6 +508,10 @@ def parse_address(text: str) -> Multiaddr:
         raise UsageError(
             f"{text!r} is no multiaddr", why=str(error), mend=["/ip4/192.0.2.7/tcp/4001/p2p/12D3KooW..."]
         ) from None
+
+
+async def _nothing(connection: Connection) -> None:
+    pass
 
 
 async def _at_once(connection: Connection) -> Connection:
