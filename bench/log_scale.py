@@ -194,9 +194,8 @@ def main() -> int:
             took = fill(log, rng, options.large, options.authors)
             log.close()
             print(f"{options.large} facts written in {took:.1f} s, {large.stat().st_size / 1e6:.0f} MB on disk")
-            out = subprocess.run(
-                [sys.executable, "-c", OPENING, str(large)], capture_output=True, text=True, check=True
-            )
+            command = [sys.executable, "-c", OPENING, str(large)]
+            out = subprocess.run(command, capture_output=True, text=True, check=True)
             opened, resident, each, count = map(float, out.stdout.split())
             print(f"{count:.0f} entries; one resource's facts in {each:.0f} us")
             lines.append(Line("a large log opens, s", opened, 10.0))
