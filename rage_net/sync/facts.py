@@ -195,12 +195,16 @@ class New:
 Key = tuple[str, ...]
 
 
-def key_of(fact: Fact | New) -> Key:
+def key_of(fact: Fact) -> Key:
     """What the fact is about: a later fact with the same key replaces those that it names.
 
     Edits, certificates, revocations, tombstones, adoptions and closings are about nothing but themselves.
     """
-    body, resource = fact.body, fact.resource
+    return key_of_body(fact.resource, fact.body, fact.author) or (fact.resource, fact.id.hex())
+
+
+def key_of_body(resource: str, body: Body, author: PeerId) -> Key | None:
+    """As `key_of`, of what is not said yet; None when nothing can replace it."""
     match body:
         case Access():
             return (resource, "visibility") if body.visibility else (resource, body.principal, body.action)
@@ -213,8 +217,8 @@ def key_of(fact: Fact | New) -> Key:
         case Unknown():
             return resource, "unknown", str(body.number)
         case Acknowledgement():
-            return resource, "acknowledgement", body.tombstone.hex(), str(fact.author) if isinstance(fact, Fact) else ""
-    return resource, type(body).__name__.lower(), fact.id.hex() if isinstance(fact, Fact) else ""
+            return resource, "acknowledgement", body.tombstone.hex(), str(author)
+    return None
 
 
 def current(facts: Iterable[Fact]) -> tuple[Fact, ...]:

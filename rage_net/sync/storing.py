@@ -243,7 +243,11 @@ def settle(db: sqlite3.Connection, view: View, change: Change, judge: Judge | No
     _mark(db, view, change)
     after = _reload(db, view)
     is_rejudged = False
-    changed = {author for author in after.capabilities if after.capabilities[author] != view.capabilities.get(author)}
+    changed = {
+        author
+        for author in view.capabilities.keys() | after.capabilities.keys()
+        if view.capabilities.get(author) != after.capabilities.get(author)
+    }
     if changed:
         is_rejudged = any(author in view.capabilities for author in changed)
         mark_authors(db, after, changed & {chain.author for chain in view.chains})
