@@ -44,7 +44,14 @@ async def list_peers(engine: Engine, verb: peers.ListPeers, io: Io) -> peers.Lis
     """Connected peers, and with `known` those of the peer store."""
     from rage_net.services.membership.views import show_peers
 
-    rows = show_peers(await _members(engine), verb, now=engine.env.now(), monotonic=engine.env.monotonic())
+    online = await engine.online()
+    rows = show_peers(
+        online.membership,
+        verb,
+        now=engine.env.now(),
+        monotonic=engine.env.monotonic(),
+        proven=online.trust.proof_of,
+    )
     return peers.ListPeersResult(tuple(rows))
 
 

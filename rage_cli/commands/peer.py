@@ -41,6 +41,7 @@ ROW = (
     Column("region", lambda it: it.region),
     Column("capabilities", lambda it: it.capabilities, wide=True),
     Column("source", lambda it: it.source, wide=True),
+    Column("trust", lambda it: it.trust),
 )
 CARD = (
     *ROW,

@@ -25,12 +25,14 @@ class PeerRow:
     liveness: str = ""
     """alive, suspect or gone, as the network sees it; empty where nothing is known."""
     organization: str = ""
-    """As the peer says; a claim."""
+    """Proven by its certificate where `trust` is not empty; else as the peer says."""
     region: str = ""
     zone: str = ""
     capabilities: tuple[str, ...] = ()
     source: str = ""
     """How we came to know it: configured, server, dht, mdns, gossip or inbound."""
+    trust: str = ""
+    """Of a connected peer with a certificate that is trusted: own-organization, federated or vouched."""
     until: float | None = None
     """Of a ban: when it ends, seconds since the epoch; None is never."""
     reason: str = ""

@@ -28,7 +28,7 @@ from rage_net.messages import CHUNK_PROTOCOL
 from rage_net.services.presence import ANNOUNCE_S_MIN
 from rage_net.verbs.cert import RenewCertificate
 from rage_net.verbs.chunk import PutChunk
-from rage_net.verbs.peer import PingPeer
+from rage_net.verbs.peer import ListPeers, PingPeer
 from rage_net.verbs.topic import ListTopics
 from rage_net.verbs.trust import AddTrust, ListTrust, ProbeTrust, RemoveTrust, ShowTrust
 from tests.services.trust_world import Authority, pem
@@ -98,6 +98,8 @@ def test_members_speak_and_a_stranger_gets_nothing(run: Play, tmp_path: Path) ->
         assert {str(peer) for peer in table} == {beta.peer_id}
         assert alpha.online.trust.count_peers() == {("acme", "eu"): 1}
         assert alpha.online.problems() == []
+        (row,) = (await alpha.run(ListPeers(organization="acme"))).items
+        assert (row.trust, row.organization, row.capabilities) == ("own-organization", "acme", ("storage",))
 
     run(scenario)
 

@@ -290,12 +290,22 @@ async def test_a_peer_that_takes_its_certificate_back_is_cut(world: TrustWorld) 
 async def test_who_floods_with_hellos_is_cut(world: TrustWorld) -> None:
     acme, key = world.authority("acme"), keys.generate(world.rng)
     node, peer = await world.node("node", acme), await world.raw("peer", key)
-    certificate = acme.certify(key)
+    other = world.authority("acme")
     with pytest.raises((Libp2pError, TimeoutError)):
         for _ in range(REQUESTS_BURST + 1):
-            assert (await peer.hello(node, certificate)).status == 200
+            assert (await peer.hello(node, other.certify(key))).status == 403
     await asyncio.sleep(1)
     assert node.trust.counts["floods"] == 1 and not node.swarm.is_linked(peer.peer_id)
+
+
+async def test_a_home_whose_commands_come_one_after_another_is_let_in_each_time(world: TrustWorld) -> None:
+    acme, key = world.authority("acme"), keys.generate(world.rng)
+    node, certificate = await world.node("node", acme), acme.certify(key)
+    for number in range(3 * REQUESTS_BURST):
+        command = await world.raw(f"command{number}", key)
+        assert (await command.hello(node, certificate)).status == 200
+        await command.swarm.close()
+    assert node.trust.counts["floods"] == 0
 
 
 async def test_a_certificate_that_expires_cuts_the_connection(world: TrustWorld) -> None:

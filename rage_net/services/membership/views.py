@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,10 @@ from rage_net.verbs.peer import ListPeers, PeerRow
 if TYPE_CHECKING:
     from rage_net.libp2p.swarm import Connection
     from rage_net.services.membership import Membership
+
+
+Proven = Callable[[PeerId], tuple[str, str, tuple[str, ...], str] | None]
+"""Organisation, region and capabilities that a certificate proves of a peer, and how it is trusted."""
 
 
 def show_connection(connection: Connection, now: float, rtt_s: float | None = None) -> PeerRow:
@@ -33,10 +37,13 @@ def show_connection(connection: Connection, now: float, rtt_s: float | None = No
     )
 
 
-def show_peers(membership: Membership, verb: ListPeers, *, now: float, monotonic: float) -> Iterator[PeerRow]:
+def show_peers(
+    membership: Membership, verb: ListPeers, *, now: float, monotonic: float, proven: Proven = lambda peer: None
+) -> Iterator[PeerRow]:
     """Connected peers, longest first; then known and banned ones, where the verb asks for them."""
     wanted = verb.state
     for row in _all_peers(membership, now, monotonic, known=verb.known or wanted not in ("", "connected")):
+        row = _with_proof(row, proven)
         if wanted and wanted not in (row.state, row.liveness):
             continue
         if (verb.organization or row.organization) != row.organization or (verb.region or row.region) != row.region:
@@ -63,6 +70,15 @@ def _all_peers(membership: Membership, now: float, monotonic: float, *, known: b
     for ban in bans:
         row = PeerRow(str(ban.peer_id), "banned", "", (), "", (), None, 0.0, 0, 0, 0)
         yield replace(row, until=ban.until, reason=ban.reason)
+
+
+def _with_proof(row: PeerRow, proven: Proven) -> PeerRow:
+    """The row, with what a certificate proves in the place of what the peer says."""
+    proof = proven(PeerId.parse(row.peer_id)) if row.state == "connected" else None
+    if proof is None:
+        return row
+    organization, region, capabilities, trust = proof
+    return replace(row, organization=organization, region=region, capabilities=capabilities, trust=trust)
 
 
 def _complete(membership: Membership, peer: PeerId, row: PeerRow) -> PeerRow:

@@ -52,9 +52,11 @@ TRUST_S_MAX = 10.0
 """From a connection to a trusted chain; then it is dropped."""
 HEARD_S_MAX = 5.0
 """For a dialler to end its half once it has our answer."""
-REQUESTS_BURST = 8
-REQUEST_EVERY_S = 5.0
-"""Requests of one peer: a Hello for each connection and each change, a renewal in days. More cost it the connection."""
+REQUESTS_BURST = 16
+REQUEST_EVERY_S = 2.0
+"""Requests of one peer. More cost it the connection: a chain of strangers takes a millisecond to judge."""
+KNOWN_COST = 0.1
+"""Of a request, for a chain that was judged before: commands of one home, one after another, are connections each."""
 PEERS_MAX = 4096
 """Peers whose requests are counted."""
 EXPIRY_NEAR = 0.2
@@ -180,6 +182,14 @@ class Trust:
         if self.is_open:
             return not topic.startswith((rules.ORGANIZATION_TOPICS, rules.RIGHTS_TOPICS))
         return not topic.startswith(rules.ORGANIZATION_TOPICS) or topic == f"rage.org.{self.organization}"
+
+    def proof_of(self, peer: PeerId) -> tuple[str, str, tuple[str, ...], str] | None:
+        """Organisation, region and capabilities that are proven of a peer, and how it is trusted."""
+        standing = self._standings.get(peer)
+        if standing is None or standing.certificate is None:
+            return None
+        region, capabilities = standing.certificate.region, tuple(sorted(standing.capabilities))
+        return standing.organization, region, capabilities, standing.reason
 
     def count_peers(self) -> Counter[tuple[str, str]]:
         """Offered peers by proven organisation and region; both empty where nothing is proven."""
@@ -311,9 +321,7 @@ class Trust:
     async def serve(self, stream: Stream) -> None:
         """The handler of `/rage/trust`. Raises Libp2pError, TimeoutError."""
         peer = stream.remote_peer
-        if self._rates.take(peer, self._env.monotonic()) > 0:
-            self.counts["floods"] += 1
-            self._swarm.cut(peer, f"more than {REQUESTS_BURST} trust requests, and one each {REQUEST_EVERY_S:.0f} s")
+        if not self._afford(peer, KNOWN_COST):
             return
         async with asyncio.timeout(TRUST_S_MAX):
             raw = await stream.read_message(messages.TRUST_BYTES_MAX)
@@ -323,10 +331,21 @@ class Trust:
                 self.counts["malformed"] += 1
                 await self._send(stream, TrustResponse(messages.BAD_REQUEST, reason="malformed", message=str(error)))
                 return
+            is_known = isinstance(request, Hello) and self._judge.remembers(peer, request.certificates)
+            if not is_known and not self._afford(peer, 1.0 - KNOWN_COST):
+                return
             if isinstance(request, Renew):
                 await self._send(stream, await self._answer_renewal(peer, request.csr))
             elif not stream.connection.is_lost:
                 await self._answer_hello(stream, request)
+
+    def _afford(self, peer: PeerId, cost: float) -> bool:
+        """Whether the peer may ask so much; one that asks too much is cut."""
+        if self._rates.take(peer, self._env.monotonic(), cost) == 0:
+            return True
+        self.counts["floods"] += 1
+        self._swarm.cut(peer, "too many trust requests")
+        return False
 
     async def _answer_hello(self, stream: Stream, hello: Hello) -> None:
         peer, chain = stream.remote_peer, self.credentials.chain

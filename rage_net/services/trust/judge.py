@@ -73,6 +73,10 @@ class Judge:
             chain=tuple(chain),
         )
 
+    def remembers(self, peer: PeerId, chain: Sequence[bytes]) -> bool:
+        """Whether a peer's chain held not long ago, so that to judge it again costs next to nothing."""
+        return _digest(peer, chain) in self._remembered
+
     def authority(self, author: PeerId, chain: Sequence[bytes], organization: str) -> frozenset[str] | None:
         """What `chain` lets an author do in an organisation's log, whatever the time; None where it is no member.
 
