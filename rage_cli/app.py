@@ -39,6 +39,7 @@ NOUNS: dict[str, str] = {
     "peer": "Look at peers, find them, connect to them, ping and ban them.",
     "cert": "Make, sign, check and revoke certificates.",
     "trust": "Say which other organisations are trusted, and for what.",
+    "acl": "See and change who may do what with documents.",
     "discovery": "Ask discovery servers, register there, run one.",
     "dht": "Look into the DHT: its table, look-ups, each hop of one.",
     "topic": "List topics, listen to one, publish to one.",

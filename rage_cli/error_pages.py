@@ -22,6 +22,28 @@ from rage_net.errors import (
 )
 
 PAGES: dict[str, tuple[type[RageError], str, str]] = {
+    "acl-contradicts-itself": (
+        UsageError,
+        "A file of rights says two things of one principal, or of the document.",
+        "keep one of the two that it names",
+    ),
+    "acl-nothing-to-set": (
+        UsageError,
+        "`acl set` was told nothing to set, or two things.",
+        "--visibility V, or -f FILE",
+    ),
+    "bad-acl": (UsageError, "What was given is no list of rights.", "it says where; rage acl set --help"),
+    "bad-action": (UsageError, "There is no such action.", "read, write, admin, query or replicate"),
+    "bad-key-set": (
+        IntegrityError,
+        "What stands where an issuer's public keys should be is no key set (JWKS).",
+        "curl the address of network.http.issuers",
+    ),
+    "bad-principal": (
+        UsageError,
+        "A name does not say whom it means, or could pass for another's.",
+        "peer:ID, user:ORG/NAME, group:ORG/NAME, org:ORG, or anyone",
+    ),
     "answer-too-large": (PeerProtocolError, "A server sent more than an answer may hold.", "is its address right?"),
     "answer-type": (
         PeerProtocolError,
@@ -251,6 +273,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "index.db is missing or empty, though store/ holds chunks.",
         "restore index.db from a backup, or move store/ away to begin anew",
     ),
+    "issuer-unreachable": (
+        UnavailableError,
+        "The public keys of a token's issuer cannot be had, so no token of it can be believed.",
+        "retry; is the address of network.http.issuers right?",
+    ),
     "key-exposed": (
         AccessDeniedError,
         "Others can read the private key of a CA.",
@@ -429,6 +456,12 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
     "stalled": (UnavailableError, "A peer sent nothing for too long.", "retry"),
     "stopping": (UnavailableError, "The node is about to end.", "retry when it runs again"),
     "storage-unavailable": (UnavailableError, "The disk under the store fails.", "dmesg; look at the disk"),
+    "token-expired": (AccessDeniedError, "A bearer token's time is over.", "get a new one from its issuer"),
+    "token-refused": (
+        AccessDeniedError,
+        "A bearer token proves nobody to this node: it says why.",
+        "is its issuer in network.http.issuers, and its audience ours?",
+    ),
     "timeout": (UnavailableError, "A server did not answer in time.", "retry"),
     "topic-invalid": (UsageError, "It cannot be the name of a topic.", "rage topic list"),
     "topic-not-joined": (

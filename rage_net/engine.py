@@ -20,11 +20,12 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rage_net import __version__, cert_verbs, network_verbs, refusals, sharing, sync_verbs, trust_verbs
+from rage_net import __version__, acl_verbs, cert_verbs, network_verbs, refusals, sharing, sync_verbs, trust_verbs
 from rage_net import config as configuration
 from rage_net import env as environment
 from rage_net import home as homes
 from rage_net.acl import Principal, Rules
+from rage_net.acl_ledger import LogRights
 from rage_net.chunk import manifest, views
 from rage_net.chunk.documents import Documents, check_words
 from rage_net.chunk.shelf import Hidden, Seen, is_public
@@ -105,6 +106,10 @@ class Engine:
         self.rules = rules_of(config)
         self.gate = Gate(store, env, self.rules)
         """What a principal may read of the store, for doors that are not the exchange."""
+        self.rights: acl_verbs.Rights | None = None if metadata is None else LogRights(self, metadata)
+        """What the log says of documents' rights; None on an open node."""
+        if metadata is not None:
+            self.gate.access_of = metadata.access.access_of
         self.denials = Denials(home.logs / "denials.jsonl" if serves else None, env, metrics)
         self.organization = config.network.organization_id
         self.started_at = env.monotonic()
@@ -550,4 +555,5 @@ VERBS: dict[type[Verb[Any]], Callable[[Engine, Any, Io], Awaitable[Any]]] = {
     **cert_verbs.VERBS,
     **trust_verbs.VERBS,
     **cert_verbs.VERBS,
+    **acl_verbs.VERBS,
 }

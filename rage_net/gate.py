@@ -70,6 +70,11 @@ class Gate:
         rules = replace(self.rules, enforcement="strict")
         return [cid for cid in cids if isinstance(self._look(cid, author, "read", rules, 0).found, Seen)]
 
+    def counting(self, cid: Cid) -> list[tuple[str, AccessList]] | None:
+        """Id and rights of the documents that count for a chunk, for operators; None when it is not here."""
+        found = look(self._store, cid, lambda _: True)
+        return None if found is None else [(document.doc_id, self.rights(document)) for document in found.documents]
+
     def rights(self, document: Counting) -> AccessList:
         """What is known of a document that counts for something."""
         organization, doc_id, owner, visibility, is_ruled = document

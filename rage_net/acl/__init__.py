@@ -19,7 +19,7 @@ from rage_net.acl.decide import (
     TopicResource,
     authorize,
 )
-from rage_net.acl.lists import AccessList, Conflict, Entry, Strategy, access_of_row, compile_access, resolve
+from rage_net.acl.lists import LEEWAY_S, AccessList, Conflict, Entry, Strategy, access_of_row, compile_access, resolve
 from rage_net.acl.payload import AclPayload, Change, parse_payloads, payloads_of, plan_changes
 from rage_net.acl.words import (
     ACTIONS,
@@ -36,6 +36,7 @@ from rage_net.acl.words import (
 __all__ = [
     "ACTIONS",
     "ANYONE",
+    "LEEWAY_S",
     "OPERATOR",
     "VISIBILITIES",
     "AccessList",

@@ -200,7 +200,7 @@ def _decide(access: AccessList, principal: Principal, action: Action, rules: Rul
     organization = principal.organization
     is_member = organization == access.organization
     if is_member and principal.kind == "peer":
-        if principal.name == access.owner:
+        if principal.name == access.owner and access.owner:
             return _OWNER
         if not access.flaw and "admin" in principal.capabilities:
             return _ADMIN

@@ -223,6 +223,8 @@ def _moment(value: object, place: str) -> float:
     """Seconds since the epoch, of a number or an RFC 3339 text; 0 for nothing."""
     if value is None or value == 0:
         return 0
+    if isinstance(value, datetime):  # YAML reads it so
+        value = value.isoformat()
     if isinstance(value, (int, float)) and not isinstance(value, bool) and LEEWAY_S < value < 1e11:
         return float(int(value))
     if isinstance(value, str):

@@ -237,7 +237,14 @@ def test_every_error_id_in_the_code_has_a_page_with_its_exit_code(rage: Rage) ->
         raised = getattr(errors, kind, None)
         if raised is not None and name != "usage":
             assert PAGES[name][0] is raised, name
-    computed = {"client-left", "chunk-not-found", "record-invalid", "wrong-bytes", "sources-unreachable"}
+    computed = {
+        "client-left",
+        "chunk-not-found",
+        "record-invalid",
+        "wrong-bytes",
+        "sources-unreachable",
+        "token-refused",
+    }
     assert set(PAGES) - set(used) <= computed, "pages of errors that nobody raises"
     assert rage("help", "error", "home-locked", "--json").stdout.count(b'"exit": 9') == 1
     assert lines(rage("help", "error", "home-lokced", code=5).stderr)[-1] == "  mend: rage help error home-locked"
