@@ -45,7 +45,7 @@ class LogRights:
     def principal(self, peer_id: str) -> Principal | None:
         """See acl_verbs.Rights: of our organisation, or of one that is trusted and whose log is here."""
         authority, peer = self._metadata.authority, PeerId.parse(peer_id)
-        scopes = {held.organization: held.scopes for held in authority.trusted()}
+        scopes = {anchor.organization: anchor.scopes for anchor in authority.foreign_anchors()}
         for organization, opened in {**scopes, self._metadata.organization: OWN_SCOPES}.items():
             capabilities = authority.capabilities(organization, peer)
             if capabilities is not None and not authority.is_revoked(organization, "", peer):

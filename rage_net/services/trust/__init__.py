@@ -312,7 +312,10 @@ class Trust:
                     raise StreamClosedError("the connection was lost")
                 if response.status != messages.OK:
                     self._refused_us[peer] = response.reason or f"status-{response.status}"
-                return self._note(self.judge(peer, response.certificates))
+                standing = self._note(self.judge(peer, response.certificates))
+                if not standing.is_trusted:  # an end that is no end tells the answerer that it is not trusted
+                    await stream.reset()
+                return standing
         except (NegotiationError, StreamResetError):  # it knows nothing of trust
             if connection.is_lost:
                 raise
@@ -356,12 +359,17 @@ class Trust:
         standing = self._note(self.judge(peer, hello.certificates))
         status = messages.OK if standing.is_trusted else messages.DENIED
         await self._send(stream, TrustResponse(status, chain, standing.reason, standing.message))
-        with suppress(TimeoutError, StreamResetError):
+        self._refused_us.pop(peer, None)
+        try:
             async with asyncio.timeout(HEARD_S_MAX):
                 await stream.read_some(1)  # its half ends when it has judged us: what we open then, it lets us open
+        except TimeoutError:
+            pass
+        except StreamResetError:
+            self._refused_us[peer] = "refused"
         if peer in self._standings:
             self._answered.setdefault(peer, asyncio.Event()).set()
-        if self.is_trusted(peer):
+        if self.is_trusted(peer) and not self.refused_by(peer):
             self._swarm.offer(peer)
 
     async def _answer_renewal(self, peer: PeerId, csr: bytes) -> TrustResponse:
