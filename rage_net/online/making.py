@@ -200,6 +200,7 @@ def make_syncing(
             on_facts or nothing,
             metadata.access.reported,
             metadata.note_agreed,
+            metadata.access.has_others,
         ),
         peers=[PeerId.parse(peer) for peer in sync.peers],
         tags=sync.tags,

@@ -86,7 +86,7 @@ class Rules:
     authority: judges authors of an organisation's log. principal_of: who a peer is. may_sync: whether a principal may
     have a log at all. may_see: which facts of it; None for all. on_facts: called with new facts, after they are
     durable. conflicts: contradictions of a log, as a report carries them. on_agreed: called with the time when we held
-    all that a node of our own organisation held.
+    all that a node of our own organisation held. has_others: whether another organisation gets facts of ours.
     """
 
     authority: Callable[[str], Authority]
@@ -96,6 +96,7 @@ class Rules:
     on_facts: OnFacts
     conflicts: Callable[[str], Sequence[wire.Conflict]]
     on_agreed: Callable[[float], None]
+    has_others: Callable[[], bool]
 
 
 class Syncing:
@@ -167,7 +168,8 @@ class Syncing:
         topics = [f"rage.org.{organization}"] if organization == self.organization else []
         for at in range(0, len(heads), wire.HEADS_ANNOUNCED_MAX):
             data = wire.encode_announcement(organization, heads[at : at + wire.HEADS_ANNOUNCED_MAX])
-            for topic in (*topics, wire.UPDATES_TOPIC):
+            # Members hear it on their own topic; the other is for those of other organisations.
+            for topic in (*topics, *([wire.UPDATES_TOPIC] if self._rules.has_others() or not topics else [])):
                 if self._pubsub.peers(topic):
                     with suppress(Libp2pError):
                         self._pubsub.publish(topic, data)
@@ -336,14 +338,15 @@ class Syncing:
                 if response.status != wire.OK:
                     raise from_wire(response.status, response.message or f"it gives no log of {organization}")
                 if response.heads:
-                    state.heads = {head.chain: head for head in response.heads}
+                    told = {head.chain: head for head in response.heads}
+                    state.heads = told if chains is None else {**state.heads, **told}
                 taken = await self._take(organization, response.changes)
                 self._note_refused(connection.peer_id, taken)
                 received += len(taken.new)
                 refused += len(taken.refused)
                 news += taken.new
                 has_more = response.more
-            sent = await self._acknowledge(stream, organization, news)
+            sent = await self._acknowledge(stream, organization, news, chains)
         state.at = self._env.now()
         is_equal = self._is_equal(organization, state)
         if news:
@@ -361,8 +364,10 @@ class Syncing:
         authority = self._rules.authority(organization)
         return await self._env.blocking(lambda: self._log.take(organization, segments, authority=authority))
 
-    async def _acknowledge(self, stream: Stream, organization: str, news: Sequence[Fact]) -> int:
-        """Report contradictions among what is new, if any, and say what we hold now."""
+    async def _acknowledge(
+        self, stream: Stream, organization: str, news: Sequence[Fact], chains: Sequence[ChainId] | None
+    ) -> int:
+        """Report contradictions among what is new, if any, and say what we hold now: of all, or of these chains."""
         sent = 0
         conflicts = await self._env.blocking(self._rules.conflicts, organization) if news else ()
         touched = {fact.resource for fact in news}
@@ -374,8 +379,8 @@ class Syncing:
             async with asyncio.timeout(REQUEST_S_MAX):
                 theirs = wire.decode_resolution(await stream.read_message(wire.REPORT_BYTES_MAX))
             self._compare(organization, stream.remote_peer, conflicts, theirs)
-        heads = await self._env.blocking(self._log.heads, organization)
-        ack = wire.encode_ack(heads)
+        heads = self._log.heads(organization)
+        ack = wire.encode_ack(heads if chains is None else [head for head in heads if head.chain in chains])
         await _write(stream, ack)
         await stream.close_write()
         return sent + len(ack)
@@ -451,7 +456,8 @@ class Syncing:
             bytes_max=RESPONSE_PAYLOAD_BYTES,
             may_see=may_see,
         )
-        shown: tuple[Head, ...] = heads
+        named = {head.chain for head in request.heads}  # of all chains, or of those asked for, where only some are
+        shown = heads if request.is_complete or not named else tuple(head for head in heads if head.chain in named)
         has_more = True
         while has_more:
             changes, has_more = await self._env.blocking(_fill, segments)
@@ -470,7 +476,7 @@ class Syncing:
 
     def _note_ack(self, peer: PeerId, organization: str, heads: Sequence[Head]) -> None:
         state = self._state(peer, organization)
-        state.heads = {head.chain: head for head in heads}
+        state.heads = {**state.heads, **{head.chain: head for head in heads}}
         state.at = self._env.now()
         ours = {head.chain: head.sequence for head in self._log.heads(organization)}
         is_ahead = any(head.sequence > ours.get(head.chain, 0) for head in heads)

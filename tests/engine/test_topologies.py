@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 
 from rage_cli.profiles import settings_of
 from rage_net.errors import AccessDeniedError, RageError
+from rage_net.libp2p.transport.memory import MemoryLink
 from rage_net.messages import CHUNK_PROTOCOL, SYNC_PROTOCOL
+from rage_net.verbs.acl import GrantAcl
 from rage_net.verbs.trust import AddTrust, ProbeTrust
 from tests.sim.geography import REGIONS
 from tests.sim.node import Node
@@ -138,5 +141,55 @@ def test_a_hub_shares_all_with_one_spoke_tags_with_another_and_a_third_only_read
         assert error.value.id == "read-only"
         talked = [row.peer_id for row in full.online.syncing.rows() if row.synced_at]
         assert set(talked) <= {hub.peer_id, selective.peer_id, reader.peer_id}
+
+    run(scenario)
+
+
+GRANT_BYTES_MAX = 1024
+QUIET = {
+    "network.libp2p.dht.enabled": "false",
+    "network.libp2p.gossipsub.topics": ["rage.org.{organization_id}", "rage.acl.updates"],
+    "network.sync.interval": "1h",
+}
+"""Nothing that speaks by itself, so that bytes can be told apart."""
+
+
+def test_a_grant_costs_each_neighbour_a_kibibyte_at_most_and_holds_everywhere_within_two_seconds(run: Play) -> None:
+    async def scenario(world: World) -> tuple[float, int]:
+        acme = Organization("acme", world.seed)
+        nodes = [await world.node("node0", organization=acme, flags=QUIET)]
+        for number in range(1, 8):
+            nodes.append(await world.node(f"node{number}", organization=acme, bootstrap=[nodes[0]], flags=QUIET))
+        await asyncio.sleep(60)
+        await nodes[0].put(world.random.randbytes(10_000), "plan.md", "private")
+        await asyncio.sleep(20)
+        sent: Counter[tuple[str, str]] = Counter()
+        observe = world.network.observe
+        assert observe is not None
+
+        def count(end: MemoryLink, data: bytes) -> None:
+            sent[end.host.name, end.other.host.name] += len(data)
+            observe(end, data)
+
+        world.network.observe = count
+        usual = []
+        for _ in range(4):
+            sent.clear()
+            await asyncio.sleep(2)
+            usual.append(Counter(sent))
+        sent.clear()
+        began = world.now
+        granted = await nodes[0].run(GrantAcl("plan.md", f"peer:{nodes[5].peer_id}", "read"))
+        doc_id = granted.resource.removeprefix("doc:")
+
+        def holds(node: Node) -> bool:
+            rights = node.engine.metadata.access.access_of("acme", doc_id)
+            return rights is not None and bool(rights.grants)
+
+        took = await world.until(lambda: all(map(holds, nodes)), within_s=2, what="the grant holds everywhere")
+        await asyncio.sleep(2 - (world.now - began))
+        cost = max(sent[link] - min(window[link] for window in usual) for link in sent)
+        assert cost <= GRANT_BYTES_MAX, f"{cost} bytes to one neighbour"
+        return took, cost
 
     run(scenario)
