@@ -90,7 +90,6 @@ class Access:
             for fact in facts:
                 if isinstance(fact.body, (kinds.Certificate, kinds.Revocation, kinds.Trust, kinds.Closing)):
                     self._kept.clear()  # they change whose facts count
-                    return
                 self._kept.pop((fact.organization, fact.resource), None)
                 if isinstance(fact.body, kinds.Access) and fact.organization in self._disputed:
                     self._disputed[fact.organization][fact.resource] = None
