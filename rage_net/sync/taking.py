@@ -202,12 +202,19 @@ class Taking:
             (chain.key, at, encode_segment(ours), encode_segment(theirs), self.now),
         )
         stopped = hash_at(self.db, self.view, chain, at - 1)
+        lost = self.db.execute("SELECT DISTINCT resource FROM entry WHERE chain = ? AND sequence >= ?", (chain.key, at))
+        self._touch({row[0] for row in lost})
         self.db.execute("DELETE FROM entry WHERE chain = ? AND sequence >= ?", (chain.key, at))
         self.db.execute("DELETE FROM checkpoint WHERE chain = ? AND sequence >= ?", (chain.key, at))
         self.chains[chain.id] = replace(chain, sequence=at - 1, hash=stopped, forked_at=at)
         self.change.is_limiting = True
         self.change.authors.add(chain.id.author)
         self.forks.append(chain.id)
+
+    def _touch(self, resources: set[str]) -> None:
+        """Facts about these go: what they came to is worked out again."""
+        self.change.resources |= resources - {""}
+        self.change.documents |= {name[4:] for name in resources if name.startswith("doc:")}
 
     def _our_branch(self, chain: Chain, at: int) -> Segment:
         """The signed run of ours that holds the entry `at`; of a chain that forked later, its evidence is that run."""
