@@ -15,6 +15,7 @@ Source: issue 4, "It must reach"; design D6, D7.
 from __future__ import annotations
 
 import argparse
+import functools
 import heapq
 import random
 import sys
@@ -28,6 +29,7 @@ from rage_net.acl import Principal
 from rage_net.cid import Cid
 from rage_net.errors import RageError
 from rage_net.services.ledger import authority as authority_module
+from rage_net.sync import payloads, taking
 from rage_net.sync.catalog import Changes
 from rage_net.sync.envelope import Head, Segment
 from rage_net.sync.facts import (
@@ -530,8 +532,12 @@ def serve(holder: Node, asker: Node, organization: str, known: Sequence[Head], b
 
 @contextmanager
 def verified_once() -> Iterator[None]:
-    """Certificates are verified once for all runs, not once for each node."""
-    with mock.patch.object(authority_module, "verify_chain", verify_once):
+    """Certificates, signatures and payloads are read once, not once for each node: all three are pure functions."""
+    with (
+        mock.patch.object(authority_module, "verify_chain", verify_once),
+        mock.patch.object(taking, "verify_signature", functools.lru_cache(4096)(taking.verify_signature)),
+        mock.patch.object(payloads, "decode_payload", functools.lru_cache(4096)(payloads.decode_payload)),
+    ):
         yield
 
 

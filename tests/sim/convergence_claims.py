@@ -127,7 +127,8 @@ class Oracle:
         possible = [fact for fact in known.maybe.values() if fact.resource == about]
         self.possible = possible
         writers = {author for author, has in known.surely_has.items() if has & {"admin", "storage"}}
-        owners = {fact.author for fact in possible if isinstance(fact.body, Document)}
+        may_write = {author for author, has in known.maybe_has.items() if has & {"admin", "storage"}}
+        owners = {fact.author for fact in possible if isinstance(fact.body, Document)} & may_write
         named = {author for author in owners if is_named_owner(doc_id, author)}
         self.owners = named or owners
         sure_owners = {
@@ -300,9 +301,11 @@ def check_given(
             fact = make_fact(organization, chain, sequence, payload)
         except FactError:
             raise Broken(f"4: {node.author.name} gave {principal} what says nothing") from None
-        if isinstance(fact.body, Certificate | Revocation | Closing) or fact.resource.startswith(("peer:", "cert:")):
-            if not isinstance(fact.body, Adoption):
-                continue
+        is_about_peers = isinstance(fact.body, Certificate | Revocation | Closing) or fact.resource.startswith(
+            ("peer:", "cert:")
+        )
+        if is_about_peers and not isinstance(fact.body, Adoption):
+            continue
         known = known or know(raw_facts(node, organization), organization)
         kind, _, doc_id = fact.resource.partition(":")
         if kind != "doc":
@@ -322,22 +325,30 @@ def check_agreement(nodes: list[Node], organization: str) -> None:
         for fact in raw_facts(node, organization)
         if isinstance(fact.body, Revocation) and fact.body.is_author
     }
+    closed = {
+        head.chain
+        for node in nodes
+        for fact in raw_facts(node, organization)
+        if isinstance(fact.body, Closing)
+        for head in fact.body.chains
+    }
     resources = sorted({each for node in nodes for each in node.log.resources(organization)})
+    apart = frozenset(revoked | closed)
     first, *others = nodes
     for what, read in _STATE.items():
-        if what == "digest" and revoked:
-            continue  # of a revoked author's chain some hold more than counts, and may tell it to nobody
-        mine = read(first, organization, resources, revoked)
+        if what == "digest" and (revoked or closed):
+            continue  # of such a chain some hold more than counts, and may tell it to nobody
+        mine = read(first, organization, resources, apart)
         for other in others:
-            theirs = read(other, organization, resources, revoked)
+            theirs = read(other, organization, resources, apart)
             if mine != theirs:
                 raise Broken(
                     f"1: {first.author.name} and {other.author.name} differ in {what}: {_difference(mine, theirs)}"
                 )
     for node in nodes:
-        kept = _rights(node, organization, resources, revoked)
+        kept = _rights(node, organization, resources, apart)
         node.access.forget_all()
-        if kept != _rights(node, organization, resources, revoked):
+        if kept != _rights(node, organization, resources, apart):
             raise Broken(f"1: {node.author.name} kept rights that are no longer so")
 
 
@@ -348,24 +359,27 @@ def _difference(mine: object, theirs: object) -> str:
     return f"{mine} / {theirs}"
 
 
-def _heads(node: Node, organization: str, _: list[str], revoked: set[PeerId]) -> object:
-    heads = node.log.heads(organization)
-    return {str(head.chain): (head.sequence, head.hash.hex()[:8]) for head in heads if head.chain.author not in revoked}
+def _heads(node: Node, organization: str, _: list[str], apart: frozenset[object]) -> object:
+    return {
+        str(head.chain): (head.sequence, head.hash.hex()[:8])
+        for head in node.log.heads(organization)
+        if head.chain.author not in apart and head.chain not in apart
+    }
 
 
-def _rights(node: Node, organization: str, resources: list[str], _: set[PeerId]) -> object:
+def _rights(node: Node, organization: str, resources: list[str], _: frozenset[object]) -> object:
     found = {}
     for resource in resources:
         rights = node.access.rights(organization, resource)
         found[resource] = (
             rights.access,
             rights.is_dead,
-            {fact.id for fact in rights.in_force if _is_for_all(node, fact)},
+            {fact.id for fact in rights.in_force if not isinstance(fact.body, Trust)},
         )
     return found
 
 
-def _counting(node: Node, organization: str, resources: list[str], _: set[PeerId]) -> object:
+def _counting(node: Node, organization: str, resources: list[str], _: frozenset[object]) -> object:
     return {
         resource: {
             fact.id.hex(): type(fact.body).__name__
@@ -381,17 +395,17 @@ def _is_for_all(node: Node, fact: Fact) -> bool:
     return not isinstance(fact.body, Trust) or node.authority.is_admin(fact.organization, fact.author)
 
 
-def _revocations(node: Node, organization: str, _: list[str], __: set[PeerId]) -> object:
+def _revocations(node: Node, organization: str, _: list[str], apart: frozenset[object]) -> object:
     return {
         author.name: (
             [node.authority.is_revoked(organization, serial.hex(), author.id) for serial in author.serials],
-            node.log.capabilities(organization, author.id),
+            None if author.id in apart else node.log.capabilities(organization, author.id),
         )
         for author in cast().authors[organization]
     }
 
 
-_STATE: dict[str, Callable[[Node, str, list[str], set[PeerId]], object]] = {
+_STATE: dict[str, Callable[[Node, str, list[str], frozenset[object]], object]] = {
     "heads": _heads,
     "digest": lambda node, organization, _, __: node.log.digest(organization),
     "revocations and capabilities": _revocations,
