@@ -136,8 +136,8 @@ class LogReader:
             return ()
         with self._file.read() as db:
             rows = db.execute(
-                "SELECT resource FROM entry WHERE organization = ? AND kind = ? GROUP BY resource"
-                " HAVING count(DISTINCT chain) > 1",
+                "SELECT name FROM resource WHERE id IN (SELECT resource FROM entry WHERE organization = ? AND kind = ?"
+                " GROUP BY resource HAVING count(DISTINCT chain) > 1)",
                 (view.key, NUMBERS[Access]),
             ).fetchall()
         return tuple(row[0] for row in rows)
