@@ -20,6 +20,14 @@ from rage_net.sync.vocabulary import FactError
 FACT_COLUMNS = "entry.chain, entry.sequence, entry.author, entry.payload"
 """What `facts_of` reads."""
 
+_STANDING = """
+    AND EXISTS (
+        SELECT 1 FROM entry INDEXED BY entry_fact CROSS JOIN chain ON chain.id = entry.chain
+        WHERE entry.fact = certificate.fact AND entry.organization = certificate.organization AND NOT chain.is_closed
+    )"""
+"""Certificates that stand in closed chains alone, or nowhere any more, give nothing: a newcomer knows none of them. They
+are kept, for what closed the chains may come to count no more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chain:
@@ -96,8 +104,10 @@ def load(db: sqlite3.Connection, name: str) -> View | None:
         chain_id = ChainId(PeerId(one[1]), int.from_bytes(one[2], "big"))
         chains[chain_id] = Chain(one[0], chain_id, one[3], one[4], one[5], one[6], one[7], bool(one[8]))
     capabilities: dict[PeerId, frozenset[str]] = {}
+    standing = _STANDING if any(chain.is_closed or chain.forked_at for chain in chains.values()) else ""
     for author, has in db.execute(
-        "SELECT author, capabilities FROM certificate WHERE organization = ? AND capabilities IS NOT NULL", (key,)
+        "SELECT author, capabilities FROM certificate WHERE organization = ? AND capabilities IS NOT NULL" + standing,
+        (key,),
     ):
         peer = PeerId(author)
         capabilities[peer] = capabilities.get(peer, frozenset()) | frozenset(has.split())

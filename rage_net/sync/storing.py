@@ -216,6 +216,17 @@ def _heed(
     return rows
 
 
+def touch(db: sqlite3.Connection, chain: Chain, first: int, change: Change) -> None:
+    """The entries from `first` on are about to go: note what they are about, which comes to something else then."""
+    rows = db.execute(
+        "SELECT DISTINCT name FROM entry JOIN resource ON resource.id = entry.resource WHERE chain = ? AND sequence >= ?",
+        (chain.key, first),
+    )
+    names = {row[0] for row in rows}
+    change.resources |= names
+    change.documents |= {name[4:] for name in names if name.startswith("doc:")}
+
+
 def put_checkpoint(db: sqlite3.Connection, before: Chain, after: Chain, signature: bytes) -> None:
     """Keep the signature at the new head; let go of the one at the old head if those around it are near."""
     row = db.execute(
@@ -289,9 +300,6 @@ def apply_limits(db: sqlite3.Connection, view: View) -> tuple[bool, View]:
     """Work out how far each chain is heard, and write it down. Returns: whether anything changed; the view after."""
     is_changed = False
     for _ in range(3):  # what a closing takes away may be what made an admin of its author
-        if any(chain.is_closed or chain.forked_at for chain in view.chains.values()):
-            _forget_certificates(db, view)
-            view = _reload(db, view)
         found = limits(_limiting(db, view), view.authority)
         changed = _write_limits(db, view, found)
         if not changed:
@@ -354,16 +362,6 @@ def _begin_again(db: sqlite3.Connection, view: View, chain: Chain) -> Chain:
     db.execute("DELETE FROM entry WHERE chain = ?", (chain.key,))
     db.execute("DELETE FROM checkpoint WHERE chain = ?", (chain.key,))
     return replace(chain, sequence=0, hash=chain_start(chain.id, view.name), bytes=0)
-
-
-def _forget_certificates(db: sqlite3.Connection, view: View) -> None:
-    """Certificates that stand in closed chains alone: a newcomer would not know of them either."""
-    db.execute(
-        "DELETE FROM certificate WHERE organization = ? AND NOT EXISTS (SELECT 1 FROM entry INDEXED BY entry_fact"
-        " CROSS JOIN chain ON chain.id = entry.chain WHERE entry.fact = certificate.fact AND NOT chain.is_closed"
-        " AND entry.organization = certificate.organization)",
-        (view.key,),
-    )
 
 
 def _mark(db: sqlite3.Connection, view: View, change: Change) -> None:

@@ -29,7 +29,7 @@ from rage_net.sync.envelope import (
 )
 from rage_net.sync.facts import Certificate
 from rage_net.sync.payloads import decode_payload
-from rage_net.sync.storing import Change, Judge, fill_hidden, put_certificate, put_checkpoint, put_entries
+from rage_net.sync.storing import Change, Judge, fill_hidden, put_certificate, put_checkpoint, put_entries, touch
 from rage_net.sync.vocabulary import FactError
 
 CHAINS_AUTHOR_MAX = 1024
@@ -202,19 +202,13 @@ class Taking:
             (chain.key, at, encode_segment(ours), encode_segment(theirs), self.now),
         )
         stopped = hash_at(self.db, self.view, chain, at - 1)
-        lost = self.db.execute("SELECT DISTINCT resource FROM entry WHERE chain = ? AND sequence >= ?", (chain.key, at))
-        self._touch({row[0] for row in lost})
+        touch(self.db, chain, at, self.change)
         self.db.execute("DELETE FROM entry WHERE chain = ? AND sequence >= ?", (chain.key, at))
         self.db.execute("DELETE FROM checkpoint WHERE chain = ? AND sequence >= ?", (chain.key, at))
         self.chains[chain.id] = replace(chain, sequence=at - 1, hash=stopped, forked_at=at)
         self.change.is_limiting = True
         self.change.authors.add(chain.id.author)
         self.forks.append(chain.id)
-
-    def _touch(self, resources: set[str]) -> None:
-        """Facts about these go: what they came to is worked out again."""
-        self.change.resources |= resources - {""}
-        self.change.documents |= {name[4:] for name in resources if name.startswith("doc:")}
 
     def _our_branch(self, chain: Chain, at: int) -> Segment:
         """The signed run of ours that holds the entry `at`; of a chain that forked later, its evidence is that run."""
