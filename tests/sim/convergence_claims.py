@@ -307,6 +307,9 @@ def check_given(
         if is_about_peers and not isinstance(fact.body, Adoption):
             continue
         known = known or know(raw_facts(node, organization), organization)
+        if isinstance(fact.body, Adoption):
+            check_given(node, principal, organization, [(chain, sequence, one) for one in fact.body.payloads])
+            continue
         kind, _, doc_id = fact.resource.partition(":")
         if kind != "doc":
             raise Broken(f"4: {node.author.name} gave {principal} a fact about {fact.resource}")
@@ -405,6 +408,15 @@ def _revocations(node: Node, organization: str, _: list[str], apart: frozenset[o
     }
 
 
+def _contradictions(node: Node, organization: str, _: list[str], __: frozenset[object]) -> object:
+    """Of several authors: whoever contradicts itself within one chain is not looked for everywhere."""
+    return [
+        (resource, conflict)
+        for resource, conflict in node.access.conflicts(organization)
+        if len({entry.author for entry in conflict.entries}) > 1
+    ]
+
+
 _STATE: dict[str, Callable[[Node, str, list[str], frozenset[object]], object]] = {
     "heads": _heads,
     "digest": lambda node, organization, _, __: node.log.digest(organization),
@@ -412,7 +424,7 @@ _STATE: dict[str, Callable[[Node, str, list[str], frozenset[object]], object]] =
     "counting facts": _counting,
     "rights": _rights,
     "the catalog": lambda node, organization, _, __: {row.doc_id: row for row in node.log.documents(organization)},
-    "contradictions": lambda node, organization, _, __: node.access.conflicts(organization),
+    "contradictions": _contradictions,
 }
 
 __all__ = ["SCOPES", "Broken", "Edit", "check_agreement", "check_given", "check_node"]
