@@ -24,9 +24,9 @@ DEPTH_MAX = 16
 Doc = Annotated[str, typer.Argument(metavar="DOC", help="A document's id, name or root.")]
 Principal = Annotated[
     str,
-    typer.Argument(metavar="PRINCIPAL", help="peer:ID, user:ORG/NAME, group:ORG/NAME, org:ORG, or anyone."),
+    typer.Argument(metavar="PRINCIPAL", help="One of peer:ID, user:ORG/NAME, group:ORG/NAME, org:ORG, anyone."),
 ]
-Action = Annotated[str, typer.Argument(metavar="ACTION", help="read, write, admin, query or replicate.")]
+Action = Annotated[str, typer.Argument(metavar="ACTION", help="One of read, write, admin, query, replicate.")]
 
 
 SHOW = (
@@ -78,7 +78,7 @@ CHANGE = (
 def set_(
     doc: Doc,
     visibility: Annotated[
-        str, typer.Option(metavar="V", help="public, federated, org or private; all else stays.")
+        str, typer.Option(metavar="V", help="One of public, federated, org, private; all else stays.")
     ] = "",
     file: Annotated[
         str, typer.Option("--file", "-f", metavar="FILE|-", help="YAML or JSON: these rights, and none besides.")
