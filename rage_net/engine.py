@@ -210,6 +210,8 @@ class Engine:
 
     async def list_chunks(self, verb: chunks.ListChunks) -> chunks.ListChunksResult:
         """Documents, or chunks, a page at a time."""
+        if verb.catalog:
+            return await sharing.list_catalog(self, verb)
         return await self.env.blocking(views.list_chunks, self.store, self.documents, verb)
 
     async def stat_chunk(self, verb: chunks.StatChunk) -> chunks.StatChunkResult:

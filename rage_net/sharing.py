@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from rage_net.chunk import views
 from rage_net.cid import Cid, CidError
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rage_net.sync.documents import DocumentRow
     from rage_net.sync.facts import Fact
 
+PAGE_MAX = 1000
 LOOK_S = 0.2
 """Between two looks at who has seen a removal."""
 WAIT_S_MAX = 3600.0
@@ -199,7 +200,29 @@ def _sort_nodes(
     return seen, awaiting
 
 
-def _show(row: DocumentRow) -> chunks.Document:
+async def list_catalog(engine: Engine, verb: chunks.ListChunks) -> chunks.ListChunksResult:
+    """A page of what the organisation's log knows, living documents alone. The cursor is the last one's name and id."""
+    from rage_net import refusals
+
+    metadata = engine.metadata
+    if metadata is None:
+        raise refusals.no_ca()
+    limit = max(1, min(verb.limit, PAGE_MAX))
+
+    def read() -> chunks.ListChunksResult:
+        after = (verb.cursor[26:], verb.cursor[:26]) if verb.cursor else None
+        page = metadata.log.documents(metadata.organization, tag=verb.tag or None, after=after, limit=limit)
+        shown = [
+            _show(row, metadata.access.rights(row.organization, f"doc:{row.doc_id}").access.visibility)
+            for row in page
+            if not row.is_dead and row.name.startswith(verb.prefix)
+        ]
+        return chunks.ListChunksResult((), tuple(shown), page[-1].doc_id + page[-1].name if len(page) == limit else "")
+
+    return await engine.env.blocking(read)
+
+
+def _show(row: DocumentRow, visibility: str = "org") -> chunks.Document:
     return chunks.Document(
         doc_id=row.doc_id,
         root=str(row.root),
@@ -207,7 +230,7 @@ def _show(row: DocumentRow) -> chunks.Document:
         size=row.size,
         chunks=row.chunks,
         owner=str(row.owner),
-        visibility="org",
+        visibility=cast(chunks.Visibility, visibility),
         tags=tuple(row.tags),
         created_at=float(row.created_at),
         expires_at=float(row.retention_until) if row.retention_until else None,

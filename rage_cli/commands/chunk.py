@@ -160,9 +160,14 @@ def list_(
     tag: Annotated[str, typer.Option(metavar="TAG", help="Only what has this tag.")] = "",
     prefix: Annotated[str, typer.Option(metavar="TEXT", help="Only names, or CIDs, that begin so.")] = "",
     limit: Annotated[int, typer.Option(metavar="N", help="At most this many; 0 is all.", min=0)] = 0,
+    catalog: Annotated[
+        bool, typer.Option("--catalog", help="All that the organisation's log knows, here or not.")
+    ] = False,
 ) -> None:
-    """List the documents of this store, or its chunks."""
-    result = _list_all(chunks=chunks, tag=tag, prefix=prefix, limit=limit)
+    """List the documents of this store, its chunks, or the documents of the whole organisation."""
+    if chunks and catalog:
+        raise UsageError("--chunks and --catalog are two lists", mend=["rage chunk list --catalog"])
+    result = _list_all(chunks=chunks, tag=tag, prefix=prefix, limit=limit, catalog=catalog)
     if chunks:
         render(result, CHUNK, items=result.items, identifier=lambda it: it.cid)
     else:
@@ -479,14 +484,14 @@ def _came_from(result: verbs.GetChunkResult) -> str:
     return ", ".join(f"{count} from {name}" for name, count in result.sources.items() if count) or "nothing fetched"
 
 
-def _list_all(*, chunks: bool, tag: str, prefix: str, limit: int) -> verbs.ListChunksResult:
+def _list_all(*, chunks: bool, tag: str, prefix: str, limit: int, catalog: bool = False) -> verbs.ListChunksResult:
     """All pages, or as many as `limit` wants."""
     items: list[verbs.ChunkRow] = []
     documents: list[verbs.Document] = []
     cursor = ""
     while True:
         left = limit - len(items) - len(documents) if limit else PAGE
-        found = run(verbs.ListChunks(chunks, tag, prefix, min(left, PAGE), cursor))
+        found = run(verbs.ListChunks(chunks, tag, prefix, min(left, PAGE), cursor, catalog))
         items += found.items
         documents += found.documents
         cursor = found.cursor

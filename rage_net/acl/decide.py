@@ -167,9 +167,11 @@ def authorize(resource: Resource, principal: Principal, action: Action, rules: R
             return _decide_stale(resource, principal, action, now)
         return _decide_stranger(resource, principal, action, rules, now)
     is_peer = principal.kind == "peer"
-    if is_peer and principal.organization != rules.organization and SCOPES[action] not in principal.scopes:
-        found = _decide_stranger(resource, principal, action, rules, now)
-        return found if found.allowed else _NO_SCOPE[SCOPES[action]]
+    if is_peer and principal.organization != rules.organization:
+        scope = "sync" if isinstance(resource, TopicResource) else SCOPES[action]
+        if scope not in principal.scopes:
+            found = _decide_stranger(resource, principal, action, rules, now)
+            return found if found.allowed else _NO_SCOPE[scope]
     is_lenient = is_peer and rules.enforcement != "strict" and action in ENFORCED
     match resource:
         case ChunkResource():

@@ -131,7 +131,7 @@ async def go_online(
         syncing = None
         if metadata is not None:
             exchange.gate.access_of = metadata.access.access_of
-            syncing = make_syncing(config, env, metrics, swarm, trust, metadata, rules, on_facts)
+            syncing = make_syncing(config, env, metrics, swarm, trust, metadata, rules, denials, on_facts)
         if serves:
             swarm.handle(messages.CHUNK_PROTOCOL, exchange.serve)
             if syncing is not None:
@@ -163,7 +163,7 @@ async def go_online(
             )
         listen = functools.partial(make_mdns, network.libp2p.mdns.interval, env, swarm)
         if serves:
-            pubsub = await stack.enter_async_context(make_pubsub(env, swarm, trust))
+            pubsub = await stack.enter_async_context(make_pubsub(env, swarm, trust, metadata, rules))
             topics = topics_of(config)
             heard = {f"rage.org.{syncing.organization}", wire.UPDATES_TOPIC} if syncing is not None else set()
             duties.drains = [pubsub.subscribe(topic) for topic in topics if topic not in {TOPIC, *heard}]

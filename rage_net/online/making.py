@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from rage_net import __version__, durable, messages
 from rage_net import env as environment
 from rage_net import home as homes
-from rage_net.acl import OrganizationResource, Principal, Rules, authorize
+from rage_net.acl import OrganizationResource, Principal, Rules, TopicResource, authorize
 from rage_net.bans import Bans
 from rage_net.certfiles import CertFiles
 from rage_net.config import Config
+from rage_net.denials import Denials
 from rage_net.discovery.client import About
 from rage_net.env import Env
 from rage_net.home import Home
@@ -111,9 +112,16 @@ def make_dht(config: Config, env: Env, swarm: Swarm, membership: Membership, tru
     )
 
 
-def make_pubsub(env: Env, swarm: Swarm, trust: Trust) -> PubSub:
-    """Gossip for whoever may join."""
-    pubsub = PubSub(swarm, clock=env.monotonic, wall_clock=env.now, random=env.random, may_join=trust.may_join)
+def make_pubsub(env: Env, swarm: Swarm, trust: Trust, metadata: Metadata | None, rules: Rules) -> PubSub:
+    """Gossip for whoever may join: trust opens a topic, and no fact on it may deny it."""
+
+    def may_join(peer: PeerId, topic: str) -> bool:
+        if metadata is None or not trust.may_join(peer, topic):
+            return metadata is None and trust.may_join(peer, topic)
+        access = metadata.access.rights(metadata.organization, f"topic:{topic}").access
+        return authorize(TopicResource(topic, access), trust.certified(peer), "read", rules, env.now()).allowed
+
+    pubsub = PubSub(swarm, clock=env.monotonic, wall_clock=env.now, random=env.random, may_join=may_join)
     trust.on_change(pubsub.reconsider)
     return pubsub
 
@@ -170,6 +178,7 @@ def make_syncing(
     trust: Trust,
     metadata: Metadata,
     rules: Rules,
+    denials: Denials | None,
     on_facts: OnFacts | None,
 ) -> Syncing:
     """The exchange of logs, with what the configuration and the log say of who may have what."""
@@ -183,7 +192,10 @@ def make_syncing(
     def may_sync(principal: Principal, organization: str) -> bool:
         access = metadata.access.rights(organization, f"org:{organization}").access
         resource = OrganizationResource(organization, access)
-        return authorize(resource, principal, "sync", rules, env.now()).allowed
+        decision = authorize(resource, principal, "sync", rules, env.now())
+        if not decision.allowed and denials is not None:
+            denials.note("sync", str(principal), str(resource), decision.reason)
+        return decision.allowed
 
     sync = config.network.sync
     syncing = Syncing(

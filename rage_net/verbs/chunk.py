@@ -124,7 +124,10 @@ class ListChunksResult:
 
 @dataclass(frozen=True, slots=True)
 class ListChunks(Verb[ListChunksResult]):
-    """Documents (the default) or, with `chunks`, every chunk of the store; in order, a page at a time."""
+    """Documents (the default) or, with `chunks`, every chunk of the store; in order, a page at a time.
+
+    With `catalog` the documents that the organisation's log knows, here or not.
+    """
 
     route: ClassVar[str] = "chunk/list"
     result: ClassVar[type] = ListChunksResult
@@ -134,6 +137,7 @@ class ListChunks(Verb[ListChunksResult]):
     prefix: str = ""
     limit: int = 1000
     cursor: str = ""
+    catalog: bool = False
 
 
 @dataclass(frozen=True, slots=True)

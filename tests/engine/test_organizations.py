@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from rage_net.errors import NotFoundError, RageError
+from rage_net.errors import IntegrityError, NotFoundError, RageError
+from rage_net.verbs.acl import SetAcl, ShowAcl
 from rage_net.verbs.cert import RevokeCertificate
-from rage_net.verbs.chunk import RemoveChunk
+from rage_net.verbs.chunk import ListChunks, RemoveChunk
+from rage_net.verbs.sync import ExportSync, ImportSync, ListConflicts, ResolveConflict, RunSync, ShowSync
 from rage_net.verbs.trust import AddTrust, RemoveTrust
-from tests.sim.node import Node
+from tests.sim.node import Collect, Given, Node
 from tests.sim.organizations import Organization
 from tests.sim.world import World, play
 
@@ -151,5 +153,67 @@ def test_a_document_that_is_removed_everywhere_is_dropped_and_acknowledged(run: 
         await asyncio.sleep(20)
         rows = gamma.engine.metadata.log.documents("acme", name="old.md")
         assert [row.is_dead for row in rows] == [True]
+
+    run(scenario)
+
+
+def test_contradictions_wait_for_a_person_who_decides_for_all(run: Play) -> None:
+    async def scenario(world: World) -> None:
+        acme = Organization("acme", world.seed)
+        manual = {"network.sync.conflicts.doc": "manual"}
+        admin = ("storage", "admin")
+        alpha = await world.node("alpha", organization=acme, capabilities=admin, flags=manual)
+        beta = await world.node("beta", organization=acme, bootstrap=[alpha], capabilities=admin, flags=manual)
+        await asyncio.sleep(SETTLE_S)
+        await alpha.put(b"what is planned" * 100, "plan.md", "org")
+        await asyncio.sleep(2)
+        world.partition([alpha], [beta])
+        await alpha.run(SetAcl("plan.md", visibility="public"))
+        await beta.run(SetAcl("plan.md", visibility="private"))
+        world.heal()
+        for node in (alpha, beta):
+            await node.run(RunSync()) if node.peers() else await node.connect(alpha if node is beta else beta)
+        await world.until(
+            lambda: alpha.engine.metadata.log.digest("acme") == beta.engine.metadata.log.digest("acme"),
+            within_s=30,
+            what="both hold the same",
+        )
+        for node in (alpha, beta):
+            (conflict,) = (await node.run(ListConflicts())).items
+            assert conflict.is_queued and conflict.subject == "visibility" and conflict.in_force == "private"
+            assert {(fact.author, fact.text) for fact in conflict.facts} == {
+                (alpha.peer_id, "public"),
+                (beta.peer_id, "private"),
+            }
+            assert (await node.run(ShowSync())).conflicts == 1
+        public = next(fact.id for fact in conflict.facts if fact.text == "public")
+        resolved = await beta.run(ResolveConflict(conflict.id[:8], public[:8]))
+        assert resolved.in_force == "public"
+        await asyncio.sleep(2)
+        for node in (alpha, beta):
+            assert (await node.run(ListConflicts(all=True))).items == ()
+            assert (await node.run(ShowAcl("plan.md"))).visibility == "public"
+
+    run(scenario)
+
+
+def test_a_log_travels_by_hand_to_a_node_that_no_network_reaches(run: Play) -> None:
+    async def scenario(world: World) -> None:
+        acme = Organization("acme", world.seed)
+        alpha = await world.node("alpha", organization=acme)
+        beta = await world.node("beta", organization=acme)
+        world.partition([alpha], [beta])
+        await alpha.put(b"by hand" * 1000, "letter.md", "org")
+        sink = Collect()
+        exported = await alpha.run(ExportSync(), sink=sink)
+        assert exported.size == len(sink.data) and exported.envelopes >= 4
+        imported = await beta.run(ImportSync(), source=Given(bytes(sink.data)))
+        assert (imported.organization, imported.refused) == ("acme", 0) and imported.received == exported.envelopes
+        listed = await beta.run(ListChunks(catalog=True))
+        assert [document.name for document in listed.documents] == ["letter.md"]
+        assert (await beta.run(ImportSync(), source=Given(bytes(sink.data)))).received == 0, "again changes nothing"
+        for damaged in (bytes(sink.data[:-40]), b"\xff" * 64, b""):
+            with pytest.raises(IntegrityError):
+                await beta.run(ImportSync(), source=Given(damaged))
 
     run(scenario)
