@@ -96,6 +96,7 @@ class Engine:
         self.config = config
         self.store = store
         self.documents = Documents(store)
+        self.documents.new_id = self._new_document_id
         self.retrieval = Retrieval(store, env, metrics)
         self.cdn: Stage | None = None
         """Where CDNs are configured: the stage that asks them."""
@@ -429,6 +430,13 @@ class Engine:
             progress=report,
             cancelled=cancelled,
         )
+
+    def _new_document_id(self) -> str:
+        """It names this node as the owner: nobody can claim to have written the document first."""
+        from rage_net.libp2p.peer_id import PeerId
+        from rage_net.sync.vocabulary import document_id
+
+        return document_id(PeerId.parse(self.peer_id_text()), self.env.random.getrandbits(64))
 
     def _verify(self, verb: chunks.VerifyChunks, report: Report, cancelled: Cancelled) -> chunks.VerifyChunksResult:
         from rage_net.chunk.verify import verify

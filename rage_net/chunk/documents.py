@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from sqlite3 import Connection
 
@@ -63,6 +63,8 @@ class Documents:
 
     def __init__(self, store: ChunkStore) -> None:
         self._store = store
+        self.new_id: Callable[[], str] = self._random_id
+        """Draws a new document's id. The engine gives one whose ids name their owner."""
 
     def lease(self, organisation: str = "") -> Lease:
         """Begin a put: `with documents.lease(org) as lease`, chunks under it, then `put` or `pin`."""
@@ -97,7 +99,7 @@ class Documents:
                 "UPDATE holder SET kind = 'document' WHERE id = ? AND kind = 'lease'", (lease.id,)
             ).rowcount:
                 raise ConflictError("the lease of this put is used up")
-            doc_id, created_at, is_ruled = self._new_id(), now, False
+            doc_id, created_at, is_ruled = self.new_id(), now, False
             for old in _named(db, organisation, name):
                 left.append(old.holder)
                 db.execute("DELETE FROM document WHERE doc_id = ?", (old.doc_id,))
@@ -291,7 +293,7 @@ class Documents:
             rows = db.execute(query, (*values, *(() if expired else (self._store.env.now(),)), limit)).fetchall()
         return [_document(row) for row in rows]
 
-    def _new_id(self) -> str:
+    def _random_id(self) -> str:
         return base64.b32encode(self._store.env.random.randbytes(16)).decode().rstrip("=").lower()
 
 

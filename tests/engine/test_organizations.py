@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from rage_net import sharing
 from rage_net.errors import IntegrityError, NotFoundError, RageError
+from rage_net.sync.facts import Access, Document, New
 from rage_net.verbs.acl import SetAcl, ShowAcl
 from rage_net.verbs.cert import RevokeCertificate
 from rage_net.verbs.chunk import ListChunks, RemoveChunk
@@ -215,5 +217,28 @@ def test_a_log_travels_by_hand_to_a_node_that_no_network_reaches(run: Play) -> N
         for damaged in (bytes(sink.data[:-40]), b"\xff" * 64, b""):
             with pytest.raises(IntegrityError):
                 await beta.run(ImportSync(), source=Given(damaged))
+
+    run(scenario)
+
+
+def test_nobody_becomes_the_owner_of_anothers_document_by_claiming_to_have_been_first(run: Play) -> None:
+    async def scenario(world: World) -> None:
+        acme = Organization("acme", world.seed)
+        alpha = await world.node("alpha", organization=acme)
+        mallory = await world.node("mallory", organization=acme, bootstrap=[alpha])
+        await asyncio.sleep(SETTLE_S)
+        await alpha.put(b"mine" * 1000, "mine.md", "private")
+        await asyncio.sleep(2)
+        metadata = mallory.engine.metadata
+        (row,) = metadata.log.documents("acme", name="mine.md")
+        claim = New(f"doc:{row.doc_id}", Document(row.root, row.size, row.chunks, 1))
+        opened = New(f"doc:{row.doc_id}", Access(visibility="public"))
+        facts = metadata.log.append("acme", [claim, opened])
+        await sharing.written(mallory.engine, "acme", facts)
+        await asyncio.sleep(2)
+        for node in (alpha, mallory):
+            log = node.engine.metadata.log
+            assert [str(each.owner) for each in log.documents("acme", name="mine.md")] == [alpha.peer_id]
+            assert node.engine.metadata.access.access_of("acme", row.doc_id).visibility == "private"
 
     run(scenario)
