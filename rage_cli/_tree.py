@@ -32,6 +32,9 @@ TREE: Node = (
             {
                 "--org": ("ORG", "Identifier of your organisation."),
                 "--region": ("REGION", "Where this node stands."),
+                "--profile": ("PROFILE", "A role in a topology: single-org, federation, hub, spoke, spoke-selective, spoke-read-only."),
+                "--hub": ("MULTIADDR", "Of a spoke: where its hub listens."),
+                "--tag": ("TAG", "Of a selective spoke: what it takes; repeatable."),
             },
             (),
             None,
@@ -115,12 +118,13 @@ TREE: Node = (
                     None,
                 ),
                 "list": (
-                    "List the documents of this store, or its chunks.",
+                    "List the documents of this store, its chunks, or the documents of the whole organisation.",
                     {
                         "--chunks": ("", "Every chunk of the store instead of documents."),
                         "--tag": ("TAG", "Only what has this tag."),
                         "--prefix": ("TEXT", "Only names, or CIDs, that begin so."),
                         "--limit": ("N", "At most this many; 0 is all."),
+                        "--catalog": ("", "All that the organisation's log knows, here or not."),
                     },
                     (),
                     None,
@@ -133,7 +137,10 @@ TREE: Node = (
                 ),
                 "rm": (
                     "Remove a document; its chunks go at the next gc after the grace time, unless something else holds them.",
-                    {},
+                    {
+                        "--everywhere": ("", "On every node of the organisation, by a signed tombstone."),
+                        "--wait": ("DURATION", "With --everywhere: until every known node has seen it."),
+                    },
                     ("CID|DOC",),
                     None,
                 ),
@@ -278,6 +285,261 @@ TREE: Node = (
                 ),
             },
         ),
+        "cert": (
+            "Make, sign, check and revoke certificates.",
+            {},
+            (),
+            {
+                "request": (
+                    "Ask for a certificate of this home's identity; --capability says what it shall do.",
+                    {
+                        "--org": ("ORG", "The organisation; that of the configuration if left out."),
+                        "--region": ("REGION", "Where this node stands."),
+                        "--capability": ("NAME", "One of admin, discovery, enrol, federation, search, storage; repeatable."),
+                        "--read-only": ("", "Ask for no capability: it writes nothing."),
+                        "--out": ("FILE|-", "Write the PEM to a file; - is stdout."),
+                        "-o": ("FILE|-", "Write the PEM to a file; - is stdout."),
+                    },
+                    (),
+                    None,
+                ),
+                "sign": (
+                    "Sign a CSR with the CA that is kept here, once you have seen what it certifies.",
+                    {
+                        "--out": ("FILE|-", "Write the PEM to a file; - is stdout."),
+                        "-o": ("FILE|-", "Write the PEM to a file; - is stdout."),
+                        "--days": ("N", "Its life, 1 to 90 days."),
+                        "--renew-days": ("N", "For how long the node may renew by itself."),
+                        "--capability": ("NAME", "Instead of what is asked for; repeatable."),
+                        "--passphrase-file": ("FILE|-", "The CA's passphrase: first line of a file or stdin [RAGE_CA_PASSPHRASE, RAGE_CA_PASSPHRASE_FILE]."),
+                    },
+                    ("CSR|-",),
+                    None,
+                ),
+                "install": (
+                    "Make a certificate this node's own, trust its CA, and say so in network.yaml.",
+                    {
+                        "--ca": ("FILE", "A CA to trust; repeatable."),
+                    },
+                    ("[CRT|-]",),
+                    None,
+                ),
+                "show": (
+                    "Show what a certificate says; whether it is believed says rage cert verify.",
+                    {},
+                    ("[FILE|-]",),
+                    None,
+                ),
+                "verify": (
+                    "Say whether a certificate is believed here: its chain, its time, its revocation; --ca instead of our own CAs.",
+                    {
+                        "--ca": ("FILE", "A CA to trust; repeatable."),
+                        "--peer": ("PEER", "Whose it must be."),
+                    },
+                    ("[FILE|-]",),
+                    None,
+                ),
+                "needs-renewal": (
+                    "Say whether a certificate is due to be renewed: exit 0 is nothing to do, 6 is renew now.",
+                    {
+                        "--within": ("33%|DURATION", "Due when less is left; a third of the life if left out."),
+                    },
+                    ("[FILE|-]",),
+                    None,
+                ),
+                "renew": (
+                    "Replace this node's certificate: signed by the CA kept here, else by a node that enrols, asked by ours.",
+                    {
+                        "--if-needed": ("", "Only when two thirds of its life are over."),
+                        "--passphrase-file": ("FILE|-", "The CA's passphrase: first line of a file or stdin [RAGE_CA_PASSPHRASE, RAGE_CA_PASSPHRASE_FILE]."),
+                    },
+                    (),
+                    None,
+                ),
+                "revoke": (
+                    "Withdraw a certificate, or a peer: remembered by the CA kept here, and published to the organisation's nodes.",
+                    {
+                        "--reason": ("TEXT", "Why: key-compromise, superseded, or your words."),
+                        "--publish": ("", "Tell the organisation's nodes."),
+                    },
+                    ("SERIAL|PEER",),
+                    None,
+                ),
+                "list": (
+                    "List what was signed here, newest first.",
+                    {},
+                    (),
+                    None,
+                ),
+                "crl": (
+                    "Write the CA's list of revoked certificates, for programs that read X.509; nodes need none.",
+                    {
+                        "--out": ("FILE|-", "Write the PEM to a file; - is stdout."),
+                        "-o": ("FILE|-", "Write the PEM to a file; - is stdout."),
+                        "--days": ("N", "When the next one comes."),
+                        "--passphrase-file": ("FILE|-", "The CA's passphrase: first line of a file or stdin [RAGE_CA_PASSPHRASE, RAGE_CA_PASSPHRASE_FILE]."),
+                    },
+                    (),
+                    None,
+                ),
+                "ca": (
+                    "The organisation's CA: make it, replace it, let it speak for others.",
+                    {},
+                    (),
+                    {
+                        "init": (
+                            "Make the organisation's CA in this home; its key is kept encrypted, and this home trusts it.",
+                            {
+                                "--org": ("ORG", "The organisation; that of the configuration if left out."),
+                                "--years": ("N", "Its life, 1 to 30 years."),
+                                "--passphrase-file": ("FILE|-", "The CA's passphrase: first line of a file or stdin [RAGE_CA_PASSPHRASE, RAGE_CA_PASSPHRASE_FILE]."),
+                            },
+                            (),
+                            None,
+                        ),
+                        "show": (
+                            "Show the CA that is kept here.",
+                            {
+                                "--pem": ("", "Print the certificate itself."),
+                            },
+                            (),
+                            None,
+                        ),
+                        "rotate": (
+                            "Replace the CA: both are trusted until the old one is withdrawn, and the passphrase stays.",
+                            {
+                                "--withdraw": ("", "Trust the CA before this one no longer."),
+                                "--years": ("N", "The new one's life, 1 to 30 years."),
+                                "--passphrase-file": ("FILE|-", "The CA's passphrase: first line of a file or stdin [RAGE_CA_PASSPHRASE, RAGE_CA_PASSPHRASE_FILE]."),
+                            },
+                            (),
+                            None,
+                        ),
+                        "enrol": (
+                            "Make a CA with which a node renews others' certificates, with no more than these capabilities.",
+                            {
+                                "--capability": ("NAME", "One of admin, discovery, enrol, federation, search, storage; repeatable."),
+                                "--days": ("N", "Its life, 1 to 1095 days."),
+                                "--out": ("DIR", "Where; this home's certs/ if left out."),
+                                "-o": ("DIR", "Where; this home's certs/ if left out."),
+                                "--passphrase-file": ("FILE|-", "The CA's passphrase: first line of a file or stdin [RAGE_CA_PASSPHRASE, RAGE_CA_PASSPHRASE_FILE]."),
+                                "--enrol-passphrase-file": ("FILE", "The new CA's passphrase [RAGE_ENROL_PASSPHRASE, ..._FILE]."),
+                            },
+                            (),
+                            None,
+                        ),
+                        "cross": (
+                            "Vouch for another organisation's CA, for nodes that trust ours by web-of-trust; its nodes install the answer.",
+                            {
+                                "--ca": ("FILE", "The other organisation's CA."),
+                                "--out": ("FILE|-", "Write the PEM to a file; - is stdout."),
+                                "-o": ("FILE|-", "Write the PEM to a file; - is stdout."),
+                                "--path": ("N", "CAs that may stand beneath it."),
+                                "--days": ("N", "For how long, 1 to 1095 days."),
+                                "--passphrase-file": ("FILE|-", "The CA's passphrase: first line of a file or stdin [RAGE_CA_PASSPHRASE, RAGE_CA_PASSPHRASE_FILE]."),
+                            },
+                            (),
+                            None,
+                        ),
+                    },
+                ),
+            },
+        ),
+        "trust": (
+            "Say which other organisations are trusted, and for what.",
+            {},
+            (),
+            {
+                "list": (
+                    "List every CA that is trusted here: those of this node's own organisation first.",
+                    {},
+                    (),
+                    None,
+                ),
+                "show": (
+                    "Show one organisation: its CAs, what they open, and its connected peers.",
+                    {},
+                    ("ORG",),
+                    None,
+                ),
+                "add": (
+                    "Trust another organisation's certificates; from an admin's node, on all nodes of this organisation.",
+                    {
+                        "--ca": ("FILE|-", "Its CA's certificate, PEM; several in one file."),
+                        "--scope": ("query,chunks,sync", "What its peers may open here: one or more of these."),
+                        "--until": ("DURATION|DATE", "When trust ends: 90d, or 2027-01-31; never without it."),
+                    },
+                    ("ORG",),
+                    None,
+                ),
+                "remove": (
+                    "Trust an organisation no longer; connections to its peers are cut at once.",
+                    {},
+                    ("ORG",),
+                    None,
+                ),
+                "test": (
+                    "Connect to a peer, exchange certificates, and say how each judges the other.",
+                    {},
+                    ("PEER|MULTIADDR",),
+                    None,
+                ),
+            },
+        ),
+        "acl": (
+            "See and change who may do what with documents.",
+            {},
+            (),
+            {
+                "show": (
+                    "Show a document's rights: what is in force, and what concurrent facts were overruled.",
+                    {},
+                    ("DOC",),
+                    None,
+                ),
+                "set": (
+                    "Make a document's rights what is asked for, and write what must change for that.",
+                    {
+                        "--visibility": ("V", "One of public, federated, org, private; all else stays."),
+                        "--file": ("FILE|-", "YAML or JSON: these rights, and none besides."),
+                        "-f": ("FILE|-", "YAML or JSON: these rights, and none besides."),
+                    },
+                    ("DOC",),
+                    None,
+                ),
+                "grant": (
+                    "Let a principal do something with a document, in place of what was denied it before.",
+                    {
+                        "--until": ("DURATION|DATE", "When the right ends: 30d, or 2027-01-31; never without it."),
+                    },
+                    ("DOC", "PRINCIPAL", "ACTION"),
+                    None,
+                ),
+                "revoke": (
+                    "Deny a principal something: a denial wins over every grant and over visibility, until it is granted again.",
+                    {},
+                    ("DOC", "PRINCIPAL", "ACTION"),
+                    None,
+                ),
+                "check": (
+                    "Say whether a principal may do something, as a door of this node would decide.",
+                    {
+                        "--group": ("ORG/NAME", "A user's group, as its token says; repeatable."),
+                        "--explain": ("", "Every rule that was tried, and each document."),
+                    },
+                    ("DOC|CID", "PRINCIPAL", "ACTION"),
+                    None,
+                ),
+                "list": (
+                    "List rights and denials in force on the documents of this node.",
+                    {
+                        "--limit": ("N", "At most so many."),
+                    },
+                    ("[PRINCIPAL]",),
+                    None,
+                ),
+            },
+        ),
         "discovery": (
             "Ask discovery servers, register there, run one.",
             {},
@@ -369,6 +631,84 @@ TREE: Node = (
                     "Publish a file as one message of a topic.",
                     {},
                     ("TOPIC", "PATH|-"),
+                    None,
+                ),
+            },
+        ),
+        "sync": (
+            "Exchange metadata with peers, see who agrees, decide conflicts.",
+            {},
+            (),
+            {
+                "run": (
+                    "Exchange what is new with trusted peers now, instead of at the next round.",
+                    {
+                        "--peer": ("PEER", "This peer alone; repeatable."),
+                    },
+                    (),
+                    None,
+                ),
+                "status": (
+                    "Show whether this node agrees with its organisation, problems first.",
+                    {
+                        "--heads": ("", "The state vector: how far each author's chain goes."),
+                    },
+                    (),
+                    None,
+                ),
+                "log": (
+                    "Show facts as they were written, the newest first: who said what, and whether it counts.",
+                    {
+                        "--author": ("PEER", "Facts by this author alone."),
+                        "--org": ("ORG", "Another organisation's log."),
+                        "--limit": ("N", "So many at most."),
+                    },
+                    ("[RESOURCE]",),
+                    None,
+                ),
+                "diff": (
+                    "Compare this node's log with a peer's, without changing either.",
+                    {},
+                    ("PEER",),
+                    None,
+                ),
+                "conflicts": (
+                    "List facts that contradict each other and whose authors had not seen each other's, and evidence of forks.",
+                    {
+                        "--all": ("", "Those too that a strategy has resolved."),
+                    },
+                    (),
+                    None,
+                ),
+                "resolve": (
+                    "Decide a conflict for everyone, by a fact that has seen all of its facts.",
+                    {
+                        "--keep": ("FACT|restrictive", "The fact that shall hold, by its id."),
+                    },
+                    ("ID",),
+                    None,
+                ),
+                "export": (
+                    "Write the organisation's log to a file, for a node that no network reaches.",
+                    {
+                        "-o": ("FILE|-", "Where to; stdout without it."),
+                        "--out": ("FILE|-", "Where to; stdout without it."),
+                    },
+                    (),
+                    None,
+                ),
+                "import": (
+                    "Read an exported log; it is checked as if a stranger had sent it.",
+                    {},
+                    ("PATH|-",),
+                    None,
+                ),
+                "compact": (
+                    "Write what is still wanted of this node's chains into a new one; the old are closed everywhere.",
+                    {
+                        "--author": ("PEER", "A departed author's chains, by an admin."),
+                    },
+                    (),
                     None,
                 ),
             },

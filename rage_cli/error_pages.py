@@ -32,6 +32,13 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "`acl set` was told nothing to set, or two things.",
         "--visibility V, or -f FILE",
     ),
+    "answer-too-large": (PeerProtocolError, "A server sent more than an answer may hold.", "is its address right?"),
+    "answer-type": (
+        PeerProtocolError,
+        "What a server sent is not what was asked for: another program listens there, or a portal stands between.",
+        "is its address right?",
+    ),
+    "archive-incomplete": (IntegrityError, "A CAR archive lacks blocks of its root.", "export it again, whole"),
     "bad-acl": (UsageError, "What was given is no list of rights.", "it says where; rage acl set --help"),
     "bad-action": (UsageError, "There is no such action.", "read, write, admin, query or replicate"),
     "bad-key-set": (
@@ -44,13 +51,6 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "A name does not say whom it means, or could pass for another's.",
         "peer:ID, user:ORG/NAME, group:ORG/NAME, org:ORG, or anyone",
     ),
-    "answer-too-large": (PeerProtocolError, "A server sent more than an answer may hold.", "is its address right?"),
-    "answer-type": (
-        PeerProtocolError,
-        "What a server sent is not what was asked for: another program listens there, or a portal stands between.",
-        "is its address right?",
-    ),
-    "archive-incomplete": (IntegrityError, "A CAR archive lacks blocks of its root.", "export it again, whole"),
     "bug": (RageError, "Something that rage did not foresee.", "repeat with -vv and report what it prints"),
     "busy": (UnavailableError, "The node has as much under way as its limits allow.", "retry"),
     "bytes-to-terminal": (UsageError, "A document's bytes would go to a terminal.", "add -o FILE, or a pipe"),
@@ -191,6 +191,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "A CA has signed for an organisation that it does not speak for.",
         "rage cert show FILE; rage trust list",
     ),
+    "certificate-not-found": (
+        NotFoundError,
+        "The log knows no certificate with this serial.",
+        "name the peer too: rage cert revoke SERIAL --peer 12D3KooW...",
+    ),
     "chunk-missing": (
         NotFoundError,
         "The index names a chunk whose file is gone.",
@@ -214,6 +219,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
     ),
     "config-key-unknown": (NotFoundError, "There is no such configuration key.", "rage config show"),
     "config-missing": (ConfigError, "A configuration file that was named does not exist.", "rage config path"),
+    "conflict-not-found": (
+        NotFoundError,
+        "No contradiction has this id: it is resolved, or another fact joined it and gave it a new one.",
+        "rage sync conflicts --all",
+    ),
     "csr-signature": (
         CertificateError,
         "A CSR was changed on its way, or made by another key than the one it names.",
@@ -244,6 +254,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         ConfigError,
         "The enrolment CA of this node, its key or its passphrase cannot be used.",
         "rage config show network.security.enrol --origin",
+    ),
+    "fact-not-found": (
+        NotFoundError,
+        "A contradiction has no such fact, or several that begin so.",
+        "rage sync conflicts --json",
     ),
     "file-missing": (NotFoundError, "There is no such file.", "look at the path"),
     "foreign-address": (
@@ -298,6 +313,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "The node could open no listener.",
         "another --listen or --http, or free the port",
     ),
+    "log-not-found": (
+        NotFoundError,
+        "There is no log of this organisation, here or at that peer for this node.",
+        "rage sync status, rage trust list",
+    ),
     "manifest-invalid": (IntegrityError, "A manifest breaks its rules.", "get the document elsewhere"),
     "mdns-off": (
         UnavailableError,
@@ -338,6 +358,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
     "no-servers": (NotFoundError, "No discovery server is configured.", "set network.discovery.servers"),
     "no-such-route": (NotFoundError, "The control socket has no such route.", "client and node of one version"),
     "no-such-verb": (NotFoundError, "The node knows no such verb.", "client and node of one version"),
+    "no-sync-peers": (
+        UnavailableError,
+        "Nobody is connected who may exchange metadata with this node.",
+        "rage peer list, rage trust list, rage doctor",
+    ),
     "no-usable-address": (
         IntegrityError,
         "A registration holds no address that others could dial from where the server stands.",
@@ -345,6 +370,16 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
     ),
     "node-gone": (UnavailableError, "The node went away before it had answered.", "rage node status; its log says why"),
     "node-unreachable": (UnavailableError, "No node runs for this home.", "rage node start --detach"),
+    "not-admin": (
+        AccessDeniedError,
+        "What this node would write would count nowhere: it neither owns the document nor has the capability admin.",
+        "rage cert show; on the owner's node: rage acl grant DOC peer:... admin",
+    ),
+    "not-certified": (
+        CertificateError,
+        "The node has no certificate that its CA signed, or one that lets it write nothing.",
+        "rage cert request, rage cert show",
+    ),
     "not-confirmed": (UsageError, "The question was answered with no; nothing was changed.", "nothing to do"),
     "not-public": (
         AccessDeniedError,
@@ -398,6 +433,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
     ),
     "rate-limited": (UnavailableError, "A server was asked too often from this address.", "wait, then retry"),
     "read-failed": (RageError, "A file could not be read to its end.", "look at the disk: dmesg"),
+    "read-only": (
+        AccessDeniedError,
+        "network.sync.read_only is set: this node only reads.",
+        "write on another node",
+    ),
     "record-invalid": (IntegrityError, "A registration breaks a rule; the message names the field.", "correct it"),
     "redirected": (
         PeerProtocolError,
@@ -418,6 +458,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         CertificateError,
         "A renewal asks for more than the certificate had, or the time for renewing by oneself is over.",
         "rage cert request, and have it signed by a person",
+    ),
+    "revoke-self": (
+        UsageError,
+        "A node that revoked itself could never take it back.",
+        "on another admin's node: rage cert revoke PEER",
     ),
     "runtime-directory-unsafe": (
         AccessDeniedError,
@@ -456,13 +501,13 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
     "stalled": (UnavailableError, "A peer sent nothing for too long.", "retry"),
     "stopping": (UnavailableError, "The node is about to end.", "retry when it runs again"),
     "storage-unavailable": (UnavailableError, "The disk under the store fails.", "dmesg; look at the disk"),
+    "timeout": (UnavailableError, "A server did not answer in time.", "retry"),
     "token-expired": (AccessDeniedError, "A bearer token's time is over.", "get a new one from its issuer"),
     "token-refused": (
         AccessDeniedError,
         "A bearer token proves nobody to this node: it says why.",
         "is its issuer in network.http.issuers, and its audience ours?",
     ),
-    "timeout": (UnavailableError, "A server did not answer in time.", "retry"),
     "topic-invalid": (UsageError, "It cannot be the name of a topic.", "rage topic list"),
     "topic-not-joined": (
         AccessDeniedError,
@@ -474,6 +519,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         UsageError,
         "Trust in one's own organisation is no matter of scopes: its CAs stand in a file.",
         "rage cert ca rotate; rage cert revoke",
+    ),
+    "untrusted-log": (
+        AccessDeniedError,
+        "A log of an organisation with which trust opens no sync.",
+        "rage trust add ORG --ca FILE --scope sync",
     ),
     "write-failed": (RageError, "A file could not be written.", "look at the disk: dmesg"),
     "wrong-audience": (

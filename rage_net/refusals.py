@@ -158,12 +158,14 @@ def message_too_large(size: int, limit: int) -> RageError:
 
 def no_ca() -> RageError:
     """The node is open: it has no certificate, keeps no log, and what it said of rights would bind nobody."""
-    return ConfigError(
+    error = ConfigError(
         "this needs a CA, and this node has none",
         why="network.security.ca_cert is not set: an open node keeps no log, and shares no metadata",
         mend=["rage cert ca init --org ORG", "rage cert request | rage cert sign - --yes | rage cert install -"],
         id="no-ca",
     )
+    error.wire_code = 409  # the node is sound: it is only not what was asked of it
+    return error
 
 
 def not_an_admin() -> RageError:
