@@ -20,11 +20,10 @@ from rage_net.sync.vocabulary import FactError
 FACT_COLUMNS = "entry.chain, entry.sequence, entry.author, entry.payload"
 """What `facts_of` reads."""
 
-_STANDING = """
-    AND EXISTS (
-        SELECT 1 FROM entry INDEXED BY entry_fact CROSS JOIN chain ON chain.id = entry.chain
-        WHERE entry.fact = certificate.fact AND entry.organization = certificate.organization AND NOT chain.is_closed
-    )"""
+_STANDS = """EXISTS (
+    SELECT 1 FROM entry INDEXED BY entry_fact CROSS JOIN chain ON chain.id = entry.chain
+    WHERE entry.fact = certificate.fact AND entry.organization = certificate.organization AND NOT chain.is_closed
+    AND (chain.accepted IS NULL OR entry.sequence <= chain.accepted OR ?))"""
 """Certificates that stand in closed chains alone, or nowhere any more, give nothing: a newcomer knows none of them. They
 are kept, for what closed the chains may come to count no more."""
 
@@ -66,7 +65,10 @@ class View:
     chains: Mapping[ChainId, Chain]
     by_key: Mapping[int, Chain]
     capabilities: Mapping[PeerId, frozenset[str]]
-    """Of authors with a certificate that holds."""
+    """Of authors with a certificate that holds, and is heard: what a revocation cuts off makes nobody an admin, for
+    others may never see it."""
+    shown: Mapping[PeerId, frozenset[str]]
+    """The same with what is cut off: by these are revocations weighed against each other (`limits`)."""
 
     def authority(self, author: PeerId) -> frozenset[str] | None:
         """As `rights.Authority`."""
@@ -103,14 +105,8 @@ def load(db: sqlite3.Connection, name: str) -> View | None:
     ):
         chain_id = ChainId(PeerId(one[1]), int.from_bytes(one[2], "big"))
         chains[chain_id] = Chain(one[0], chain_id, one[3], one[4], one[5], one[6], one[7], bool(one[8]))
-    capabilities: dict[PeerId, frozenset[str]] = {}
-    standing = _STANDING if any(chain.is_closed or chain.forked_at for chain in chains.values()) else ""
-    for author, has in db.execute(
-        "SELECT author, capabilities FROM certificate WHERE organization = ? AND capabilities IS NOT NULL" + standing,
-        (key,),
-    ):
-        peer = PeerId(author)
-        capabilities[peer] = capabilities.get(peer, frozenset()) | frozenset(has.split())
+    is_limited = any(chain.is_closed or chain.forked_at or chain.accepted is not None for chain in chains.values())
+    capabilities = _capabilities(db, key, is_limited, with_cut=False)
     return View(
         key=key,
         name=name,
@@ -119,7 +115,20 @@ def load(db: sqlite3.Connection, name: str) -> View | None:
         chains=chains,
         by_key={chain.key: chain for chain in chains.values()},
         capabilities=capabilities,
+        shown=_capabilities(db, key, is_limited, with_cut=True) if is_limited else capabilities,
     )
+
+
+def _capabilities(
+    db: sqlite3.Connection, organization: int, is_limited: bool, *, with_cut: bool
+) -> dict[PeerId, frozenset[str]]:
+    query = "SELECT author, capabilities FROM certificate WHERE organization = ? AND capabilities IS NOT NULL"
+    found: dict[PeerId, frozenset[str]] = {}
+    rows = db.execute(f"{query} AND {_STANDS}", (organization, with_cut)) if is_limited else None  # noqa: S608
+    for author, has in rows or db.execute(query, (organization,)):
+        peer = PeerId(author)
+        found[peer] = found.get(peer, frozenset()) | frozenset(has.split())
+    return found
 
 
 def create(db: sqlite3.Connection, name: str) -> View:

@@ -18,6 +18,7 @@ from rage_net.sync.envelope import ChainId, Head, Segment, decode_segment
 from rage_net.sync.facts import NUMBERS, Access, Body, Fact
 from rage_net.sync.rights import Counting, counting
 from rage_net.sync.schema import LogFile
+from rage_net.sync.storing import weigh
 
 PAGE_MAX = 10_000
 """Rows in one answer."""
@@ -101,6 +102,14 @@ class LogReader:
                 (view.key, NUMBERS[kind]),
             ).fetchall()
         return tuple({fact.id: fact for fact in facts_of(view, rows)}.values())
+
+    def revoked(self, organization: str) -> frozenset[PeerId]:
+        """Authors of whom nothing counts beyond what revocations accept, those included that revoked each other."""
+        view = self._views.get(organization)
+        if view is None:
+            return frozenset()
+        with self._file.read() as db:
+            return frozenset(weigh(db, view).revoked)
 
     def fact(self, id: bytes) -> Fact | None:
         """The fact with this id, if it is heard."""

@@ -69,7 +69,7 @@ def _end(view: View, chain: Chain) -> int:
 
     An admin's revocations are weighed even where they are cut off (`limits`), so all must know them.
     """
-    if chain.accepted is None or "admin" in view.capabilities.get(chain.id.author, ()):
+    if chain.accepted is None or "admin" in view.shown.get(chain.id.author, ()):
         return chain.sequence
     return min(chain.accepted, chain.sequence)
 

@@ -300,7 +300,7 @@ def apply_limits(db: sqlite3.Connection, view: View) -> tuple[bool, View]:
     """Work out how far each chain is heard, and write it down. Returns: whether anything changed; the view after."""
     is_changed = False
     for _ in range(3):  # what a closing takes away may be what made an admin of its author
-        found = limits(_limiting(db, view), view.authority)
+        found = weigh(db, view)
         changed = _write_limits(db, view, found)
         if not changed:
             break
@@ -308,6 +308,11 @@ def apply_limits(db: sqlite3.Connection, view: View) -> tuple[bool, View]:
         view = _reload(db, view)
         mark_authors(db, view, changed)
     return is_changed, view
+
+
+def weigh(db: sqlite3.Connection, view: View) -> Limits:
+    """How far each chain is heard, by what is known now."""
+    return limits(_limiting(db, view), view.shown.get)
 
 
 def _limiting(db: sqlite3.Connection, view: View) -> list[Fact]:
@@ -361,7 +366,7 @@ def _begin_again(db: sqlite3.Connection, view: View, chain: Chain) -> Chain:
     """A chain whose closing counts no more, and whose rows are gone: it is fetched anew."""
     db.execute("DELETE FROM entry WHERE chain = ?", (chain.key,))
     db.execute("DELETE FROM checkpoint WHERE chain = ?", (chain.key,))
-    return replace(chain, sequence=0, hash=chain_start(chain.id, view.name), bytes=0)
+    return replace(chain, sequence=0, hash=chain_start(chain.id, view.name), bytes=0, forked_at=0)
 
 
 def _mark(db: sqlite3.Connection, view: View, change: Change) -> None:

@@ -137,7 +137,7 @@ class Taking:
     def _check_revoked(self, chain: Chain, segment: Segment) -> None:
         """An admin's word is heard out, because its revocations are weighed even then; others' is not."""
         assert chain.accepted is not None
-        if segment.first > chain.accepted and "admin" not in self.view.capabilities.get(chain.id.author, ()):
+        if segment.first > chain.accepted and "admin" not in self.view.shown.get(chain.id.author, ()):
             raise SegmentError("author-revoked", f"{chain.id.author} was revoked")
 
     def _verify(self, chain: Chain, segment: Segment, hashes: list[bytes], skipped: int) -> bytes:

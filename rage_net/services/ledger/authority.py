@@ -101,6 +101,8 @@ class Authority:
         serials: set[tuple[str, str]] = set()
         peers: set[tuple[str, PeerId]] = set()
         for organization in self._log.organizations():
+            # Who revoked each other are cut off both, so neither is heard here; the log has weighed them.
+            peers.update((organization, peer) for peer in self._log.revoked(organization))
             for fact in self._log.by_kind(organization, Revocation):
                 body = fact.body
                 if isinstance(body, Revocation) and self.is_admin(organization, fact.author):
