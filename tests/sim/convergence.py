@@ -176,6 +176,7 @@ class World:
         names = ["put"] if not mine else ["put", "edit", "edit", "grant", "grant", "deny", "deny", "see", "delegate"]
         if mine:
             names += ["expiring", "end", "remove", "revoke", "serial", "renew", "trust", "tell", "acknowledge", "twins"]
+            names += ["compact", "duel"] if rng.random() < 0.3 else []
         act = like if like and rng.random() < 0.7 and (mine or like == "put") else rng.choice(names)
         before = len(mine)
         try:
@@ -185,7 +186,9 @@ class World:
             return act
         self._note(act, node.author.name)
         self._check(
-            node, node.organization, is_all=act in ("revoke", "serial", "renew", "trust") or len(mine) != before
+            node,
+            node.organization,
+            is_all=act in ("revoke", "duel", "compact", "serial", "renew", "trust") or len(mine) != before,
         )
         for peer in rng.sample(self.nodes, min(2, len(self.nodes))):
             self._pull(peer, node, node.organization)
@@ -305,6 +308,28 @@ class World:
             accepted[-1] = Head(head.chain, rng.randint(1, head.sequence), head.hash)
         body = Revocation(author.id, b"", "key-compromise", is_author=True, accepted=tuple(accepted))
         node.write(New(f"peer:{author.id}", body))
+
+    def _duel(self, node: Node) -> None:
+        """Two admins revoke each other at once."""
+        rivals = [one for one in self.nodes if one.organization == node.organization and one is not node]
+        rivals = [one for one in (node, *rivals) if one.authority.is_admin(one.organization, one.author.id)][:2]
+        for one, other in zip(rivals, rivals[::-1], strict=True):
+            accepted = tuple(each for each in one.log.heads(one.organization) if each.chain.author == other.author.id)
+            body = Revocation(other.author.id, b"", "", is_author=True, accepted=accepted)
+            if one is not other and self.rng.random() < 0.5:
+                one.write(New(f"peer:{other.author.id}", body))
+                self._check(one, one.organization)
+
+    def _compact(self, node: Node) -> None:
+        """Our own chains are rewritten; or an admin takes over what is wanted of another."""
+        rng, organization = self.rng, node.organization
+        if rng.random() < 0.6:
+            shed = node.log.compact(organization)
+        else:
+            departed = rng.choice([one.author for one in (*self.nodes, *self.hostiles)])
+            shed = node.log.adopt(organization, departed.id)
+        self.outcome.events["shed"] += shed
+        node.note([], is_rejudged=True)
 
     def _serial(self, node: Node) -> None:
         """A certificate is revoked, and not what its author wrote."""

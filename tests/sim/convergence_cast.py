@@ -20,7 +20,7 @@ from rage_net.cert import Anchor, issue, parse_ca, read_csr, verify_chain
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.services.ledger import Access, Authority
 from rage_net.sync import schema
-from rage_net.sync.envelope import Segment
+from rage_net.sync.envelope import ChainId, Segment
 from rage_net.sync.facts import Certificate, Closing, Fact, New, Revocation, Trust
 from rage_net.sync.log import Log, Taken
 
@@ -165,6 +165,8 @@ class Node:
         self.backup: bytes | None = None
         self.learnt: dict[str, dict[bytes, frozenset[tuple[object, ...]]]] = {}
         """Facts that were here, with the chains where they stood, by organisation."""
+        self.closed: dict[str, set[ChainId]] = {}
+        """Chains that a closing named, even if it came to count no more."""
         self.rules = Rules(public_to_strangers=False, is_open=False, organization=author.organization)
         self._open(None)
 

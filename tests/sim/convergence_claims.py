@@ -105,7 +105,23 @@ def know(facts: Iterable[Fact], organization: str) -> Known:
         and (fact.chain.author == fact.author or "admin" in maybe_has.get(fact.chain.author, ()))
         and not any(cuts(each, fact) for each in in_force)
     }
-    return Known(surely, maybe, surely_has, maybe_has, tuple(in_force))
+    return Known(surely, maybe, surely_has, maybe_has, (*in_force, *_duels(of_authors, closed)))
+
+
+def _duels(revocations: list[Fact], closed: set[ChainId]) -> list[Fact]:
+    """Revocations of two authors who cut each other off, and whom nobody else does: both are in force."""
+    cutters = {
+        at: [one for one, other in enumerate(revocations) if one != at and cuts(other, fact)]
+        for at, fact in enumerate(revocations)
+    }
+    return [
+        fact
+        for at, fact in enumerate(revocations)
+        if cutters[at]
+        and not {one.chain for one in revocations} & closed
+        and all(cutters[one] == [at] for one in cutters[at])
+        and len({one.id for one in revocations}) == len(revocations)
+    ]
 
 
 def cuts(revocation: Fact, fact: Fact) -> bool:
@@ -275,7 +291,7 @@ def check_node(node: Node, organization: str, doc_ids: Iterable[str], principals
 def _check_learnt(node: Node, organization: str, raw: Iterable[Fact]) -> None:
     """Nothing that was learnt is forgotten, but what its author forked away or compaction closed."""
     places: dict[bytes, frozenset[tuple[object, ...]]] = {}
-    closed: set[ChainId] = set()
+    closed = node.closed.setdefault(organization, set())
     for fact in raw:
         places[fact.id] = places.get(fact.id, frozenset()) | {(fact.chain, fact.sequence)}
         if isinstance(fact.body, Closing):
