@@ -127,10 +127,13 @@ def _is_heard(heard: Limits, said: _Said) -> bool:
 
 
 def _closed_by(said: _Said) -> list[Head]:
-    """What a closing closes: never the chain that it stands in."""
-    body, own = said.fact.body, {chain for chain, _ in said.places}
+    """What a closing closes: of a chain that it stands in, no more than it does where it stands in another, too.
+
+    Who knows only that other place closes that chain, and never hears what stands in it.
+    """
+    body, chains = said.fact.body, {chain for chain, _ in said.places}
     assert isinstance(body, Closing)
-    return [head for head in body.chains if head.chain not in own]
+    return [head for head in body.chains if chains - {head.chain}]
 
 
 def _closes(closing: _Said, other: _Said) -> bool:
