@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST_ARGS ?= -n 2 -q
 
-.PHONY: help demo test check lint types floors format protos completions docs openapi deps bench scale lab clean
+.PHONY: help demo test check lint types floors format protos completions docs openapi deps bench scale converge lab clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort
@@ -66,6 +66,9 @@ scale: $(VENV)/.dev  ## Simulated networks: gossip at 1,000 nodes, the DHT at 10
 	$(BIN)/python -m bench.gossip_scale $(if $(SEED),--seed $(SEED))
 	$(BIN)/python -m bench.dht_scale $(if $(SEED),--seed $(SEED))
 	$(BIN)/python -m bench.sim_scale $(if $(SEED),--seed $(SEED))
+
+converge: $(VENV)/.dev  ## 10,000 simulated runs that must end in one state on all nodes; RUNS=N, SEED=N
+	$(BIN)/python -m bench.convergence $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED))
 
 clean:  ## Remove what make made
 	rm -rf $(VENV) bench/.peers bench/out tests/foreign/.peers

@@ -31,7 +31,7 @@ from rage_net.errors import RageError
 from rage_net.services.ledger import authority as authority_module
 from rage_net.sync import payloads, taking
 from rage_net.sync.catalog import Changes
-from rage_net.sync.envelope import Head, Segment
+from rage_net.sync.envelope import Head, Segment, fact_id
 from rage_net.sync.facts import (
     Access,
     Acknowledgement,
@@ -97,6 +97,7 @@ class World:
         self.sides: dict[str, int] = {}
         self.old: list[tuple[str, list[Segment]]] = []
         """What passed between members of an organisation: it may come again."""
+        self.forged: set[bytes] = set()
 
     def _make_nodes(self) -> list[Node]:
         rng, total = self.rng, self.rng.randint(3, 7)
@@ -374,9 +375,11 @@ class World:
         self._note("hostile", f"{hostile.author.name} in {organization}")
         for node in rng.sample(victims, min(2, len(victims))):
             segments = hostile.segments()
-            heads = read_from.log.heads(organization)
-            if heads and rng.random() < 0.2:
-                segments.append(hostile.forged(rng.choice(heads), hostile.branches[0][-1]))
+            heads = [head for head in read_from.log.heads(organization) if head.chain.author != hostile.author.id]
+            if heads and rng.random() < 0.3:
+                head, payload = rng.choice(heads), hostile.branches[0][-1]
+                segments.append(hostile.forged(head, payload))
+                self.forged.add(fact_id(head.chain.author, payload))
             self.at(rng.uniform(0, self.delay_s), self._taking(node, organization, segments))
 
     # --- the network ---
@@ -517,7 +520,7 @@ class World:
         if not is_all and doc_ids:
             doc_ids = doc_ids[-2:]
         principals = [principal for one in self.nodes if (principal := node.principal_of(one.author)).organization]
-        check_node(node, organization, doc_ids, principals)
+        check_node(node, organization, doc_ids, principals, self.forged)
         if self.rng.random() < 0.1:
             node.access.conflicts(organization)
 

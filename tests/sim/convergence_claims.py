@@ -7,7 +7,7 @@ The rules here use nothing of `sync.rights`, `sync.limits` or `acl`. They answer
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from rage_net.acl import DocumentResource, Principal, authorize
@@ -180,7 +180,10 @@ class Oracle:
 
     def must_deny(self, principal: Principal, action: str, now: float) -> str:
         """Why the principal surely must not pass; nothing when it is not sure."""
-        if str(principal.name) in map(str, self.owners) or "admin" in principal.capabilities or not self.is_restrictive:
+        is_owner = principal.name in map(str, self.owners)
+        if not is_owner and any(isinstance(fact.body, Unknown) for fact in self.stands):
+            return "something that this version does not know stands on it"
+        if is_owner or "admin" in principal.capabilities or not self.is_restrictive:
             return ""
         for fact in self.names(self.stands, principal, (action,)):
             if _denies(fact) and _lasts(fact, now, LEEWAY_S):
@@ -256,12 +259,20 @@ def _lasts(fact: Fact, now: float, leeway_s: float) -> bool:
 # --- at every step ----------------------------------------------------------------------------------------------------
 
 
-def check_node(node: Node, organization: str, doc_ids: Iterable[str], principals: Iterable[Principal]) -> None:
-    """Claims 2, 3 and 5 on one node. Raises Broken."""
+def check_node(
+    node: Node, organization: str, doc_ids: Iterable[str], principals: Iterable[Principal], forged: Collection[bytes]
+) -> None:
+    """Claims 2, 3 and 5 on one node. Raises Broken.
+
+    Args: forged: facts that hostile authors signed in the name of others.
+    """
     raw = raw_facts(node, organization)
     known = know(raw, organization)
     now = node.env.now()
     _check_learnt(node, organization, raw)
+    for fact in raw:
+        if fact.id in forged:
+            raise Broken(f"3: {node.author.name} believes that {fact.author} wrote what another signed: {fact.body}")
     for fact in known.revocations:
         body = fact.body
         assert isinstance(body, Revocation)
