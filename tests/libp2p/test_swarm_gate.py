@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from rage_net.libp2p import identify
-from rage_net.libp2p.errors import DialError, NegotiationError, NotAdmittedError
+from rage_net.libp2p.errors import DialError, NegotiationError, NotAdmittedError, StreamResetError
 from rage_net.libp2p.swarm import Connected, Connection, Disconnected, Identified, Swarm
 from tests.libp2p.test_swarm import ECHO, World, anyio_backend, join, listen, world  # noqa: F401  fixtures
 
@@ -145,10 +145,10 @@ async def test_a_cut_drops_all_connections_at_once_with_what_waits(world: World)
         stream = await connection.open_stream([ECHO])
         await stream.write(bytes(200_000))
         assert a.cut(b.peer_id, "no more") == 1
-        assert a.connection(b.peer_id) is None and connection.close_reason == "no more"
+        assert a.connection(b.peer_id) is None and a.connections() == [] and connection.close_reason == "no more"
         await asyncio.sleep(1)
         assert not b.is_linked(a.peer_id)
-        assert isinstance(world.events["a"][-1], Disconnected)
+        assert [type(event) for event in world.events["a"]].count(Disconnected) == 1
         assert a.cut(b.peer_id, "no more") == 0
 
 
@@ -158,5 +158,5 @@ async def test_identify_and_ping_are_the_hosts_to_refuse_too(world: World) -> No
         connection = await join(a, b)
         await asyncio.sleep(1)
         assert connection.identify is not None and connection.identify.protocols == (identify.PROTOCOL,)
-        with pytest.raises(NegotiationError):
+        with pytest.raises((NegotiationError, StreamResetError)):  # what came early may be no name at all
             await a.ping(b.peer_id)

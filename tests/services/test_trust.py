@@ -142,6 +142,14 @@ async def test_who_does_not_trust_us_is_not_used(world: TrustWorld) -> None:
         await ours.dial(theirs)
     assert error.value.refusal == "cert-untrusted" == ours.trust.refused_by(theirs.peer_id)
     assert ours.reason(theirs) == "federated", "we would have"
+    await asyncio.sleep(2 * TRUST_S_MAX)
+    with pytest.raises(NotAdmittedError):
+        await theirs.dial(ours)
+    await asyncio.sleep(1)
+    assert not ours.sees(theirs) and ours.trust.refused_by(theirs.peer_id), "nor when it dialled"
+    await asyncio.sleep(2 * TRUST_S_MAX)
+    with pytest.raises(NotAdmittedError):
+        await ours.dial(theirs)
     theirs.store.anchors = [acme.anchor("chunks")]
     theirs.trust.reconsider()
     await ours.trust.greet_all()

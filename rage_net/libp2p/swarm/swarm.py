@@ -237,6 +237,9 @@ class Swarm:
         found = [connection for connection in self._all if connection.peer_id == peer_id]
         for connection in found:
             connection.abort(reason)
+        if peer_id in self._offered:  # gone from now on; that the links are closed is heard in the next turn
+            self._offered.remove(peer_id)
+            self._emit(Disconnected(peer_id, reason))
         return len(found)
 
     def offer(self, peer_id: PeerId) -> None:
