@@ -1,64 +1,63 @@
-"""The demonstration behind `rage demo`: a discovery server and four real nodes on loopback, two documents, one death.
+"""The demonstration behind `rage demo`: two organisations, an outsider, documents, a death, and three ways to say no.
 
-Everything is real: processes, encrypted connections, stores in temporary homes. Nothing stays: nodes and homes are
-gone when the context is left, whatever happened. Not here: how the table looks (`commands/demo`).
+acme has alpha and beta, and later delta; birch has gamma; crow is of an organisation that nobody trusts. All are real
+processes, told one discovery server and nobody's address. Each claim is tried where it could fail, and one that does
+not hold ends the demonstration with an error. Nothing stays: nodes and homes are gone when it ends, however it does.
+Not here: how nodes and certificates are made (`staging`), how the table looks (`commands/demo`).
 
-Source: issue 2, section G; issue 3, "Done when".
+Source: issue 2, section G; issue 3 and 4, "Done when".
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import random
-import select
-import signal
-import subprocess
-import sys
-import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
-from rage_cli import client
+from rage_cli import staging
 from rage_cli.files import FileSink, FileSource
-from rage_net import home as homes
-from rage_net.errors import DeadlineError, IntegrityError, UnavailableError
-from rage_net.home import Home
-from rage_net.verbs import Progress
-from rage_net.verbs.chunk import GetChunk, PinChunk, PutChunk, PutChunkResult, VerifyChunks
-from rage_net.verbs.peer import ListPeers
+from rage_cli.staging import MIB, DemoNode
+from rage_net.errors import DeadlineError, IntegrityError, NotFoundError, RageError, UnavailableError
+from rage_net.verbs import Progress, Verb
+from rage_net.verbs.acl import GrantAcl, RevokeAcl
+from rage_net.verbs.cert import RevokeCertificate
+from rage_net.verbs.chunk import (
+    GetChunk,
+    ListChunks,
+    PutChunk,
+    PutChunkResult,
+    RemoveChunk,
+    RemoveChunkResult,
+    Source,
+    VerifyChunks,
+    Visibility,
+)
+from rage_net.verbs.peer import DiscoverPeers, ListPeers
+from rage_net.verbs.trust import AddTrust, ProbeTrust
 
-MIB = 1024 * 1024
-TEXT_BYTES = 4 * MIB
+R = TypeVar("R")
+
+REPORT_BYTES = 4 * MIB
+PLAN_BYTES = 256 * 1024
 ARCHIVE_BYTES = 64 * MIB
-SEED = 64
 
-READY_S = 15.0
-"""For a node to say that it is ready; it takes about one second."""
-VERB_S = 20.0
-"""For any one step; the slowest takes about two seconds."""
-STOP_S = 5.0
-"""For a node to end after SIGTERM, before it is killed."""
+SOON_S = 10.0
+"""For what one node has written to hold on the others; it takes a fraction of a second."""
+POLL_S = 0.05
 
 EQUAL = "equal, byte for byte"
+SCOPES = ("chunks", "sync")
 
 DEATH_AT = 0.3
 """The share of the archive after which its first holder is killed."""
 
-CONFIG = """\
-network:
-  version: 1
-  http: {listen: null, metrics_listen: null}
-  libp2p: {listen_addresses: ["/ip4/127.0.0.1/tcp/0"], mdns: {enabled: false}}
-"""
-SERVERS = """\
-  discovery: {{servers: ["{url}"]}}
-"""
+REFUSED = frozenset({"chunk-not-found", "document-not-found", "sources-unreachable", "peer-not-trusted"})
+"""How a node says that it has nothing for us: the same words, whether it lacks it or keeps it to itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,137 +70,282 @@ class Step:
     outcome: str
 
 
-@dataclass(slots=True)
-class DemoNode:
-    """One node: its home, its process, and where it listens."""
+class ClaimError(IntegrityError):
+    """Something that the demonstration claims does not hold."""
 
-    name: str
-    home: Home
-    peer_id: str
-    process: subprocess.Popen[bytes] | None = None
-    address: str = ""
-
-    def connect(self) -> client.Node:
-        """A connection to its control socket."""
-        node = client.connect(homes.socket_path(self.home), VERB_S)
-        if node is None:
-            raise UnavailableError(f"the demonstration's node {self.name} does not answer")
-        return node
-
-    def kill(self) -> None:
-        """End the process at once, as a crash would."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+    id = "demo-failed"
 
 
 def perform(tell: Callable[[str], None]) -> Iterator[Step]:
-    """The steps, as they are done. `tell` is given words before each. Raises IntegrityError if any byte is wrong."""
-    with tempfile.TemporaryDirectory(prefix="rage-demo-") as place, _nodes(Path(place)) as nodes:
-        server, alpha, beta, gamma, delta = nodes
-        started = time.monotonic()
-        tell("starting a discovery server and three nodes")
-        _start((server,), ["discovery", "serve", "--listen", "127.0.0.1:0"])
-        for told in (alpha, beta, gamma, delta):
-            with told.home.network_yaml.open("a") as file:
-                file.write(SERVERS.format(url=server.address))
-        _start((alpha, beta, gamma), ["node", "start"])
-        outcome = f"3 nodes ready, told {server.address}"
-        yield Step("start a server, alpha, beta, gamma", None, time.monotonic() - started, outcome)
-        report, archive = Path(place) / "report.txt", Path(place) / "archive.bin"
-        write_text(report, TEXT_BYTES)
-        write_archive(archive, ARCHIVE_BYTES)
-        roots = []
-        for path in (report, archive):
-            tell(f"putting {path.name} on alpha")
-            found, seconds = _put(alpha, path)
-            roots.append(found.root)
-            yield Step(
-                f"put {path.name} on alpha", found.size, seconds, f"{found.total_chunks} chunks, {_brief(found.root)}"
-            )
-        tell("copying both to beta")
+    """The steps, as they are done. `tell` is given words before each. Raises ClaimError when any claim fails."""
+    names = ("server", "alpha", "beta", "gamma", "crow", "delta")
+    with tempfile.TemporaryDirectory(prefix="rage-demo-") as place, staging.nodes(Path(place), names) as nodes:
+        yield from _Story(Path(place), nodes, tell).play()
+
+
+class _Story:
+    """The nodes and documents of one performance, and what is done with them."""
+
+    def __init__(self, place: Path, nodes: tuple[DemoNode, ...], tell: Callable[[str], None]) -> None:
+        self.server, self.alpha, self.beta, self.gamma, self.crow, self.delta = nodes
+        self.place = place
+        self.tell = tell
+        self.report, self.plan, self.archive = (place / name for name in ("report.txt", "plan.txt", "archive.bin"))
+        self.roots: dict[Path, str] = {}
+
+    def play(self) -> Iterator[Step]:
+        for act in (
+            self._certify,
+            self._start,
+            self._trust,
+            self._put,
+            self._share,
+            self._outsider,
+            self._rights,
+            self._remove,
+            self._death,
+            self._newcomer,
+            self._revoke,
+        ):
+            yield from act()
+
+    # --- the acts ---
+
+    def _certify(self) -> Iterator[Step]:
+        self.tell("making the CAs of acme, birch and crow, and certificates of their nodes")
         begun = time.monotonic()
-        for root, path in zip(roots, (report, archive), strict=True):
-            _get(beta, root, Path(place) / "beta.out", (alpha,), path)
-            with beta.connect() as node:
-                node.run(PinChunk(root))
-        yield Step("copy both to beta, pin", TEXT_BYTES + ARCHIVE_BYTES, time.monotonic() - begun, EQUAL)
-        tell("fetching report.txt on gamma")
-        seconds = _get(gamma, roots[0], Path(place) / "report.out", (alpha, beta), report)
-        yield Step("get report.txt on gamma", TEXT_BYTES, seconds, EQUAL)
-        tell("fetching archive.bin on gamma, and killing alpha midway")
-        yield from _get_while_dying(gamma, roots[1], Path(place) / "archive.out", alpha, beta, archive)
-        tell("re-hashing gamma's store")
-        with gamma.connect() as node:
-            checked = node.run(VerifyChunks())
+        self.acme, self.birch, crow = (staging.found(self.place / f"ca-{it}", it) for it in ("acme", "birch", "crow"))
+        for node in (self.alpha, self.beta):
+            self.acme.certify(node, "storage", "admin")
+        self.acme.certify(self.delta, "storage")
+        self.birch.certify(self.gamma, "storage", "admin")
+        crow.certify(self.crow, "storage", "admin")
+        yield Step("make certificates", None, time.monotonic() - begun, "acme, birch and crow: 3 CAs, 5 nodes")
+
+    def _start(self) -> Iterator[Step]:
+        self.tell("starting a discovery server and four nodes")
+        begun = time.monotonic()
+        staging.start([self.server], ["discovery", "serve", "--listen", "127.0.0.1:0"])
+        for node in (self.alpha, self.beta, self.gamma, self.crow, self.delta):
+            staging.tell_server(node, self.server)
+        staging.start([self.alpha, self.beta, self.gamma, self.crow], ["node", "start"])
+        _wait(lambda: _meet(self.beta, self.alpha), "beta finds alpha by the server")
+        words = "acme: alpha, beta; birch: gamma; crow: crow; each is told the server alone"
+        yield Step("start a server, 4 nodes", None, time.monotonic() - begun, words)
+
+    def _trust(self) -> Iterator[Step]:
+        self.tell("letting acme and birch trust each other")
+        begun = time.monotonic()
+        _run(self.alpha, AddTrust("birch", ca=self.birch.pem, scopes=SCOPES))
+        _run(self.gamma, AddTrust("acme", ca=self.acme.pem, scopes=SCOPES))
+        _wait(lambda: _meet(self.gamma, self.alpha, self.beta), "gamma finds alpha and beta, and they let it in")
+        seconds = time.monotonic() - begun
+        yield Step("acme and birch trust each other", None, seconds, "alpha wrote it, and beta heard of it")
+
+    def _put(self) -> Iterator[Step]:
+        staging.write_text(self.report, REPORT_BYTES)
+        staging.write_text(self.plan, PLAN_BYTES)
+        staging.write_archive(self.archive, ARCHIVE_BYTES)
+        documents: tuple[tuple[Path, Visibility], ...] = (
+            (self.report, "federated"),
+            (self.plan, "org"),
+            (self.archive, "federated"),
+        )
+        for path, visibility in documents:
+            self.tell(f"putting {path.name} on alpha")
+            found, seconds = _put(self.alpha, path, visibility)
+            self.roots[path] = found.root
+            outcome = f"{visibility}; {found.total_chunks} chunks, {_brief(found.root)}"
+            yield Step(f"put {path.name} on alpha", found.size, seconds, outcome)
+
+    def _share(self) -> Iterator[Step]:
+        self.tell("fetching by name on beta and gamma")
+        begun = time.monotonic()
+        for path in (self.plan, self.archive):
+            self._get_soon(self.beta, path)
+        size = PLAN_BYTES + ARCHIVE_BYTES
+        yield Step("get plan.txt, archive.bin on beta", size, time.monotonic() - begun, EQUAL)
+        seconds = self._get_soon(self.gamma, self.report)
+        yield Step("get report.txt on gamma, by name", REPORT_BYTES, seconds, EQUAL)
+        begun = time.monotonic()
+        for ref in (self.plan.name, self.roots[self.plan]):
+            self._refuse(self.gamma, ref)
+        yield Step("get plan.txt on gamma", None, time.monotonic() - begun, "nothing, by name and by CID")
+
+    def _outsider(self) -> Iterator[Step]:
+        self.tell("trying all three on crow, who knows their CIDs and alpha's address")
+        begun = time.monotonic()
+        for root in self.roots.values():
+            self._refuse(self.crow, root, holders=(self.alpha, self.beta, self.gamma))
+        has = _run(self.crow, ListChunks(chunks=True)).items
+        if has:
+            raise ClaimError(f"the outsider has {len(has)} chunks")
+        probe = _run(self.crow, ProbeTrust(self.alpha.address))
+        if not probe.refused_by_peer:
+            raise ClaimError("alpha does not refuse the outsider")
+        words = f"nothing: no chunk here; alpha says {probe.refused_by_peer}"
+        yield Step("get all on crow, by CID and address", None, time.monotonic() - begun, words)
+
+    def _rights(self) -> Iterator[Step]:
+        """A grant opens, a revocation closes; gamma asks every holder, and keeps nothing."""
+        self.tell("granting plan.txt to birch, and taking it back")
+        _run(self.alpha, GrantAcl(self.plan.name, "org:birch", "read"))
+        seconds = self._get_soon(self.gamma, self.plan, sources=("p2p",), cache=False)
+        yield Step("grant: get plan.txt on gamma, by name", PLAN_BYTES, seconds, EQUAL)
+        begun = time.monotonic()
+        _run(self.alpha, RevokeAcl(self.plan.name, "org:birch", "read"))
+        self._refuse_soon(self.gamma, self.roots[self.plan], (self.alpha, self.beta))
+        yield Step("revoke: get plan.txt on gamma", None, time.monotonic() - begun, "nothing, from alpha and from beta")
+
+    def _remove(self) -> Iterator[Step]:
+        self.tell("removing plan.txt everywhere")
+        begun = time.monotonic()
+        done: RemoveChunkResult = _run(self.alpha, RemoveChunk(self.plan.name, everywhere=True, wait_s=SOON_S))
+        if done.acknowledged != (self.beta.peer_id,) or done.awaiting:
+            raise ClaimError(f"the removal was acknowledged by {done.acknowledged}, and not by {done.awaiting}")
+        for node in (self.alpha, self.beta):
+            self._refuse(node, self.plan.name)
+        yield Step("remove plan.txt everywhere", PLAN_BYTES, time.monotonic() - begun, "beta dropped it, and said so")
+
+    def _death(self) -> Iterator[Step]:
+        """gamma fetches from alpha and beta, and alpha is killed on the way."""
+        self.tell("fetching archive.bin on gamma, and killing alpha midway")
+        given: dict[str, int] = {}
+        died_at, died_s = 0, 0.0
+        begun = time.monotonic()
+
+        def watch(progress: Progress) -> None:
+            nonlocal died_at, died_s
+            if not died_at and progress.done > DEATH_AT * ARCHIVE_BYTES:
+                died_at, died_s = progress.done, time.monotonic() - begun
+                given.update(_received(self.gamma))
+                self.alpha.kill()
+
+        before = _received(self.gamma)
+        seconds = self._get(self.gamma, self.archive, progress=watch)
+        after = {**given, **_received(self.gamma)}
+        gave = {
+            node.name: max(0, after.get(node.peer_id, 0) - before.get(node.peer_id, 0))
+            for node in (self.alpha, self.beta)
+        }
+        if not died_at or not all(gave.values()):
+            raise ClaimError("archive.bin did not come from both alpha and beta", why=str(gave))
+        words = ", ".join(f"{name} gave {size / MIB:.0f} MiB" for name, size in gave.items())
+        yield Step(f"  kill alpha at {100 * died_at // ARCHIVE_BYTES} %", None, died_s, words)
+        yield Step("get archive.bin on gamma", ARCHIVE_BYTES, seconds, EQUAL)
+        checked = _run(self.gamma, VerifyChunks())
         if checked.bad:
-            raise IntegrityError(f"{len(checked.bad)} chunks of gamma's store are bad")
+            raise ClaimError(f"{len(checked.bad)} chunks of gamma's store are bad")
         yield Step("verify gamma's store", checked.bytes, checked.seconds, f"{checked.checked} chunks, none bad")
-        tell("starting delta, which is told the server's address alone")
-        started = time.monotonic()
-        _start((delta,), ["node", "start"])
-        seconds = _get(delta, roots[0], Path(place) / "delta.out", (), report)
-        with delta.connect() as node:
-            peers = node.run(ListPeers()).items
-        outcome = f"{EQUAL}; {len(peers)} peers found"
-        yield Step("start delta, told the server alone", None, time.monotonic() - started - seconds, "1 node ready")
-        yield Step("get report.txt on delta, no peer named", TEXT_BYTES, seconds, outcome)
+
+    def _newcomer(self) -> Iterator[Step]:
+        self.tell("starting delta of acme, which is told the server's address alone")
+        begun = time.monotonic()
+        staging.start([self.delta], ["node", "start"])
+        seconds = time.monotonic() - begun
+        yield Step("start delta of acme", None, seconds, "told the server alone; alpha, who wrote all, is dead")
+        seconds = self._get_soon(self.delta, self.report)
+        yield Step("get report.txt on delta, by name", REPORT_BYTES, seconds, EQUAL)
+
+    def _revoke(self) -> Iterator[Step]:
+        self.tell("revoking delta's certificate")
+        self.acme.record_revoked(self.delta, "key-compromise")
+        begun = time.monotonic()
+        _run(self.beta, RevokeCertificate(self.delta.serial, self.delta.peer_id, "key-compromise"))
+
+        def is_cut() -> bool:
+            return not any(self.delta.peer_id in _connected(node) for node in (self.beta, self.gamma))
+
+        _wait(is_cut, "beta and gamma have cut delta")
+        seconds = time.monotonic() - begun
+        self._refuse(self.delta, self.roots[self.archive], (self.beta, self.gamma))
+        yield Step("revoke delta's certificate", None, seconds, "cut by acme's beta and birch's gamma; gets nothing more")
+
+    # --- what they are made of ---
+
+    def _get(self, node: DemoNode, path: Path, ref: str = "", **more: Any) -> float:
+        """Fetch by name, compare with the original, and give the seconds of the fetch."""
+        out, begun = self.place / f"{node.name}.out", time.monotonic()
+        progress = more.pop("progress", lambda it: None)
+        _run(node, GetChunk(ref or path.name, **more), sink=out, progress=progress)
+        seconds = time.monotonic() - begun
+        if _digest(out) != _digest(path):
+            raise ClaimError(f"{path.name} came out different on {node.name}")
+        return seconds
+
+    def _get_soon(self, node: DemoNode, path: Path, **more: Any) -> float:
+        """The same, as soon as its name is known there; the seconds are those of the waiting, too."""
+        begun = time.monotonic()
+
+        def try_it() -> bool:
+            try:
+                self._get(node, path, **more)
+            except RageError as error:
+                if error.id in REFUSED:
+                    return False
+                raise
+            return True
+
+        _wait(try_it, f"{node.name} gets {path.name}")
+        return time.monotonic() - begun
+
+    def _refuse(self, node: DemoNode, ref: str, holders: tuple[DemoNode, ...] = ()) -> None:
+        """Nothing of `ref` comes to the node from others. Raises ClaimError when it does."""
+        if not self._is_refused(node, ref, holders):
+            raise ClaimError(f"{node.name} got {ref}, which it must not")
+
+    def _refuse_soon(self, node: DemoNode, ref: str, holders: tuple[DemoNode, ...]) -> None:
+        _wait(lambda: self._is_refused(node, ref, holders), f"{node.name} is refused {ref}")
+
+    def _is_refused(self, node: DemoNode, ref: str, holders: tuple[DemoNode, ...]) -> bool:
+        sources: tuple[Source, ...] = ("p2p",)
+        verb = GetChunk(ref, peers=tuple(one.address for one in holders), sources=sources, cache=False)
+        try:
+            _run(node, verb, sink=self.place / f"{node.name}.out")
+        except RageError as error:
+            if error.id not in REFUSED:
+                raise
+            return True
+        return False
 
 
-def _get_while_dying(
-    gamma: DemoNode, root: str, out: Path, alpha: DemoNode, beta: DemoNode, original: Path
-) -> Iterator[Step]:
-    """Fetch from alpha and beta, and kill alpha on the way."""
-    given: dict[str, int] = {}
-    died_at, died_s = 0, 0.0
+def _run(
+    node: DemoNode, verb: Verb[R], *, sink: Path | None = None, progress: Callable[[Progress], None] = lambda _: None
+) -> R:
+    into: AbstractContextManager[FileSink | None] = FileSink(str(sink)) if sink is not None else nullcontext()
+    with node.connect() as connection, into as open_sink:
+        return connection.run(verb, sink=open_sink, progress=progress)
+
+
+def _put(node: DemoNode, path: Path, visibility: Visibility) -> tuple[PutChunkResult, float]:
     begun = time.monotonic()
+    with node.connect() as connection, FileSource(str(path)) as source:
+        found = connection.run(PutChunk(name=path.name, visibility=visibility, size=source.size), source=source)
+    return found, time.monotonic() - begun
 
-    def watch(progress: Progress) -> None:
-        nonlocal died_at, died_s
-        if not died_at and progress.done > DEATH_AT * ARCHIVE_BYTES:
-            died_at, died_s = progress.done, time.monotonic() - begun
-            given.update(_received(gamma))
-            alpha.kill()
 
-    before = _received(gamma)
-    seconds = _get(gamma, root, out, (alpha, beta), original, watch)
-    after = {**given, **_received(gamma)}
-    gave = {node.name: max(0, after.get(node.peer_id, 0) - before.get(node.peer_id, 0)) for node in (alpha, beta)}
-    words = ", ".join(f"{name} gave {size / MIB:.0f} MiB" for name, size in gave.items())
-    yield Step(f"  kill alpha at {100 * died_at // ARCHIVE_BYTES} %", None, died_s, words)
-    yield Step("get archive.bin on gamma", ARCHIVE_BYTES, seconds, EQUAL)
+def _wait(condition: Callable[[], bool], what: str) -> None:
+    """Ask until it is so. Raises ClaimError after SOON_S."""
+    deadline = time.monotonic() + SOON_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise ClaimError(f"it is not so within {SOON_S:g} s: {what}")
+        time.sleep(POLL_S)
+
+
+def _meet(node: DemoNode, *others: DemoNode) -> bool:
+    """Whether a node finds others by the server, and each lets the other in."""
+    found = _run(node, DiscoverPeers(via=("server",), for_s=SOON_S, connect=True)).items
+    return {one.peer_id for one in others} <= {row.peer_id for row in found if row.is_connected}
 
 
 def _received(node: DemoNode) -> dict[str, int]:
     """Bytes the node has received, by peer."""
-    with node.connect() as connection:
-        return {row.peer_id: row.bytes_in for row in connection.run(ListPeers()).items}
+    return {row.peer_id: row.bytes_in for row in _run(node, ListPeers()).items}
 
 
-def _put(node: DemoNode, path: Path) -> tuple[PutChunkResult, float]:
-    begun = time.monotonic()
-    with node.connect() as connection, FileSource(str(path)) as source:
-        found = connection.run(PutChunk(name=path.name, visibility="public", size=source.size), source=source)
-    return found, time.monotonic() - begun
-
-
-def _get(
-    node: DemoNode,
-    root: str,
-    out: Path,
-    holders: tuple[DemoNode, ...],
-    original: Path,
-    watch: Callable[[Progress], None] = lambda progress: None,
-) -> float:
-    """Fetch, compare with the original, and give the seconds of the fetch."""
-    begun = time.monotonic()
-    verb = GetChunk(root, peers=tuple(holder.address for holder in holders))
-    with node.connect() as connection, FileSink(str(out)) as sink:
-        connection.run(verb, sink=sink, progress=watch)
-    seconds = time.monotonic() - begun
-    if _digest(out) != _digest(original):
-        raise IntegrityError(f"{original.name} came out different on {node.name}")
-    return seconds
+def _connected(node: DemoNode) -> set[str]:
+    return {row.peer_id for row in _run(node, ListPeers()).items}
 
 
 def _digest(path: Path) -> bytes:
@@ -211,100 +355,3 @@ def _digest(path: Path) -> bytes:
 
 def _brief(cid: str) -> str:
     return f"{cid[:11]}...{cid[-4:]}"
-
-
-# --- nodes ---
-
-
-@contextmanager
-def _nodes(place: Path) -> Iterator[tuple[DemoNode, ...]]:
-    """Five homes; whatever process is started for them is gone at the end, the impatient Ctrl-C included."""
-    nodes = tuple(_make(place / name, name) for name in ("server", "alpha", "beta", "gamma", "delta"))
-    for node in nodes:
-        node.home.network_yaml.write_text(CONFIG, "utf-8")
-    try:
-        yield nodes
-    finally:
-        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _stop([node.process for node in nodes if node.process is not None])
-        signal.signal(signal.SIGINT, previous)
-
-
-def _make(root: Path, name: str) -> DemoNode:
-    from rage_net.libp2p.peer_id import PeerId
-
-    home = Home(root)
-    homes.init(home)
-    key = homes.load_identity(home.identity)
-    return DemoNode(name, home, str(PeerId.from_public_key(key.public_key())))
-
-
-def _start(nodes: tuple[DemoNode, ...], arguments: list[str]) -> None:
-    """Start all, then wait for each one's line: it says where the process is reached."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAGE_")}
-    for node in nodes:
-        command = [sys.executable, "-P", "-m", "rage_cli", "--home", str(node.home.root), "--json", *arguments]
-        with (node.home.logs / "node.log").open("wb") as log:
-            node.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=environment,
-                cwd=node.home.root,
-                start_new_session=True,  # Ctrl-C reaches us alone: we end them in order
-            )
-    deadline = time.monotonic() + READY_S
-    for node in nodes:
-        assert node.process is not None and node.process.stdout is not None
-        if not select.select([node.process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            raise DeadlineError(f"the demonstration's node {node.name} was not ready within {READY_S:g} s")
-        line = node.process.stdout.readline()
-        if not line:
-            words = (node.home.logs / "node.log").read_text("utf-8", "replace").strip().splitlines()
-            raise UnavailableError(f"the demonstration's node {node.name} ended", why=words[-1] if words else "")
-        ready = json.loads(line)
-        node.address = (ready.get("listen") or ready["http"])[0]
-
-
-def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        if process.poll() is None:
-            process.terminate()
-    deadline = time.monotonic() + STOP_S
-    for process in processes:
-        try:
-            process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
-
-
-# --- documents ---
-
-
-def write_text(path: Path, size: int) -> None:
-    """A real text: the sources of this Python's own library, one after the other, as many bytes as asked for."""
-    library = Path(sysconfig.get_path("stdlib"))
-    left = size
-    with path.open("wb") as out:
-        for source in sorted(library.rglob("*.py")):
-            left -= out.write(source.read_bytes()[:left])
-            if not left:
-                return
-        out.write(b"The library is shorter than it used to be.\n" * (left // 43 + 1))
-        out.truncate(size)
-
-
-def write_archive(path: Path, size: int) -> None:
-    """What an archive is like: half of it compresses, half does not. The same bytes every time."""
-    noise = random.Random(SEED)  # noqa: S311  a demonstration's bytes
-    with path.open("wb") as out:
-        for number in range(size // MIB):
-            if number % 2:
-                out.write(noise.randbytes(MIB))
-            else:
-                line = b"%06d the quick brown fox jumps over the lazy dog\n" % number
-                out.write((line * (MIB // len(line) + 1))[:MIB])
