@@ -35,7 +35,7 @@ MIB = 1024 * 1024
 SEED = 64
 
 READY_S = 15.0
-"""For nodes to say that they are ready; five at once on two cores take about three seconds."""
+"""For nodes to say that they are ready; four at once on two cores take about three seconds."""
 VERB_S = 20.0
 """For any one step; the slowest takes about two seconds."""
 STOP_S = 5.0
@@ -69,9 +69,9 @@ class DemoNode:
     process: subprocess.Popen[bytes] | None = None
     address: str = ""
 
-    def connect(self) -> client.Node:
+    def connect(self, timeout_s: float = VERB_S) -> client.Node:
         """A connection to its control socket."""
-        node = client.connect(homes.socket_path(self.home), VERB_S)
+        node = client.connect(homes.socket_path(self.home), timeout_s)
         if node is None:
             raise UnavailableError(f"the demonstration's node {self.name} does not answer")
         return node
@@ -163,8 +163,8 @@ def tell_server(node: DemoNode, server: DemoNode) -> None:
         file.write(SERVERS.format(url=server.address))
 
 
-def start(some: Sequence[DemoNode], arguments: Sequence[str]) -> None:
-    """Start all, then wait for each one's line: it says where the process is reached."""
+def launch(some: Sequence[DemoNode], arguments: Sequence[str]) -> None:
+    """Start all; `wait_ready` tells when they are."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAGE_")}
     for node in some:
         command = [sys.executable, "-P", "-m", "rage_cli", "--home", str(node.home.root), "--json", *arguments]
@@ -178,6 +178,10 @@ def start(some: Sequence[DemoNode], arguments: Sequence[str]) -> None:
                 cwd=node.home.root,
                 start_new_session=True,  # Ctrl-C reaches us alone: we end them in order
             )
+
+
+def wait_ready(some: Sequence[DemoNode]) -> None:
+    """Wait for each one's line: it says where the process is reached. Raises DeadlineError, UnavailableError."""
     deadline = time.monotonic() + READY_S
     for node in some:
         assert node.process is not None and node.process.stdout is not None
@@ -214,7 +218,7 @@ def write_text(path: Path, size: int) -> None:
     library = Path(sysconfig.get_path("stdlib"))
     left = size
     with path.open("wb") as out:
-        for source in sorted(library.rglob("*.py")):
+        for source in sorted(library.glob("*.py")):
             left -= out.write(source.read_bytes()[:left])
             if not left:
                 return
