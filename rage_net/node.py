@@ -204,8 +204,10 @@ class Node:
     def _jobs(self, online: Online) -> list[Coroutine[Any, Any, None]]:
         env, metrics = self.engine.env, self.engine.metrics
 
-        def job(name: str, interval_s: float, work: Callable[[], Awaitable[None]]) -> Coroutine[Any, Any, None]:
-            return every(interval_s, work, name=name, env=env, metrics=metrics, timeout_s=JOB_S_MAX)
+        def job(
+            name: str, interval_s: float, work: Callable[[], Awaitable[None]], *, at_once: bool = False
+        ) -> Coroutine[Any, Any, None]:
+            return every(interval_s, work, name=name, env=env, metrics=metrics, timeout_s=JOB_S_MAX, at_once=at_once)
 
         async def collect() -> None:
             await self.engine.run(CollectGarbage())
@@ -213,7 +215,7 @@ class Node:
         return [
             *online.jobs(),
             job("gc", GC_EVERY_S, collect),
-            job("records", RECORDS_EVERY_S, lambda: sharing.keep(self.engine)),
+            job("records", RECORDS_EVERY_S, lambda: sharing.keep(self.engine), at_once=True),
             job("measure", MEASURE_EVERY_S, self._measure),
         ]
 
