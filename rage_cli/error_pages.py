@@ -219,6 +219,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
     ),
     "config-key-unknown": (NotFoundError, "There is no such configuration key.", "rage config show"),
     "config-missing": (ConfigError, "A configuration file that was named does not exist.", "rage config path"),
+    "chunk-denied": (
+        AccessDeniedError,
+        "A node of our own organisation has it, and its documents give this node no right to read it.",
+        "on the owner's node: rage acl grant DOC peer:... read",
+    ),
     "conflict-not-found": (
         NotFoundError,
         "No contradiction has this id: it is resolved, or another fact joined it and gave it a new one.",

@@ -34,7 +34,7 @@ from rage_net.cid import Cid
 from rage_net.config import Config
 from rage_net.denials import Denials
 from rage_net.env import Env, SystemEnv
-from rage_net.errors import NotFoundError, StorageFullError, UsageError
+from rage_net.errors import NotFoundError, StorageFullError, UnavailableError, UsageError
 from rage_net.gate import Answer, Gate
 from rage_net.home import Home
 from rage_net.metrics import Metrics
@@ -203,7 +203,10 @@ class Engine:
         elsewhere = any(kind in verb.sources for kind in ("cdn", "p2p"))
         want = Want(root, not verb.raw, "local" in verb.sources, elsewhere, verb.cache)
         stages = functools.partial(self._stages, root, verb.sources, verb.peers)
-        outcomes = await self.retrieval.fetch(want, stages, Counted(sink, report))
+        try:
+            outcomes = await self.retrieval.fetch(want, stages, Counted(sink, report))
+        except (NotFoundError, UnavailableError) as error:
+            raise await sharing.explain_absence(self, root, error) from error
         if outcomes.gave and want.join and want.cache and await self.env.blocking(self.is_public, root):
             self._announce(root, is_fetched=True)
         seconds = round(self.env.monotonic() - started, 3)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 
 from rage_net.chunk import views
 from rage_net.cid import Cid, CidError
-from rage_net.errors import NotFoundError, UsageError
+from rage_net.errors import AccessDeniedError, NotFoundError, RageError, UsageError
 from rage_net.verbs import chunk as chunks
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from rage_net.sync.facts import Fact
 
 PAGE_MAX = 1000
+ASKED_MAX = 8
+"""Nodes of our organisation that are asked why something cannot be had."""
 LOOK_S = 0.2
 """Between two looks at who has seen a removal."""
 WAIT_S_MAX = 3600.0
@@ -111,7 +113,8 @@ async def remove_everywhere(engine: Engine, verb: chunks.RemoveChunk) -> chunks.
     metadata.require_writer()
     rows = await engine.env.blocking(_find_documents, metadata, verb.ref)
     local = await engine.env.blocking(_measure, engine, rows)
-    shown = tuple(_show(row) for row in rows)
+    rights = [await engine.env.blocking(metadata.access.rights, row.organization, f"doc:{row.doc_id}") for row in rows]
+    shown = tuple(_show(row, right.access.visibility) for row, right in zip(rows, rights, strict=True))
     if verb.dry_run:
         for row in rows:
             await engine.env.blocking(metadata.access.require_admin, metadata.organization, f"doc:{row.doc_id}")
@@ -222,7 +225,7 @@ async def list_catalog(engine: Engine, verb: chunks.ListChunks) -> chunks.ListCh
     return await engine.env.blocking(read)
 
 
-def _show(row: DocumentRow, visibility: str = "org") -> chunks.Document:
+def _show(row: DocumentRow, visibility: str) -> chunks.Document:
     return chunks.Document(
         doc_id=row.doc_id,
         root=str(row.root),
@@ -235,6 +238,35 @@ def _show(row: DocumentRow, visibility: str = "org") -> chunks.Document:
         created_at=float(row.created_at),
         expires_at=float(row.retention_until) if row.retention_until else None,
     )
+
+
+# --- what cannot be had ---
+
+
+async def explain_absence(engine: Engine, root: Cid, error: RageError) -> RageError:
+    """Why a root was not to be had: a node of our own organisation says so when it is denied, if it is asked itself."""
+    metadata = engine.metadata
+    if metadata is None or error.id not in ("chunk-not-found", "sources-unreachable"):
+        return error
+    online = await engine.online()
+    members = [
+        connection
+        for connection in online.swarm.connections()
+        if online.trust.certified(connection.peer_id).organization == metadata.organization
+    ]
+    for connection in members[:ASKED_MAX]:
+        try:
+            await online.exchange.fetch(connection, root, 0)
+        except AccessDeniedError:
+            return AccessDeniedError(
+                f"{root} is denied to this node",
+                why=f"{connection.peer_id} has it, and no right on a document that it belongs to is this node's",
+                mend=[f"there: rage acl grant DOC peer:{metadata.own} read", f"there: rage acl show {root}"],
+                id="chunk-denied",
+            )
+        except RageError:
+            continue
+    return error
 
 
 # --- names ---

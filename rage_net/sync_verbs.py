@@ -54,7 +54,7 @@ async def show_sync(engine: Engine, verb: verbs.ShowSync, io: Io) -> verbs.SyncS
         words = ("no CA is set: this node keeps no log, and shares no metadata",)
         return verbs.SyncStatus(engine.organization, "open", "", 0.0, (), (), (), 0, 0, 0, words)
     syncing = engine.syncing()
-    rows = tuple(syncing.rows()) if syncing is not None else ()
+    rows = tuple(row for row in syncing.rows() if not _is_revoked(metadata, row)) if syncing is not None else ()
     found = await engine.env.blocking(_describe_logs, metadata)
     logs, heads, conflicts, forks = found
     problems = list(_sync_problems(engine, rows, conflicts, forks))
@@ -76,6 +76,13 @@ async def show_sync(engine: Engine, verb: verbs.ShowSync, io: Io) -> verbs.SyncS
     )
 
 
+def _is_revoked(metadata: Metadata, row: verbs.SyncPeerRow) -> bool:
+    from rage_net.libp2p.peer_id import PeerId
+
+    peer = PeerId.parse(row.peer_id)
+    return any(metadata.is_revoked(each, "", peer) for each in (metadata.organization, row.organization))
+
+
 def _state(engine: Engine, metadata: Metadata, rows: Sequence[verbs.SyncPeerRow]) -> str:
     if engine.is_stale():
         return "stale"
@@ -92,11 +99,13 @@ def _sync_problems(
         yield "no node of the organisation was met for too long: only what is public is served (rage sync run)"
     waiting = sum(conflict.is_open for _, conflict in conflicts)
     if waiting:
-        yield f"{waiting} conflicts wait for a person (rage sync conflicts)"
+        noun = "conflict waits" if waiting == 1 else "conflicts wait"
+        yield f"{waiting} {noun} for a person (rage sync conflicts)"
     if forks:
-        yield f"{forks} authors wrote two histories (rage sync conflicts)"
+        noun = "author" if forks == 1 else "authors"
+        yield f"{forks} {noun} wrote two histories (rage sync conflicts)"
     for row in rows:
-        if row.error:
+        if row.error and row.organization == engine.organization:  # what others do not open is theirs to decide
             yield f"{row.peer_id[-8:]}: {row.error}"
 
 
@@ -172,10 +181,10 @@ def describe(fact: Fact) -> tuple[str, str]:
         case kinds.Access() as body if body.visibility:
             return "visibility", body.visibility
         case kinds.Access() as body:
-            until = f" until {body.expires_at}" if body.expires_at else ""
+            until = f" until {_date(body.expires_at)}" if body.expires_at else ""
             return ("grant" if body.allowed else "denial"), f"{body.principal} {body.action}{until}"
         case kinds.Certificate() as body:
-            return "certificate", f"{len(body.certificates)} certificates"
+            return "certificate", _describe_certificate(body.certificates)
         case kinds.Revocation() as body:
             serial = serial_text(int.from_bytes(body.serial, "big"))
             what = f"certificate {serial}" if body.serial else "all certificates"
@@ -197,6 +206,23 @@ def describe(fact: Fact) -> tuple[str, str]:
         case kinds.Closing() as body:
             return "closing", f"{len(body.chains)} chains of {body.author}"
     return "unknown", "of a newer version"
+
+
+def _date(at: int) -> str:
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ") if at < 1 << 37 else str(at)
+
+
+def _describe_certificate(certificates: Sequence[bytes]) -> str:
+    from rage_net.cert import parse
+    from rage_net.errors import CertificateError
+
+    try:
+        found = parse(certificates[0])
+    except (CertificateError, IndexError):
+        return "unreadable"
+    return f"{found.serial} {','.join(sorted(found.capabilities)) or '-'} until {_date(int(found.not_after))}"
 
 
 async def diff_sync(engine: Engine, verb: verbs.DiffSync, io: Io) -> verbs.DiffSyncResult:

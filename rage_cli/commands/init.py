@@ -65,7 +65,7 @@ def init(
     peer_id = str(PeerId.from_public_key(homes.load_identity(place.identity).public_key()))
     result = Init(str(place.root), peer_id, str(place.network_yaml), made.created, made.kept)
     render(result, COLUMNS, identifier=lambda it: it.peer_id)
-    say("next: rage chunk put FILE  |  rage node start")
+    say("next: rage cert request -o node.csr" if org else "next: rage chunk put FILE  |  rage node start")
 
 
 def templates() -> dict[str, str]:

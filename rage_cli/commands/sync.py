@@ -58,13 +58,13 @@ STATUS = (
     Column("state", lambda it: it.state),
     Column("organization", lambda it: it.organization),
     Column("last agreed", lambda it: it.synced_at or None, "time"),
-    Column("epoch", lambda it: it.epoch),
+    Column("epoch", lambda it: it.epoch, wide=True),
     Column("facts", lambda it: sum(log.facts for log in it.logs), "count"),
-    Column("logs", lambda it: [f"{log.organization}: {log.facts} facts, {log.authors} authors" for log in it.logs]),
+    Column("logs", lambda it: [f"{log.organization}: {log.facts} facts by {log.authors}" for log in it.logs]),
     Column("conflicts", lambda it: it.conflicts, "count"),
     Column("forks", lambda it: it.forks, "count"),
     Column("refused", lambda it: it.refused, "count"),
-    Column("peers", lambda it: [f"{row.peer_id[-8:]} {_lag(row)}" for row in it.peers]),
+    Column("peers", lambda it: [f"{row.peer_id[-8:]} ({row.organization}) {_lag(row)}" for row in it.peers]),
 )
 HEADS = (
     Column("author", lambda it: it.author),
@@ -153,6 +153,8 @@ def diff(peer: Annotated[str, typer.Argument(metavar="PEER", help="A peer id, a 
     """Compare this node's log with a peer's, without changing either."""
     result = run(verbs.DiffSync(peer))
     render(result, DIFF, items=result.items, identifier=lambda it: f"{it.author}/{it.incarnation}")
+    if not result.items:
+        say(f"equal: {result.peer_id} holds the same log of {result.organization}")
     return EXIT_FINDINGS if result.items else EXIT_OK
 
 
@@ -184,6 +186,8 @@ def conflicts(
     """List facts that contradict each other and whose authors had not seen each other's, and evidence of forks."""
     result = run(verbs.ListConflicts(all_))
     render(result, CONFLICTS, items=result.items, identifier=lambda it: it.id)
+    if not result.items and not result.forks:
+        say("no conflict waits" if not all_ else "there is no conflict")
     for fork in result.forks:
         hashes = " and ".join(one[:16] for one in fork.hashes)
         say(f"fork: {fork.author} wrote two envelopes {fork.sequence} (incarnation {fork.incarnation}): {hashes}")

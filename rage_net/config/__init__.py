@@ -183,9 +183,10 @@ def check_files(config: Config, lines: Mapping[str, int], path: str) -> None:
             except OSError as error:
                 place = path if key in lines else config.origins.get(key, path)
                 message = f"{target} cannot be read: {(error.strerror or 'unknown').lower()}"
-                problems.append(
-                    Problem(place, lines.get(key, 0), key, message, "put the file there, or remove the key")
-                )
+                mend = "put the file there, or remove the key"
+                if name == "ca_cert":  # without it the node would be open
+                    mend = "put the file there: rage cert install --ca FILE"
+                problems.append(Problem(place, lines.get(key, 0), key, message, mend))
     if problems:
         raise InvalidConfigError(problems)
 

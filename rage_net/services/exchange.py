@@ -440,7 +440,8 @@ class Exchange:
         except RemoteProtocolError as error:
             raise PeerProtocolError(f"{connection.peer_id}: {error}") from error
         except Libp2pError as error:
-            raise UnavailableError(f"{connection.peer_id}: {error}", id="peer-gone") from error
+            words = "it hung up; it may not trust this node" if self.gate.rules.is_open else str(error)
+            raise UnavailableError(f"{connection.peer_id}: {words}", id="peer-gone") from error
 
 
 _ABSENT = ChunkResponse(messages.NOT_FOUND)

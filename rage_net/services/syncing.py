@@ -26,7 +26,7 @@ from rage_net.acl import Principal
 from rage_net.env import Env
 from rage_net.errors import NotFoundError, RageError, RemoteProtocolError, UnavailableError, from_wire
 from rage_net.libp2p import varint
-from rage_net.libp2p.errors import Libp2pError
+from rage_net.libp2p.errors import Libp2pError, NegotiationError, StreamClosedError, StreamResetError
 from rage_net.libp2p.gossipsub import Message, Verdict
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.libp2p.rates import Rates
@@ -62,6 +62,7 @@ ANNOUNCE_S_MIN = 0.1
 """Between two announcements: what is written meanwhile goes into the next."""
 HEARD_PER_S, HEARD_BURST = 20.0, 100.0
 """Announcements of one author that are passed on."""
+NOT_OPENED = "it does not open sync to this node"
 STATES_MAX = 1024
 """Peers whose copy is remembered."""
 
@@ -307,7 +308,7 @@ class Syncing:
                 outcome = await self._pull(connection, organization, chains, state, outcome)
             state.error = ""
         except (RageError, Libp2pError, TimeoutError) as error:
-            state.error = (error.message if isinstance(error, RageError) else str(error)) or "no answer in time"
+            state.error = _say(error)
             self._metrics.sync_events.add(1, "failed")
             log.info("sync of %s with %s: %s", organization, peer, state.error)
         return replace(outcome, seconds=round(self._env.monotonic() - started, 3), error=state.error)
@@ -534,6 +535,15 @@ class Syncing:
                     DiffRow(str(chain.author), f"{chain.incarnation:016x}", _sequence(here), _sequence(there), is_fork)
                 )
         return rows
+
+
+def _say(error: Exception) -> str:
+    """What went wrong, for people."""
+    if isinstance(error, (NegotiationError, StreamResetError)):
+        return NOT_OPENED
+    if isinstance(error, (StreamClosedError, ConnectionError)):
+        return "it hung up"
+    return (error.message if isinstance(error, RageError) else str(error)) or "no answer in time"
 
 
 def _sequence(head: Head | None) -> int:

@@ -124,7 +124,7 @@ def _capabilities(
 ) -> dict[PeerId, frozenset[str]]:
     query = "SELECT author, capabilities FROM certificate WHERE organization = ? AND capabilities IS NOT NULL"
     found: dict[PeerId, frozenset[str]] = {}
-    rows = db.execute(f"{query} AND {_STANDS}", (organization, with_cut)) if is_limited else None  # noqa: S608
+    rows = db.execute(f"{query} AND {_STANDS}", (organization, with_cut)) if is_limited else None
     for author, has in rows or db.execute(query, (organization,)):
         peer = PeerId(author)
         found[peer] = found.get(peer, frozenset()) | frozenset(has.split())

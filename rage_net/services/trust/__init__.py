@@ -105,6 +105,8 @@ class Trust:
         self._callbacks: list[Callable[[PeerId], None]] = []
         self._own_callbacks: list[Callable[[], None]] = []
         self._rates = Rates(burst=REQUESTS_BURST, rate_s=1 / REQUEST_EVERY_S, names_max=PEERS_MAX)
+        self._refusal: tuple[PeerId, str] | None = None
+        """A member of our own organisation that does not trust us, and why; until another one does."""
         self._file_problem = ""
 
     async def begin(self) -> None:
@@ -313,6 +315,9 @@ class Trust:
                 if response.status != messages.OK:
                     self._refused_us[peer] = response.reason or f"status-{response.status}"
                 standing = self._note(self.judge(peer, response.certificates))
+                if standing.organization == self.organization:
+                    is_refused = response.status != messages.OK
+                    self._refusal = (peer, response.reason) if is_refused else None
                 if not standing.is_trusted:  # an end that is no end tells the answerer that it is not trusted
                     await stream.reset()
                 return standing
