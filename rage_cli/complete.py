@@ -25,7 +25,7 @@ PEERS_BYTES_MAX = 1024 * 1024
 
 CHECKS = (
     *("home", "permissions", "config", "clock", "disk", "files", "node", "ports"),
-    *("addresses", "bootstrap", "discovery", "dht", "mdns"),
+    *("certificate", "ca", "log", "addresses", "bootstrap", "discovery", "dht", "mdns", "trust", "acl", "sync"),
 )
 """The doctor's, as `rage_net.verbs.diagnose` has them; a test compares, since that import takes too long here."""
 

@@ -18,8 +18,11 @@ from rage_net.verbs.diagnose import DOCTOR_CHECKS, Check, Doctor, DoctorResult
 
 app = noun("Look at everything a node needs, one line a check.")
 
-OF_THE_NETWORK = ("clock", "addresses", "bootstrap", "discovery", "dht", "mdns")
-"""Checks that need an engine. The clock is looked at from both sides."""
+OF_THE_NETWORK = (
+    *("clock", "certificate", "addresses", "bootstrap", "discovery", "dht", "mdns"),
+    *("trust", "acl", "sync"),
+)
+"""Checks that need an engine. Clock and certificate are looked at from both sides."""
 NEEDED = ("home", "permissions", "config")
 """Where one of these is broken no engine opens."""
 RANKS = ("skipped", "ok", "warning", "error")

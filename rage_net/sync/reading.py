@@ -151,6 +151,19 @@ class LogReader:
             ).fetchall()
         return tuple(row[0] for row in rows)
 
+    def unread(self, organization: str, limit: int = 100) -> tuple[str, ...]:
+        """Resources about which a later version said what this one does not know. Not whether that counts."""
+        view = self._views.get(organization)
+        if view is None:
+            return ()
+        with self._file.read() as db:
+            rows = db.execute(
+                "SELECT DISTINCT name FROM entry JOIN resource ON resource.id = entry.resource"
+                " WHERE entry.organization = ? AND kind > ? LIMIT ?",
+                (view.key, max(NUMBERS.values()), min(limit, PAGE_MAX)),
+            ).fetchall()
+        return tuple(row[0] for row in rows)
+
     def expired(self, organization: str, now: int, limit: int = 1000) -> tuple[DocumentRow, ...]:
         """Living documents whose retention is over."""
         view = self._views.get(organization)

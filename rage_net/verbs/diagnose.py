@@ -73,11 +73,17 @@ DOCTOR_CHECKS = (
     "files",
     "node",
     "ports",
+    "certificate",
+    "ca",
+    "log",
     "addresses",
     "bootstrap",
     "discovery",
     "dht",
     "mdns",
+    "trust",
+    "acl",
+    "sync",
 )
 """The ids, in the order in which they are made."""
 

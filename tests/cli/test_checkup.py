@@ -22,7 +22,7 @@ from conftest_cli import LOOPBACK
 from conftest_engine import FakeEngine
 
 from rage_net import checkup, config
-from rage_net.checkup import Answer
+from rage_net.checkup import Answer, node
 from rage_net.errors import NotFoundError
 from rage_net.home import Home
 from rage_net.verbs.diagnose import DOCTOR_CHECKS, Check
@@ -51,8 +51,9 @@ def by_id(checks: list[Check]) -> dict[str, Check]:
 
 def test_a_sound_home_is_ok_in_every_check(place: Home) -> None:
     checks = checkup.check_home(place, {}, now_of(place))
-    assert [check.id for check in checks] == list(DOCTOR_CHECKS[:8])
-    assert {check.level for check in checks} == {"ok"}, checks
+    assert [check.id for check in checks] == list(DOCTOR_CHECKS[:11])
+    assert {check.level for check in checks[:8]} == {"ok"}, checks
+    assert {check.level for check in checks[8:]} == {"skipped"}, checks
 
 
 def test_without_a_home_the_machine_is_looked_at_all_the_same(tmp_path: Path) -> None:
@@ -252,7 +253,7 @@ def listener(place: Home, answer: bytes | None) -> Iterator[None]:
         (b'HTTP/1.1 200 OK\r\n\r\n{"type":"result","result":{"pid":"x"}}', "it says nothing of a node"),
         (b'HTTP/1.1 200 OK\r\n\r\n{"type":"result","result":7}', "it says nothing of a node"),
         (b"HTTP/1.1 200 OK\r\n\r\n" + b"[" * 200_000, "it is nested too deeply"),
-        (b"x" * (checkup.ANSWER_BYTES_MAX + 1), "it does not end"),
+        (b"x" * (node.ANSWER_BYTES_MAX + 1), "it does not end"),
     ],
     ids=["silence", "nothing", "ssh", "html", "list", "no pid", "no status", "nested", "endless"],
 )
@@ -260,7 +261,7 @@ def test_what_answers_and_is_no_node_is_a_finding_and_no_crash(
     place: Home, answer: bytes | None, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if answer is None:
-        monkeypatch.setattr(checkup, "ANSWER_S", 0.1)
+        monkeypatch.setattr(node, "ANSWER_S", 0.1)
     with listener(place, answer):
         found = checkup.ask_node(place)
     assert found.pid == 0 and why in found.error

@@ -155,6 +155,23 @@ class Access:
         ]
         return sorted(found, key=lambda each: (not each[1].is_open, each[0], each[1].key))
 
+    def waiting(self, organization: str) -> int:
+        """How many contradictions wait for a person. Costs nothing unless a strategy is `manual`."""
+        kinds_by_hand = {kind for kind, strategy in self._strategies.items() if strategy == "manual"}
+        if not kinds_by_hand:
+            return 0
+        return sum(
+            conflict.is_open
+            for resource in self._contested(organization)
+            if resource.partition(":")[0] in kinds_by_hand
+            for conflict in self.rights(organization, resource).access.conflicts
+        )
+
+    def flawed(self) -> list[tuple[str, str, str]]:
+        """Organisation, resource and flaw of those that are their owners' alone, as far as rights were asked for."""
+        with self._lock:
+            return [(*key, rights.access.flaw) for key, rights in self._kept.items() if rights.access.flaw]
+
     def _contested(self, organization: str) -> list[str]:
         """Resources on which there may be contradictions: those with rights by several authors. Looked up once."""
         with self._lock:
