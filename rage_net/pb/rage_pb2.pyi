@@ -289,7 +289,8 @@ global___PeerAnnouncement = PeerAnnouncement
 class TrustRequest(google.protobuf.message.Message):
     """Protocol /rage/trust/1.0.0, a stream a request; the only one of rage's own protocols that is open to peers without a
     trusted certificate. At most 64 KiB each way. Whoever dialled sends Hello once the connection stands; either side
-    sends it again when its chain has changed. Each side judges for itself, and the answer says how it judged.
+    sends it again when its chain has changed. Each side judges for itself, and the answer says how it judged; whoever
+    sent Hello then ends its half when it trusts the answer, and resets the stream when it does not.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
