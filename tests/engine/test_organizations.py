@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rage_net import sharing
-from rage_net.errors import IntegrityError, NotFoundError, RageError
+from rage_net.errors import AccessDeniedError, IntegrityError, NotFoundError, RageError
 from rage_net.sync.facts import Access, Document, New
 from rage_net.verbs.acl import SetAcl, ShowAcl
 from rage_net.verbs.cert import RevokeCertificate
@@ -240,5 +240,29 @@ def test_nobody_becomes_the_owner_of_anothers_document_by_claiming_to_have_been_
             log = node.engine.metadata.log
             assert [str(each.owner) for each in log.documents("acme", name="mine.md")] == [alpha.peer_id]
             assert node.engine.metadata.access.access_of("acme", row.doc_id).visibility == "private"
+
+    run(scenario)
+
+
+def test_trust_that_comes_while_a_refused_connection_is_open_lets_both_ends_in(run: Play) -> None:
+    """One end refused, or both; what each has learnt since is told to the other, and nobody dials anew."""
+
+    async def scenario(world: World) -> None:
+        acme, birch = (Organization(name, world.seed) for name in ("acme", "birch"))
+        alpha = await world.node("alpha", organization=acme, capabilities=("storage", "admin"))
+        beta = await world.node("beta", organization=birch, capabilities=("storage", "admin"))
+        gamma = await world.node("gamma", organization=birch, capabilities=("storage", "admin"))
+        for node in (beta, gamma):
+            with pytest.raises(AccessDeniedError):
+                await node.connect(alpha)
+        await trust(alpha, birch, "chunks", "sync")
+        await trust(beta, acme, "chunks", "sync")
+        await world.until(
+            lambda: beta.peer_id in alpha.peers() and alpha.peer_id in beta.peers(), within_s=2, what="both are in"
+        )
+        await trust(gamma, acme, "chunks", "sync")
+        await world.until(
+            lambda: gamma.peer_id in alpha.peers() and alpha.peer_id in gamma.peers(), within_s=2, what="both are in"
+        )
 
     run(scenario)

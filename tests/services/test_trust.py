@@ -388,7 +388,7 @@ async def test_trust_that_is_withdrawn_ends_or_narrowed_cuts(world: TrustWorld) 
         await asyncio.sleep(2 * TRUST_S_MAX)
 
 
-async def test_a_peer_that_becomes_trusted_is_offered(world: TrustWorld) -> None:
+async def test_a_peer_that_becomes_trusted_is_offered_at_both_ends(world: TrustWorld) -> None:
     acme, other = world.authority("acme"), world.authority("other")
     ours, theirs = await world.node("ours", acme), await world.node("theirs", other)
     theirs.store.anchors = [acme.anchor("chunks")]
@@ -397,7 +397,9 @@ async def test_a_peer_that_becomes_trusted_is_offered(world: TrustWorld) -> None
     assert not ours.sees(theirs)
     ours.store.anchors = [other.anchor("chunks")]
     ours.trust.reconsider()
+    await asyncio.sleep(1)
     assert ours.sees(theirs) and isinstance(ours.events[0], Connected)
+    assert theirs.sees(ours) and isinstance(theirs.events[0], Connected), "it is told that it is refused no longer"
 
 
 # --- connections come and go ------------------------------------------------------------------------------------------

@@ -180,6 +180,10 @@ class Swarm:
         task.add_done_callback(lambda task: self._running.pop(task, None))
         return task
 
+    def spawn(self, work: Callable[[Connection], Awaitable[None]], connection: Connection) -> None:
+        """Run `work(connection)` for the host, in a task that ends with the swarm."""
+        self._spawn(work, connection)
+
     async def _guard(self, work: Callable[..., Awaitable[None]], *args: object) -> None:
         """One failing task never ends the swarm."""
         try:

@@ -224,10 +224,16 @@ class Trust:
     # -- what changes
 
     def reconsider(self) -> list[PeerId]:
-        """Judge every standing anew; who is trusted no longer, or for less, is cut at once. Gives those."""
+        """Judge every standing anew; who is trusted no longer, or for less, is cut at once. Gives those.
+
+        Who is trusted now and was not is greeted again: it was told that we refuse it.
+        """
         before = {peer for peer, standing in self._standings.items() if standing.is_trusted}
         for standing in list(self._standings.values()):
-            self._note(self.judge(standing.peer_id, standing.chain))
+            new = self._note(self.judge(standing.peer_id, standing.chain))
+            connection = self._swarm.connection_unoffered(standing.peer_id)
+            if new.is_trusted and not standing.is_trusted and connection is not None:
+                self._swarm.spawn(self.meet_again, connection)
         return [peer for peer in before if not self.is_trusted(peer)]
 
     async def refresh(self) -> None:
@@ -418,8 +424,6 @@ class Trust:
             return new
         if not new.is_trusted:
             return new
-        if old is not None and peer not in self._refused_us:
-            self._swarm.offer(peer)
         self._swarm.describe_anew(peer)
         for callback in self._callbacks:
             callback(peer)
