@@ -207,6 +207,8 @@ class Engine:
             outcomes = await self.retrieval.fetch(want, stages, Counted(sink, report))
         except (NotFoundError, UnavailableError) as error:
             raise await sharing.explain_absence(self, root, error) from error
+        if outcomes.gave and outcomes.sources["local"] and want.join and want.cache:
+            await sharing.count_local(self, root)
         if outcomes.gave and want.join and want.cache and await self.env.blocking(self.is_public, root):
             self._announce(root, is_fetched=True)
         seconds = round(self.env.monotonic() - started, 3)

@@ -173,7 +173,7 @@ def not_an_admin() -> RageError:
     return AccessDeniedError(
         "this node's certificate lacks the capability admin",
         why="others would not count what it writes about what is not its own",
-        mend=["rage cert show", "rage cert sign node.csr --capability storage,admin"],
+        mend=["rage cert show", "rage cert sign node.csr --capability storage --capability admin"],
         id="not-admin",
     )
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from rage_net.sync.facts import Fact
 
 PAGE_MAX = 1000
+ALL_SCOPES = frozenset({"chunks", "query", "sync"})
+COUNTED_MAX = 65_536
+"""Chunks of one document that are looked at: two seconds of a thread."""
 ASKED_MAX = 8
 """Nodes of our organisation that are asked why something cannot be had."""
 LOOK_S = 0.2
@@ -238,6 +241,32 @@ def _show(row: DocumentRow, visibility: str) -> chunks.Document:
         created_at=float(row.created_at),
         expires_at=float(row.retention_until) if row.retention_until else None,
     )
+
+
+async def count_local(engine: Engine, root: Cid) -> None:
+    """A document came whole, and some of its chunks were here already: it counts for those that its author may read.
+
+    What its author cannot read here stays what it was: naming a chunk grants nothing (design D7).
+    """
+    metadata = engine.metadata
+    if metadata is None:
+        return
+
+    def count() -> None:
+        from rage_net.acl import Principal
+        from rage_net.chunk import manifest
+        from rage_net.chunk.shelf import attest
+
+        for row in catalog_rows(metadata, str(root)):
+            if row.is_dead or row.owner == metadata.own:
+                continue
+            capabilities = metadata.log.capabilities(row.organization, row.owner) or frozenset()
+            author = Principal("peer", str(row.owner), row.organization, capabilities=capabilities, scopes=ALL_SCOPES)
+            blocks = manifest.blocks(root, engine.store.get)
+            cids = engine.gate.may_count((cid for cid, _ in zip(blocks, range(COUNTED_MAX), strict=False)), author)
+            attest(engine.store, [(cid, False, [(row.organization, row.doc_id)]) for cid in cids])
+
+    await engine.env.blocking(count)
 
 
 # --- what cannot be had ---

@@ -13,7 +13,7 @@ import pytest
 from rage_net import sharing
 from rage_net.errors import AccessDeniedError, IntegrityError, NotFoundError, RageError
 from rage_net.sync.facts import Access, Document, New
-from rage_net.verbs.acl import SetAcl, ShowAcl
+from rage_net.verbs.acl import GrantAcl, SetAcl, ShowAcl
 from rage_net.verbs.cert import RevokeCertificate
 from rage_net.verbs.chunk import ListChunks, RemoveChunk
 from rage_net.verbs.sync import ExportSync, ImportSync, ListConflicts, ResolveConflict, RunSync, ShowSync
@@ -264,5 +264,29 @@ def test_trust_that_comes_while_a_refused_connection_is_open_lets_both_ends_in(r
         await world.until(
             lambda: gamma.peer_id in alpha.peers() and alpha.peer_id in gamma.peers(), within_s=2, what="both are in"
         )
+
+    run(scenario)
+
+
+def test_a_chunk_that_is_here_for_a_secret_counts_for_another_document_of_the_same_author(run: Play) -> None:
+    async def scenario(world: World) -> None:
+        acme = Organization("acme", world.seed)
+        alpha = await world.node("alpha", organization=acme)
+        beta = await world.node("beta", organization=acme, bootstrap=[alpha])
+        gamma = await world.node("gamma", organization=acme, bootstrap=[beta])
+        await asyncio.sleep(SETTLE_S)
+        shared, rest = world.random.randbytes(300_000), world.random.randbytes(100_000)
+        secret = await alpha.put(shared, "secret.md", "private")
+        await alpha.put(shared + rest, "open.md", "org")
+        await alpha.run(GrantAcl("secret.md", f"peer:{beta.peer_id}", "read"))
+        await asyncio.sleep(2)
+        assert (await beta.get("secret.md")).data == shared
+        got = await beta.get("open.md")
+        assert got.data == shared + rest and got.sources["local"] and got.sources["p2p"]
+        await world.leave(alpha)
+        assert (await gamma.get("open.md")).data == shared + rest, "beta serves all of it, what it had before too"
+        with pytest.raises(AccessDeniedError) as error:
+            await gamma.get(secret, beta)
+        assert error.value.id == "chunk-denied"
 
     run(scenario)
