@@ -20,7 +20,17 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rage_net import __version__, acl_verbs, cert_verbs, network_verbs, refusals, sharing, sync_verbs, trust_verbs
+from rage_net import (
+    __version__,
+    acl_verbs,
+    cert_verbs,
+    glance,
+    network_verbs,
+    refusals,
+    sharing,
+    sync_verbs,
+    trust_verbs,
+)
 from rage_net import config as configuration
 from rage_net import env as environment
 from rage_net import home as homes
@@ -290,25 +300,24 @@ class Engine:
         documents = await self.env.blocking(self.documents.count)
         network = self.config.network
         free = await self.env.blocking(homes.free_bytes, network.store.path)
-        return self.node_status(
-            nodes.NodeStatus(
-                peer_id=await self.env.blocking(self.peer_id_text),
-                state="stopped",
-                listen=(),
-                http=(),
-                peers=0,
-                documents=documents,
-                chunks=totals.chunks,
-                bytes=totals.stored,
-                free_bytes=free,
-                uptime_s=round(self.env.monotonic() - self.started_at, 3),
-                version=__version__,
-                pid=0,
-                organization=network.organization_id,
-                region=network.region,
-                problems=(*(await self._room_problems()), *map(str, self.config.warnings)),
-            )
+        status = nodes.NodeStatus(
+            peer_id=await self.env.blocking(self.peer_id_text),
+            state="stopped",
+            listen=(),
+            http=(),
+            peers=0,
+            documents=documents,
+            chunks=totals.chunks,
+            bytes=totals.stored,
+            free_bytes=free,
+            uptime_s=round(self.env.monotonic() - self.started_at, 3),
+            version=__version__,
+            pid=0,
+            organization=network.organization_id,
+            region=network.region,
+            problems=(*(await self._room_problems()), *map(str, self.config.warnings)),
         )
+        return self.node_status(await glance.complete(self, status))
 
     async def _room_problems(self) -> list[str]:
         """That nothing can be put, where no node runs that watches for it."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from rage_net import durable
 from rage_net import home as homes
 from rage_net.acl import Strategy
+from rage_net.cert import verify_chain
 from rage_net.chunk.documents import Documents
 from rage_net.chunk.store import ChunkStore
 from rage_net.config import Config
@@ -35,7 +36,7 @@ from rage_net.sync.facts import Fact, New
 from rage_net.sync.log import Log, open_log
 
 if TYPE_CHECKING:
-    from rage_net.cert import Anchor
+    from rage_net.cert import Anchor, NodeCertificate
     from rage_net.config.network import Conflicts
     from rage_net.services.trust.credentials import Stamp
 
@@ -60,6 +61,7 @@ class Metadata:
         self.records = Records(store, documents, log, self.access, self.organization, own, env)
         self.is_read_only = network.sync.read_only
         self._home = home
+        self._now = env.now
         self._agreed_at = _read_time(home)
         self._has_company = False
 
@@ -87,6 +89,13 @@ class Metadata:
         facts = self.log.append(self.organization, [New(resource, certificate)], judge=judge)
         self.access.forget_all()
         return facts
+
+    def proof(self) -> NodeCertificate:
+        """Our certificate, if it proves now that we are of our organisation. Raises CertificateError, ConfigError."""
+        chain = self.files.load().chain
+        authority = self.authority
+        is_revoked = authority.is_revoked
+        return verify_chain(chain, authority.anchors, self._now(), peer_id=self.own, is_revoked=is_revoked).certificate
 
     def rejudge(self) -> None:
         """CAs or trust have changed: judge every author anew."""

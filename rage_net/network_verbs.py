@@ -10,8 +10,9 @@ command that only looks at the store must not load the network.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rage_net import refusals
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from rage_net.discovery.client import Client
     from rage_net.engine import Engine, Io
     from rage_net.libp2p.pubsub import PubSub
+    from rage_net.online import Online
     from rage_net.services.membership import Membership
     from rage_net.services.routing import Routing
 
@@ -52,19 +54,48 @@ async def list_peers(engine: Engine, verb: peers.ListPeers, io: Io) -> peers.Lis
         monotonic=engine.env.monotonic(),
         proven=online.trust.proof_of,
     )
-    return peers.ListPeersResult(tuple(rows))
+    return peers.ListPeersResult(tuple(_with_standings(online, rows)))
 
 
 async def show_peer(engine: Engine, verb: peers.ShowPeer, io: Io) -> peers.PeerRow:
     """One peer, dialled if need be, with its identity and a round trip."""
-    members = await _members(engine)
-    return await members.examine(await members.find(verb.peer), engine.env.monotonic())
+    return await _examine(engine, verb.peer)
 
 
 async def connect_peer(engine: Engine, verb: peers.ConnectPeer, io: Io) -> peers.PeerRow:
     """Dial a peer."""
-    members = await _members(engine)
-    return await members.examine(await members.find(verb.address), engine.env.monotonic())
+    return await _examine(engine, verb.address)
+
+
+async def _examine(engine: Engine, peer: str) -> peers.PeerRow:
+    online = await engine.online()
+    members = online.membership
+    row = await members.examine(await members.find(peer), engine.env.monotonic())
+    return next(_with_standings(online, [row]))
+
+
+def _with_standings(online: Online, rows: Iterable[peers.PeerRow]) -> Iterator[peers.PeerRow]:
+    """The rows, with what certificates prove, what trust opens, and how far copies of the log are."""
+    standings = {str(one.peer_id): one for one in online.trust.standings()}
+    copies = online.syncing.rows() if online.syncing is not None else []
+    for row in rows:
+        standing = standings.get(row.peer_id)
+        certificate = standing.certificate if standing is not None else None
+        if standing is None or certificate is None:
+            yield row
+            continue
+        own = [copy for copy in copies if copy.peer_id == row.peer_id and copy.synced_at]
+        yield replace(
+            row,
+            organization=standing.organization,
+            region=certificate.region,
+            capabilities=tuple(sorted(standing.capabilities)),
+            trust=standing.reason,
+            scopes=tuple(sorted(standing.scopes)),
+            certified_until=certificate.not_after,
+            synced_at=max((copy.synced_at for copy in own), default=None),
+            behind=sum(copy.behind for copy in own),
+        )
 
 
 async def ping_peer(engine: Engine, verb: peers.PingPeer, io: Io) -> peers.PingPeerResult:

@@ -29,6 +29,7 @@ from rage_net.control import Control
 from rage_net.engine import STOP_WITHIN_S, Engine
 from rage_net.env import read_environment
 from rage_net.errors import ConfigError, StorageFullError, UnavailableError
+from rage_net.glance import show_certificate
 from rage_net.guard import every, guard
 from rage_net.home import Home
 from rage_net.http import Http
@@ -37,11 +38,11 @@ from rage_net.libp2p.swarm import Disconnected, Event
 from rage_net.libp2p.transport import tune_malloc
 from rage_net.online import Online
 from rage_net.verbs.chunk import CollectGarbage
-from rage_net.verbs.node import CertificateState, NodeStatus, ShowStatus
+from rage_net.verbs.node import NodeStatus, ShowStatus
 from rage_net.web import Web
 
 if TYPE_CHECKING:
-    from rage_net.cert import NodeCertificate
+    from rage_net.metadata import Metadata
 
 log = logging.getLogger("rage.node")
 
@@ -50,6 +51,9 @@ RECORDS_EVERY_S = 30.0
 LEAVE_S_MAX = 1.0
 """For discovery servers to be told that the node ends."""
 MEASURE_EVERY_S = 10.0
+CONFLICTS_REST = 100
+"""Times as long as counting conflicts took, they are not counted again: among 100,000 disputed documents it takes
+seconds."""
 JOB_S_MAX = 6 * 3600.0
 """A job that is not done by then is stuck."""
 
@@ -104,6 +108,7 @@ class Node:
         self.listen: tuple[Multiaddr, ...] = ()
         self._environ = environ
         self._problems: dict[str, str] = {}
+        self._conflicts_due = 0.0
         self._http: Http | None = None
         self._online: Online | None = None
         engine.node_status = self._complete
@@ -227,6 +232,8 @@ class Node:
         engine.metrics.store_chunks.set(totals.chunks)
         engine.metrics.store_bytes.set(totals.stored)
         engine.metrics.store_free_bytes.set(free)
+        if engine.metadata is not None:
+            await engine.env.blocking(self._measure_log, engine.metadata)
         try:
             await engine.env.blocking(engine.store.check_room, 0)
         except StorageFullError as error:
@@ -235,6 +242,20 @@ class Node:
         else:
             self._problems.pop("store", None)
             self.state = "ready" if self.state == "read-only" else self.state
+
+    def _measure_log(self, metadata: Metadata) -> None:
+        """The gauges of the log. Blocking; looks for conflicts for a hundredth of the time at most."""
+        metrics, monotonic = self.engine.metrics, self.engine.env.monotonic
+        log_ = metadata.log
+        sizes: dict[tuple[str, ...], float] = {
+            (name,): sum(head.sequence for head in log_.heads(name)) for name in log_.organizations()
+        }
+        metrics.sync_facts.replace(sizes)
+        metrics.sync_agreed.set(metadata.agreed_at)
+        began = monotonic()
+        if began >= self._conflicts_due:
+            metrics.sync_conflicts.set(metadata.access.waiting(metadata.organization))
+            self._conflicts_due = began + CONFLICTS_REST * (monotonic() - began)
 
     def _count_events(self) -> None:
         if self._online is None:
@@ -271,6 +292,7 @@ class Node:
 
     def _complete(self, status: NodeStatus) -> NodeStatus:
         online = self._online
+        certificate = online.trust.credentials.certificate if online else None
         return replace(
             status,
             state=self.state,
@@ -278,21 +300,9 @@ class Node:
             http=tuple(self._http.addresses) if self._http else (),
             peers=len(online.swarm.connections()) if online else 0,
             pid=os.getpid(),
-            certificate=_show_certificate(online.trust.credentials.certificate) if online else None,
+            certificate=show_certificate(certificate) if certificate is not None else None,
             problems=(*self._problems.values(), *(online.problems() if online else ()), *status.problems),
         )
-
-
-def _show_certificate(certificate: NodeCertificate | None) -> CertificateState | None:
-    if certificate is None:
-        return None
-    return CertificateState(
-        certificate.serial,
-        certificate.organization,
-        tuple(sorted(certificate.capabilities)),
-        certificate.not_after,
-        certificate.renew_until,
-    )
 
 
 def _group_id(name: str) -> int:

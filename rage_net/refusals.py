@@ -46,7 +46,7 @@ def not_trusted(peer_id: str, reason: str) -> RageError:
     return AccessDeniedError(
         f"{peer_id} is not trusted, or does not trust this node",
         why=reason,
-        mend=[f"rage trust test {peer_id}"],
+        mend=[f"rage why {peer_id}", f"rage trust test {peer_id}"],
         id="peer-not-trusted",
     )
 

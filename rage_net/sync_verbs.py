@@ -13,6 +13,7 @@ from blake3 import blake3
 
 from rage_net import refusals, sharing
 from rage_net.errors import ConflictError, IntegrityError, NotFoundError, RemoteProtocolError, UsageError
+from rage_net.glance import state_of
 from rage_net.verbs import Sink, Source, Verb
 from rage_net.verbs import sync as verbs
 
@@ -59,11 +60,10 @@ async def show_sync(engine: Engine, verb: verbs.ShowSync, io: Io) -> verbs.SyncS
     logs, heads, conflicts, forks = found
     problems = list(_sync_problems(engine, rows, conflicts, forks))
     refused = sum(syncing.refused.values()) if syncing is not None else 0
-    state: Any = _state(engine, metadata, rows)
     waiting = sum(conflict.is_open for _, conflict in conflicts)
     return verbs.SyncStatus(
         metadata.organization,
-        state,
+        state_of(engine, metadata, rows),
         metadata.log.digest(metadata.organization),
         metadata.agreed_at,
         tuple(logs),
@@ -81,15 +81,6 @@ def _is_revoked(metadata: Metadata, row: verbs.SyncPeerRow) -> bool:
 
     peer = PeerId.parse(row.peer_id)
     return any(metadata.is_revoked(each, "", peer) for each in (metadata.organization, row.organization))
-
-
-def _state(engine: Engine, metadata: Metadata, rows: Sequence[verbs.SyncPeerRow]) -> str:
-    if engine.is_stale():
-        return "stale"
-    own = [row for row in rows if row.organization == metadata.organization and row.synced_at]
-    if not own:
-        return "alone"
-    return "catching up" if any(row.error for row in own) else "in sync"
 
 
 def _sync_problems(

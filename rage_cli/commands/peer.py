@@ -45,6 +45,10 @@ ROW = (
 )
 CARD = (
     *ROW,
+    Column("scopes", lambda it: it.scopes),
+    Column("certified until", lambda it: it.certified_until, "time"),
+    Column("synced at", lambda it: it.synced_at, "time"),
+    Column("behind", lambda it: it.behind if it.synced_at else None, "count"),
     Column("zone", lambda it: it.zone),
     Column("banned until", lambda it: it.until, "time"),
     Column("reason", lambda it: it.reason),

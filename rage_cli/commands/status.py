@@ -27,6 +27,12 @@ STATUS = (
     Column("version", lambda it: it.version),
     Column("pid", lambda it: it.pid or None),
     Column("certified until", lambda it: it.certificate.expires_at if it.certificate else None, "time"),
+    Column("proven", lambda it: it.is_proven if it.sync else None),
+    Column("trusts", lambda it: it.trusted or None),
+    Column("sync", lambda it: it.sync.state if it.sync else None),
+    Column("synced at", lambda it: (it.sync.synced_at or None) if it.sync else None, "time"),
+    Column("facts", lambda it: it.sync.facts if it.sync else None, "count"),
+    Column("conflicts", lambda it: it.sync.conflicts if it.sync else None, "count"),
 )
 
 

@@ -19,6 +19,23 @@ class CertificateState:
 
 
 @dataclass(frozen=True, slots=True)
+class SyncGlance:
+    """How far this node's log agrees with others'; `rage sync status` says more."""
+
+    state: str
+    """`in sync`, `catching up`, `stale`, or `alone` where no peer's was compared since the start."""
+    synced_at: float
+    """When it was last compared with another node's of our organisation; 0 never. Since the epoch."""
+    facts: int
+    conflicts: int
+    """That wait for a person."""
+    forks: int
+    """Authors that wrote two histories."""
+    failing: int
+    """Peers with which the last exchange failed."""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
     """A node at a glance. `state` is starting, ready, draining or read-only; `problems` come first for people."""
 
@@ -38,7 +55,13 @@ class NodeStatus:
     region: str
     problems: tuple[str, ...] = ()
     certificate: CertificateState | None = None
-    """Of a running node that has one."""
+    """Of a node that has one."""
+    is_proven: bool = False
+    """Whether the certificate proves the organisation now: by our CAs, and by what the log says of revocations."""
+    trusted: tuple[str, ...] = ()
+    """Other organisations that are trusted."""
+    sync: SyncGlance | None = None
+    """Of a node with a CA."""
 
 
 @dataclass(frozen=True, slots=True)

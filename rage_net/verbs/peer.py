@@ -33,6 +33,14 @@ class PeerRow:
     """How we came to know it: configured, server, dht, mdns, gossip or inbound."""
     trust: str = ""
     """Of a connected peer with a certificate that is trusted: own-organization, federated or vouched."""
+    scopes: tuple[str, ...] = ()
+    """What trust opens to it here: query, chunks, sync; all of them to our own organisation."""
+    certified_until: float | None = None
+    """When its certificate ends, seconds since the epoch."""
+    synced_at: float | None = None
+    """When its copy of a log was last compared with ours, since this node's start."""
+    behind: int = 0
+    """Envelopes of ours that it had not told of by then."""
     until: float | None = None
     """Of a ban: when it ends, seconds since the epoch; None is never."""
     reason: str = ""

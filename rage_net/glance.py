@@ -1,0 +1,80 @@
+"""What a node's status says of certificate, trust and log, at a glance. `rage sync status` and `rage doctor` say more.
+
+Cheap enough to be asked every few seconds. Source: issue 4, G.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+from rage_net.errors import RageError
+from rage_net.verbs.node import CertificateState, NodeStatus, SyncGlance
+from rage_net.verbs.sync import SyncPeerRow
+
+if TYPE_CHECKING:
+    from rage_net.cert import NodeCertificate
+    from rage_net.engine import Engine
+    from rage_net.metadata import Metadata
+
+SyncState = Literal["in sync", "catching up", "stale", "alone"]
+
+
+def state_of(engine: Engine, metadata: Metadata, rows: Sequence[SyncPeerRow]) -> SyncState:
+    """How the log of our organisation is, in a word. Args: rows: what is known of others' copies."""
+    if engine.is_stale():
+        return "stale"
+    own = [row for row in rows if row.organization == metadata.organization and row.synced_at]
+    if not own:
+        return "alone"
+    return "catching up" if any(row.error for row in own) else "in sync"
+
+
+async def complete(engine: Engine, status: NodeStatus) -> NodeStatus:
+    """The status, with what certificate and log say; an open node has neither."""
+    metadata = engine.metadata
+    if metadata is None:
+        return status
+    problems: list[str] = []
+    certificate = None
+    try:
+        certificate = await engine.env.blocking(metadata.proof)
+    except RageError as error:
+        if not engine.serves:  # a node says so itself
+            problems.append(f"no peer will trust this node: {error.message} (rage doctor --only certificate)")
+    sync = await _glance(engine, metadata)
+    if sync.conflicts:
+        problems.append(f"{sync.conflicts} conflicts wait for a person (rage sync conflicts)")
+    if sync.forks:
+        problems.append(f"{sync.forks} chains have two histories (rage sync conflicts)")
+    foreign = await engine.env.blocking(metadata.authority.foreign_anchors)
+    return replace(
+        status,
+        problems=(*problems, *status.problems),
+        certificate=None if certificate is None else show_certificate(certificate),
+        is_proven=certificate is not None,
+        trusted=tuple(sorted({anchor.organization for anchor in foreign} - {metadata.organization})),
+        sync=sync,
+    )
+
+
+async def _glance(engine: Engine, metadata: Metadata) -> SyncGlance:
+    syncing = engine.syncing()
+    rows = syncing.rows() if syncing is not None else []
+    size = await engine.env.blocking(metadata.log.counts, metadata.organization)
+    waiting = await engine.env.blocking(metadata.access.waiting, metadata.organization)
+    failing = sum(bool(row.error) for row in rows)
+    state = state_of(engine, metadata, rows)
+    return SyncGlance(state, metadata.agreed_at, size.entries, waiting, size.forks, failing)
+
+
+def show_certificate(certificate: NodeCertificate) -> CertificateState:
+    """A node's own certificate, for operators."""
+    return CertificateState(
+        certificate.serial,
+        certificate.organization,
+        tuple(sorted(certificate.capabilities)),
+        certificate.not_after,
+        certificate.renew_until,
+    )
