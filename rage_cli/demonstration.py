@@ -93,17 +93,21 @@ class _Story:
 
     def play(self) -> Iterator[Step]:
         """All acts, in order."""
-        yield from self._certify()
-        yield from self._start()
-        yield from self._trust()
-        yield from self._put()
-        yield from self._share()
-        yield from self._shut_out()
-        yield from self._grant()
-        yield from self._remove()
-        yield from self._kill()
-        yield from self._welcome()
-        yield from self._revoke()
+        for act in (
+            self._certify,
+            self._start,
+            self._trust,
+            self._put,
+            self._share,
+            self._shut_out,
+            self._grant,
+            self._remove,
+            self._kill,
+            self._welcome,
+            self._revoke,
+        ):
+            yield from act()
+            self._left()
 
     # --- the acts ---
 

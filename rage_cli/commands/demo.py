@@ -9,7 +9,7 @@ from rage_cli.command import noun, page
 from rage_cli.demonstration import Step
 from rage_cli.output import Column, render, say
 
-app = noun("Four nodes, real documents, one death: see it work in half a minute.")
+app = noun("Two organisations, an outsider, real documents: see it work in a quarter of a minute.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,10 @@ COLUMNS = (
 @app.command()
 @page(
     examples=("rage demo", "rage demo --json | jq '.items[].outcome'", "rage demo && echo it works here    # in CI"),
-    exits=(7, 8),
+    exits=(6, 7, 8),
 )
 def demo() -> None:
-    """Run a discovery server and four nodes here, move documents between them, kill one midway, and leave nothing."""
+    """Play two organisations and an outsider here: share, refuse, grant, revoke, kill a node; leave nothing."""
     from rage_cli.demonstration import perform
 
     started = time.monotonic()
