@@ -88,6 +88,7 @@ class Rules:
     have a log at all. may_see: which facts of it; None for all. on_facts: called with new facts, after they are
     durable. conflicts: contradictions of a log, as a report carries them. on_agreed: called with the time when we held
     all that a node of our own organisation held. has_others: whether another organisation gets facts of ours.
+    on_rejudged: called when what stood before may count otherwise, though nothing new says so: a chain forked.
     """
 
     authority: Callable[[str], Authority]
@@ -98,6 +99,7 @@ class Rules:
     conflicts: Callable[[str], Sequence[wire.Conflict]]
     on_agreed: Callable[[float], None]
     has_others: Callable[[], bool]
+    on_rejudged: Callable[[], None]
 
 
 class Syncing:
@@ -345,13 +347,11 @@ class Syncing:
                 self._note_refused(connection.peer_id, taken)
                 received += len(taken.new)
                 refused += len(taken.refused)
-                news += taken.new
+                news += await self._heed(organization, taken)
                 has_more = response.more
             sent = await self._acknowledge(stream, organization, news, chains)
         state.at = self._env.now()
         is_equal = self._is_equal(organization, state)
-        if news:
-            await self._rules.on_facts(organization, news)
         if chains is None and refused == 0 and self._is_own(connection.peer_id, organization):
             self._rules.on_agreed(self._env.now())
         size = len(request) + sent
@@ -360,6 +360,15 @@ class Syncing:
         return replace(
             outcome, received=received, refused=refused, sent_bytes=size, received_bytes=got, is_equal=is_equal
         )
+
+    async def _heed(self, organization: str, taken: Taken) -> list[Fact]:
+        """What was taken is durable and will not come as new again: it is obeyed at once, however the exchange ends."""
+        if taken.is_rejudged:
+            self._rules.on_rejudged()
+        news = list(taken.new)
+        if news:
+            await self._rules.on_facts(organization, news)
+        return news
 
     async def _take(self, organization: str, segments: Sequence[Segment]) -> Taken:
         authority = self._rules.authority(organization)
