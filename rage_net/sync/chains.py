@@ -24,8 +24,8 @@ _STANDS = """EXISTS (
     SELECT 1 FROM entry INDEXED BY entry_fact CROSS JOIN chain ON chain.id = entry.chain
     WHERE entry.fact = certificate.fact AND entry.organization = certificate.organization AND NOT chain.is_closed
     AND (chain.accepted IS NULL OR entry.sequence <= chain.accepted OR ?))"""
-"""Certificates that stand in closed chains alone, or nowhere any more, give nothing: a newcomer knows none of them. They
-are kept, for what closed the chains may come to count no more."""
+"""Certificates that stand in closed chains alone, or nowhere any more, give nothing: a newcomer knows none of them.
+They are kept, for what closed the chains may come to count no more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -219,7 +219,8 @@ def _heed(
 def touch(db: sqlite3.Connection, chain: Chain, first: int, change: Change) -> None:
     """The entries from `first` on are about to go: note what they are about, which comes to something else then."""
     rows = db.execute(
-        "SELECT DISTINCT name FROM entry JOIN resource ON resource.id = entry.resource WHERE chain = ? AND sequence >= ?",
+        "SELECT DISTINCT name FROM entry JOIN resource ON resource.id = entry.resource"
+        " WHERE chain = ? AND sequence >= ?",
         (chain.key, first),
     )
     names = {row[0] for row in rows}
