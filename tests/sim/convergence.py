@@ -138,9 +138,9 @@ class World:
 
     def run(self) -> Outcome:
         rng = self.rng
-        for _ in range(rng.randint(20, 45)):
+        for _ in range(rng.randint(14, 30)):
             self.at(rng.uniform(0, PEOPLE_S), self._act)
-        for _ in range(rng.randint(15, 40)):
+        for _ in range(rng.randint(10, 26)):
             self.at(rng.uniform(0, PEOPLE_S), self._meet)
         for _ in range(rng.randint(0, 8)):
             self.at(rng.uniform(0, PEOPLE_S), self._mishap)
@@ -435,6 +435,8 @@ class World:
             self.outcome.events[f"refused {reason}"] += 1
         self.outcome.events["forks"] += len(taken.forks)
         self.outcome.events["incarnations"] += taken.is_behind_ours
+        if not (taken.new or taken.forks or taken.is_rejudged):
+            return
         resources = None if taken.is_rejudged else taken.resources
         self._check(
             node, organization, is_all=resources is None or any(not one.startswith("doc:") for one in resources)
