@@ -16,7 +16,7 @@ from rage_net.sync.facts import Access, Document, New
 from rage_net.verbs.acl import GrantAcl, SetAcl, ShowAcl
 from rage_net.verbs.cert import RevokeCertificate
 from rage_net.verbs.chunk import ListChunks, RemoveChunk
-from rage_net.verbs.sync import ExportSync, ImportSync, ListConflicts, ResolveConflict, RunSync, ShowSync
+from rage_net.verbs.sync import ExportSync, ImportSync, ListConflicts, ResolveConflict, RunSync, ShowLog, ShowSync
 from rage_net.verbs.trust import AddTrust, RemoveTrust
 from tests.sim.node import Collect, Given, Node
 from tests.sim.organizations import Organization
@@ -288,5 +288,28 @@ def test_a_chunk_that_is_here_for_a_secret_counts_for_another_document_of_the_sa
         with pytest.raises(AccessDeniedError) as error:
             await gamma.get(secret, beta)
         assert error.value.id == "chunk-denied"
+
+    run(scenario)
+
+
+def test_a_document_whose_retention_is_over_goes_everywhere(run: Play) -> None:
+    async def scenario(world: World) -> None:
+        acme = Organization("acme", world.seed)
+        alpha = await world.node("alpha", organization=acme)
+        beta = await world.node("beta", organization=acme, bootstrap=[alpha])
+        await asyncio.sleep(SETTLE_S)
+        root = await alpha.put(world.random.randbytes(60_000), "soon.md", "org", retention_s=120.0)
+        await asyncio.sleep(2)
+        await beta.get("soon.md")
+        assert "beta" in world.holders(root)
+        await asyncio.sleep(300)
+        for node in (alpha, beta):
+            assert [row.is_dead for row in node.engine.metadata.log.documents("acme", name="soon.md")] == [True]
+        assert "beta" not in world.holders(root), "what was cached for it alone is deleted"
+        said = await alpha.run(ShowLog(resource=f"doc:{alpha.engine.metadata.log.documents('acme')[0].doc_id}"))
+        assert {(row.what, row.text) for row in said.items} >= {
+            ("tombstone", "expired"),
+            ("acknowledgement", "dropped"),
+        }
 
     run(scenario)
