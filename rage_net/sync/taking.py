@@ -29,7 +29,7 @@ from rage_net.sync.envelope import (
 )
 from rage_net.sync.facts import Certificate
 from rage_net.sync.payloads import decode_payload
-from rage_net.sync.storing import Change, Judge, fill_hidden, put_certificate, put_checkpoint, put_entries, touch
+from rage_net.sync.storing import Change, Judge, fill_hidden, put_certificate, put_checkpoint, put_entries, touch, weigh
 from rage_net.sync.vocabulary import FactError
 
 CHAINS_AUTHOR_MAX = 1024
@@ -55,12 +55,14 @@ class Taking:
     refused: list[tuple[Head, str]] = field(default_factory=list)
     forks: list[ChainId] = field(default_factory=list)
     is_behind_ours: bool = False
+    segments: tuple[Segment, ...] = ()
     rescued: list[bytes] = field(default_factory=list)
     """Payloads of our own that a fork of our own chain cost: they are to be said again."""
 
     def take(self, segments: Iterable[Segment]) -> None:
         """Take each in turn."""
-        for segment in segments:
+        self.segments = tuple(segments)
+        for segment in self.segments:
             try:
                 check_bounds(segment)
                 self._take(segment)
@@ -117,10 +119,9 @@ class Taking:
         capabilities = self.judge(segment.chain.author, body.certificates)
         if capabilities is None:
             raise SegmentError("author-unknown", f"no certificate of {segment.chain.author} holds")
-        if revoked is not None and revoked.accepted is not None and "admin" not in capabilities:
-            accepted = chain.accepted if chain is not None else 0
-            if not accepted:
-                raise SegmentError("author-revoked", f"{segment.chain.author} was revoked")
+        is_revoked = revoked is not None and revoked.accepted is not None
+        if is_revoked and "admin" not in capabilities and not weigh(self.db, self.view).accepted(segment.chain):
+            raise SegmentError("author-revoked", f"{segment.chain.author} was revoked")
         self._check_room(segment.chain.author)
         chain = chain or add_chain(self.db, self.view, segment.chain)
         self.change.is_limiting = True
@@ -137,8 +138,21 @@ class Taking:
     def _check_revoked(self, chain: Chain, segment: Segment) -> None:
         """An admin's word is heard out, because its revocations are weighed even then; others' is not."""
         assert chain.accepted is not None
-        if segment.first > chain.accepted and "admin" not in self.view.shown.get(chain.id.author, ()):
+        if segment.first <= chain.accepted or "admin" in self.view.shown.get(chain.id.author, ()):
+            return
+        if not any(self._shows_admin(one) for one in self.segments if one.chain == chain.id):
             raise SegmentError("author-revoked", f"{chain.id.author} was revoked")
+
+    def _shows_admin(self, segment: Segment) -> bool:
+        """Whether an entry is a certificate that makes its author an admin."""
+        for payload in (entry.payload for entry in segment.entries if entry.payload is not None):
+            try:
+                body = decode_payload(payload).body
+            except FactError:
+                continue
+            if isinstance(body, Certificate) and "admin" in (self.judge(segment.chain.author, body.certificates) or ()):
+                return True
+        return False
 
     def _verify(self, chain: Chain, segment: Segment, hashes: list[bytes], skipped: int) -> bytes:
         """Check the signature over what follows our head. Returns: the hash there."""

@@ -106,6 +106,38 @@ def test_a_certificate_that_is_cut_off_makes_nobody_an_admin(rng: random.Random)
     assert not [fact for fact in early.counting(ORGANIZATION, resource).facts if isinstance(fact.body, Access)]
 
 
+def test_a_chain_that_a_revocation_accepts_is_taken_after_one_that_it_does_not(rng: random.Random) -> None:
+    admin, log, author = make_log(rng, "admin"), make_log(rng, "storage"), Forger(rng)
+    again = Forger(rng)
+    again.key, again.id = author.key, author.id
+    again.chain = replace(author.chain, incarnation=7)
+    give(admin, author.certify())
+    revoke(admin, author.id, author.chain)
+    give(log, again.certify())
+    pull(log, admin, known=(head for head in admin.heads(ORGANIZATION) if head.chain.author == author.id))
+    assert log.revoked(ORGANIZATION) == {author.id}
+    taken = pull(log, admin)
+    assert not taken.refused
+    assert author.head in log.heads(ORGANIZATION)
+
+
+def test_an_admin_is_heard_out_by_who_first_hears_of_it_behind_its_revocation(rng: random.Random) -> None:
+    """It became an admin after what its revocation accepts, and revoked back: all must know, or none."""
+    owner, early, late, author = (
+        make_log(rng, "admin"), make_log(rng, "storage"), make_log(rng, "storage"), Forger(rng, "storage")
+    )  # fmt: skip
+    begun = author.certify()
+    give(owner, begun)
+    revoke(owner, author.id, author.chain)
+    back = author.payload(f"peer:{owner.author}", Revocation(owner.author, is_author=True))
+    give(early, begun, author.say(author.payload(f"peer:{author.id}", certificate(author.id, "admin"), 2), back))
+    pull(late, owner)
+    meet(early, late)
+    pull(early, owner)
+    meet(early, late)
+    assert early.revoked(ORGANIZATION) == late.revoked(ORGANIZATION) == {owner.author, author.id}
+
+
 def test_admins_who_revoke_each_other_are_revoked_both(rng: random.Random) -> None:
     """A stolen key does not get its way by revoking back."""
     owner, thief, log = make_log(rng, "admin"), make_log(rng, "admin"), make_log(rng, "storage")
