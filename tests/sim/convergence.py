@@ -148,6 +148,9 @@ class World:
             self.clock.now, _, act = heapq.heappop(self._events)
             act()
         self._heal()
+        for node in self.nodes:
+            if rng.random() < 0.3:
+                self._try(node, self._compact)
         self._settle()
         for node in self.nodes:
             self.outcome.facts = max(self.outcome.facts, len(raw_facts(node, node.organization)))
@@ -180,12 +183,8 @@ class World:
             names += ["compact", "duel"] if rng.random() < 0.3 else []
         act = like if like and rng.random() < 0.7 and (mine or like == "put") else rng.choice(names)
         before = len(mine)
-        try:
-            getattr(self, f"_{act}")(node)
-        except RageError as error:
-            self._note(f"{act} refused", f"{node.author.name}: {error}")
+        if not self._try(node, getattr(self, f"_{act}")):
             return act
-        self._note(act, node.author.name)
         self._check(
             node,
             node.organization,
@@ -194,6 +193,16 @@ class World:
         for peer in rng.sample(self.nodes, min(2, len(self.nodes))):
             self._pull(peer, node, node.organization)
         return act
+
+    def _try(self, node: Node, do: Callable[[Node], None]) -> bool:
+        name = do.__name__.strip("_")
+        try:
+            do(node)
+        except RageError as error:
+            self._note(f"{name} refused", f"{node.author.name}: {error}")
+            return False
+        self._note(name, node.author.name)
+        return True
 
     def _doc(self, node: Node) -> str:
         return self.rng.choice(self.documents[node.organization])
