@@ -244,7 +244,7 @@ class Wish:
         region = f", in {asked.region}" if asked.region else ""
         return (
             f"Certify {asked.peer_id} as a node of {asked.organization}{region}, with the capabilities"
-            f" {', '.join(self.capabilities) or 'none'}, for {self.days:g} days, renewable for"
+            f" {', '.join(self.capabilities) or 'none'}, for {self.days:g} day{'s' * (self.days != 1)}, renewable for"
             f" {(self.renew_until - time.time()) / DAY_S:.0f}, by {self.ca.name}?"
         )
 

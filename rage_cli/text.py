@@ -25,6 +25,11 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 node`, `2 nodes`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def format_size(size: float) -> str:
     """`12.3 MiB`: three digits are enough to compare by."""
     for unit in _UNITS:

@@ -83,7 +83,7 @@ def _holder(metadata: Metadata, serial: str) -> PeerId:
     raise NotFoundError(
         f"no certificate {serial} is known to the log",
         why="its node has not been met since it was signed",
-        mend=[f"rage cert revoke {serial} --peer 12D3KooW...", "rage cert list"],
+        mend=["rage cert list", "rage cert revoke 12D3KooW...    (all of its peer)"],
         id="certificate-not-found",
     )
 

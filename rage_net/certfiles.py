@@ -210,7 +210,7 @@ def read_certificates(path: Path) -> tuple[bytes, ...]:
     except FileNotFoundError:
         raise NotFoundError(
             f"there is no certificate {path}",
-            mend=["rage cert request | rage cert sign - | rage cert install -"],
+            mend=["rage cert request | rage cert sign - --yes | rage cert install -"],
             id="cert-file-missing",
         ) from None
     except OSError as error:

@@ -92,7 +92,9 @@ def ca_init(
 
     render(authorities.init(org, years, passphrase_file), CA, identifier=lambda it: it.sha256)
     say("keep a copy of certs/ca and its passphrase where this machine's fate is not shared")
-    say("next: rage cert request | rage cert sign - --yes | rage cert install -")
+    say(
+        "next: rage cert request --capability storage --capability admin | rage cert sign - --yes | rage cert install -"
+    )
 
 
 @ca.command("show")

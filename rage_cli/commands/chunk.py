@@ -15,7 +15,7 @@ from rage_cli.options import options
 from rage_cli.output import Column, confirm, is_json, render, render_beside, say
 from rage_cli.progress import Display
 from rage_cli.session import home, run
-from rage_cli.text import format_duration, format_size
+from rage_cli.text import counted, format_duration, format_size
 from rage_net.errors import EXIT_FINDINGS, EXIT_OK, DeadlineError, UsageError
 from rage_net.verbs import chunk as verbs
 from rage_net.verbs import dataclass
@@ -219,12 +219,12 @@ def rm(
         plan = run(verbs.RemoveChunk(ref, everywhere=everywhere, wait_s=wait_s))
     render(plan, DOCUMENT, items=plan.removed, identifier=lambda it: it.doc_id)
     if plan.acknowledged:
-        say(f"seen by {len(plan.acknowledged)} other nodes")
+        say(f"seen by {counted(len(plan.acknowledged), 'other node')}")
     if plan.awaiting:
         say(f"not yet seen by {', '.join(plan.awaiting)}")
         if wait_s:
             raise DeadlineError(
-                f"{len(plan.awaiting)} nodes have not seen the removal after {wait}",
+                f"not seen after {wait} by {counted(len(plan.awaiting), 'node')}",
                 why=", ".join(plan.awaiting),
                 mend=["rage sync status", f"rage chunk rm {ref} --everywhere --wait 10m"],
             )

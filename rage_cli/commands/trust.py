@@ -10,6 +10,7 @@ from rage_cli.command import duration_of, noun, page, words_of
 from rage_cli.options import options
 from rage_cli.output import Column, confirm, render, say
 from rage_cli.session import run
+from rage_cli.text import counted
 from rage_net.errors import EXIT_FINDINGS, EXIT_OK, UsageError
 from rage_net.verbs import trust as verbs
 
@@ -56,7 +57,7 @@ def show(organization: Org) -> None:
     """Show one organisation: its CAs, what they open, and its connected peers."""
     result = run(verbs.ShowTrust(organization))
     render(result, ROW, items=result.items, identifier=lambda it: it.organization)
-    say(f"{len(result.peers)} of its peers are connected")
+    say(f"connected now: {counted(len(result.peers), 'peer')} of it")
 
 
 @app.command()
@@ -87,7 +88,7 @@ def add(
     result = run(verbs.AddTrust(organization, pem, scopes, _moment(until), options.dry_run))
     render(result, ROW, items=result.items, identifier=lambda it: it.organization)
     whose = "every node of this organisation" if result.reaches == "organization" else "this node alone"
-    say(f"{'would trust' if result.dry_run else 'trusted'}: {result.added} CAs new or changed, by {whose}")
+    say(f"{'would trust' if result.dry_run else 'trusted'}: {counted(result.added, 'CA')} new or changed, by {whose}")
 
 
 REMOVED = (
@@ -112,7 +113,8 @@ def remove(organization: Org) -> None:
     """Trust an organisation no longer; connections to its peers are cut at once."""
     plan = run(verbs.RemoveTrust(organization, dry_run=True))
     if not options.dry_run:
-        confirm(f"Trust {organization} no longer ({plan.removed} CAs), and cut {len(plan.peers)} connections?")
+        cas, connections = counted(plan.removed, "CA"), counted(len(plan.peers), "connection")
+        confirm(f"Trust {organization} no longer ({cas}), and cut {connections}?")
         plan = run(verbs.RemoveTrust(organization))
     render(plan, REMOVED, identifier=lambda it: it.organization)
 

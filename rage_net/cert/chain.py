@@ -105,7 +105,7 @@ def verify_chain(
         raise CertificateError(
             "there is no certificate",
             why="a node with a CA speaks to certified peers alone",
-            mend=["rage cert request | rage cert sign - | rage cert install -"],
+            mend=["rage cert request | rage cert sign - --yes | rage cert install -"],
             id="cert-missing",
         )
     if len(certificates) > CERTIFICATES_MAX:
@@ -296,7 +296,7 @@ def _unbelieved(leaf: NodeCertificate) -> CertificateError:
         return CertificateError(
             "the certificate is signed by itself",
             why=f"nobody but {leaf.peer_id} says that it belongs to {leaf.organization}",
-            mend=["rage cert request | rage cert sign - | rage cert install -"],
+            mend=["rage cert request | rage cert sign - --yes | rage cert install -"],
             id="cert-self-signed",
         )
     return CertificateError(
