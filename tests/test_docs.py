@@ -18,8 +18,22 @@ from rage_net.metrics import Metrics
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "reference.md").read_text("utf-8")
-PROSE = [ROOT / "README.md", ROOT / "docs" / "operators.md"]
+PROSE = [
+    ROOT / "README.md",
+    *(ROOT / "docs" / name for name in ("operators.md", "FEDERATION_GUIDE.md", "SECURITY_ACL.md")),
+]
 COMMANDS = {" ".join(words): (command, context) for words, command, context in reference.commands(root(), ("rage",))}
+
+
+GLOBAL = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE.partition("### rage")[0]))
+
+
+def options_of(name: str | None) -> set[str]:
+    """Options that a command takes, the global ones among them; of no command: any that there is."""
+    if name is None:
+        return set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE))
+    command, context = COMMANDS[name]
+    return GLOBAL | {option for param in command.get_params(context) for option in (*param.opts, *param.secondary_opts)}
 
 
 def test_the_reference_is_fresh() -> None:
@@ -74,16 +88,17 @@ def test_what_the_pages_show_exists(path: Path) -> None:
     """Commands, options, metrics, keys and links that stand in prose."""
     text = path.read_text("utf-8")
     nouns = root().members
-    options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE))
     shown = 0
     for line in re.findall(r"(?<![\w/.-])rage ((?:--home \S+ )?[a-z][^`|\n]*)", text):
-        words = [word for word in line.split() if re.fullmatch(r"[a-z-]+", word) and not word.startswith("-")]
+        words = [word for word in re.sub(r"--home \S+ ", "", line).split() if re.fullmatch(r"[a-z][a-z-]*", word)]
         if words and words[0] in nouns:
             shown += 1
-            known = [name for name in COMMANDS if name.split()[1] == words[0]]
-            assert len(words) == 1 or any(len(name.split()) == 2 or name.split()[2] == words[1] for name in known), line
+            names = [f"rage {' '.join(words[:count])}" for count in (3, 2, 1)]
+            name = next((name for name in names if name in COMMANDS), None)
+            known = name is not None or len(words) == 1 or any(one.startswith(f"{names[1]} ") for one in COMMANDS)
+            assert known, line
             for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", line.partition("#")[0]):
-                assert option in options, (option, line)
+                assert option in options_of(name), (option, line)
     assert shown > 10
     for metric in re.findall(r"\brage_[a-z_]+", text):
         assert f"`{metric}" in PAGE or metric in ("rage_cli", "rage_net"), metric
