@@ -74,15 +74,17 @@ def _judge_life(certificate: NodeCertificate, now: float) -> Check:
     said = f"{certificate.organization}, {', '.join(sorted(certificate.capabilities)) or 'no capability'}"
     message = f"{said}; it ends in {span(left)}"
     late_s = now - renewal_time(certificate, 1.0)
+    can = certificate.renew_until > certificate.not_after  # else the next one would end no later
     if late_s > 0 or left < END_NEAR * life:
-        can = certificate.renew_until > now
-        why = f"it was to be renewed {span(late_s)} ago" if can else "it may not be renewed by a node any more"
+        why = f"it was to be renewed {span(late_s)} ago" if can else "no node may renew it beyond that"
         mend = ("rage cert renew", "rage peer list --cap enrol") if can else (_SIGN,)
         return Check("certificate", "error" if left < END_NEAR * life else "warning", message, why, mend)
     due_s = certificate.not_before + life * DUE_AT - now
-    if certificate.renew_until < certificate.not_before + life * DUE_AT:
-        why = "it may not be renewed by a node by then: whoever signs has to sign it again"
+    if not can and left < life / 2:
+        why = "no node may renew it beyond that: whoever signs has to sign it again"
         return Check("certificate", "warning", message, why, (_SIGN,))
+    if not can:
+        return ok("certificate", f"{message}, for good")
     return ok("certificate", f"{message}, and is renewed {f'in {span(due_s)}' if due_s > 0 else 'about now'}")
 
 
