@@ -17,10 +17,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rage_net.acl import Principal
 from rage_net.env import Env
@@ -33,7 +33,7 @@ from rage_net.libp2p.rates import Rates
 from rage_net.metrics import Metrics
 from rage_net.sync import wire
 from rage_net.sync.envelope import HASH_BYTES, ChainId, Head, Segment
-from rage_net.sync.facts import Fact
+from rage_net.sync.facts import Access, Fact
 from rage_net.sync.log import Log, Taken
 from rage_net.verbs.sync import DiffRow, SyncedPeer, SyncPeerRow
 
@@ -43,21 +43,42 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("rage.sync")
 
+T = TypeVar("T")
+
 REQUEST_S_MAX = 10.0
 RESPONSE_S_MAX = 30.0
 """For one response to come: 5 MiB at 170 KB/s."""
 EXCHANGE_S_MAX = 600.0
 """A newcomer fetches 600 MB in that time at 1 MB/s; the next exchange goes on where this one ended."""
+SLICE_S_MAX = 60.0
+"""The same for what a node does by itself: who brings little in that time keeps nobody waiting for longer."""
+TURN_S_MAX = 2.0
+"""Exchanges about one log take turns, so that what two peers hold alike is fetched from one; but no longer than this: a
+peer that dawdles must not keep a revocation from us that others have."""
+AT_ONCE = 4
+"""Exchanges of one round that may be under way together."""
+FRUITLESS_MAX = 4
+"""Responses that bring nothing new, one after another; another exchange may just have brought the same."""
 RESPONSE_PAYLOAD_BYTES = 4 << 20
+EXCHANGE_PAYLOAD_BYTES = 4 << 30
+"""Given in one exchange, a response at a time: none is that large."""
+SMALL_BYTES = 16 << 10
+"""Messages up to this are read and written on the event loop; larger ones, in a thread."""
 SERVED_MAX = 8
 """Exchanges served at a time; more are told to come back. Each holds one response in memory."""
+SERVED_OTHERS_MAX = 4
+"""Of these, for all peers of other organisations."""
 SERVED_PEER_MAX = 2
 PEERS_A_ROUND = 16
+FETCH_S_MAX = 3.0
+"""For one peer to give what gossip named."""
 FETCH_TRIES = 6
 FETCH_BACKOFF_S = 0.15
 """Between two attempts to fetch what gossip named; doubles. Its next holder has it a round trip later than we heard."""
 WANTED_MAX = 4096
 """Chains that gossip named and that are being fetched."""
+WANTED_OF_ONE_MAX = 128
+"""Of these, by the word of one peer: who names what is not there takes nobody else's place."""
 ANNOUNCE_S_MIN = 0.1
 """Between two announcements: what is written meanwhile goes into the next."""
 HEARD_PER_S, HEARD_BURST = 20.0, 100.0
@@ -76,8 +97,20 @@ class PeerState:
 
     organization: str
     heads: dict[ChainId, Head] = field(default_factory=dict)
+    """Of chains that we hold, too: what else a peer names costs us no memory."""
     at: float = 0.0
     error: str = ""
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What an exchange came to so far."""
+
+    received: int = 0
+    refused: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    is_equal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +167,8 @@ class Syncing:
         self._tags = tuple(tags)
         self._states: OrderedDict[tuple[PeerId, str], PeerState] = OrderedDict()
         self._serving: Counter[PeerId] = Counter()
-        self._pulling: dict[str, asyncio.Lock] = {}
+        self._serving_others = 0
+        self._turns: dict[str, asyncio.Lock] = {}
         self._wanted: OrderedDict[tuple[str, ChainId], tuple[Head, PeerId]] = OrderedDict()
         self._has_wanted = asyncio.Event()
         self._to_announce: dict[str, dict[ChainId, Head]] = {}
@@ -202,8 +236,13 @@ class Syncing:
 
     def _want(self, organization: str, heads: Iterable[Head], holder: PeerId) -> None:
         ours = {head.chain: head.sequence for head in self._log.heads(organization)}
+        left = WANTED_OF_ONE_MAX - sum(each == holder for _, each in self._wanted.values())
         for head in heads:
             if head.sequence > ours.get(head.chain, 0):
+                if (organization, head.chain) not in self._wanted:
+                    if left <= 0:
+                        return
+                    left -= 1
                 self._wanted[organization, head.chain] = head, holder
                 while len(self._wanted) > WANTED_MAX:
                     self._wanted.popitem(last=False)
@@ -229,7 +268,7 @@ class Syncing:
             by_organization.setdefault(organization, {})[chain] = holder
         for organization, chains in by_organization.items():
             for connection in self._holders(organization, chains):
-                await self.pull(connection, organization, list(chains))
+                await self.pull(connection, organization, list(chains), within_s=FETCH_S_MAX)
                 self._drop_met(organization)
                 if not any(key[0] == organization for key in self._wanted):
                     break
@@ -269,19 +308,35 @@ class Syncing:
         """Exchange with some of the connected peers, whatever gossip said."""
         peers = [each for each in self._swarm.connections() if self._organizations_with(each.peer_id)]
         self._env.random.shuffle(peers)
-        for connection in peers[:PEERS_A_ROUND]:
-            await self.exchange(connection)
+        await self._pull_all(
+            (connection, organization)
+            for connection in peers[:PEERS_A_ROUND]
+            for organization in self._organizations_with(connection.peer_id)
+        )
 
     async def catch_up(self) -> None:
         """Pull from peers that were just met, or whose acknowledgements showed more; for as long as the task lives."""
         while True:
             await self._is_behind.wait()
             self._is_behind.clear()
-            while self._behind:
-                (peer, organization), _ = self._behind.popitem(last=False)
-                connection = self._swarm.connection(peer)
-                if connection is not None:
-                    await self.pull(connection, organization)
+            behind, self._behind = self._behind, OrderedDict()
+            connections = [(self._swarm.connection(peer), organization) for peer, organization in behind]
+            await self._pull_all((each, organization) for each, organization in connections if each is not None)
+
+    async def _pull_all(self, pulls: Iterable[tuple[Connection, str]]) -> None:
+        """Pull from several, some at a time. Who was at it until its time was over, and brought something, goes on."""
+        places = asyncio.Semaphore(AT_ONCE)
+
+        async def pull(connection: Connection, organization: str) -> None:
+            async with places:
+                outcome = await self.pull(connection, organization, within_s=SLICE_S_MAX)
+            if outcome.error and outcome.received:
+                self._behind[connection.peer_id, organization] = None
+                self._is_behind.set()
+
+        async with asyncio.TaskGroup() as tasks:
+            for connection, organization in pulls:
+                tasks.create_task(pull(connection, organization))
 
     async def exchange(self, connection: Connection) -> list[SyncedPeer]:
         """Pull every log that a peer may give us."""
@@ -297,23 +352,43 @@ class Syncing:
     # --- the caller ---
 
     async def pull(
-        self, connection: Connection, organization: str, chains: Sequence[ChainId] | None = None
+        self,
+        connection: Connection,
+        organization: str,
+        chains: Sequence[ChainId] | None = None,
+        *,
+        within_s: float = EXCHANGE_S_MAX,
     ) -> SyncedPeer:
         """One exchange about one log; never raises for what a peer does. `chains` alone, or all."""
         started = self._env.monotonic()
         peer = connection.peer_id
         state = self._state(peer, organization)
-        outcome = SyncedPeer(str(peer), organization, 0, 0, 0, 0, 0.0, False)
+        tally = _Tally()
         try:
-            # One at a time: what two peers hold alike is then fetched from one.
-            async with self._pulling.setdefault(organization, asyncio.Lock()), asyncio.timeout(EXCHANGE_S_MAX):
-                outcome = await self._pull(connection, organization, chains, state, outcome)
+            async with self._turn(organization), asyncio.timeout(within_s):
+                await self._pull(connection, organization, chains, state, tally)
             state.error = ""
         except (RageError, Libp2pError, TimeoutError) as error:
             state.error = _say(error)
             self._metrics.sync_events.add(1, "failed")
             log.info("sync of %s with %s: %s", organization, peer, state.error)
-        return replace(outcome, seconds=round(self._env.monotonic() - started, 3), error=state.error)
+        seconds = round(self._env.monotonic() - started, 3)
+        told = tally.received, tally.refused, tally.sent_bytes, tally.received_bytes
+        return SyncedPeer(str(peer), organization, *told, seconds, tally.is_equal, state.error)
+
+    @asynccontextmanager
+    async def _turn(self, organization: str) -> AsyncIterator[None]:
+        """Wait until no other exchange about this log is under way, but not for long."""
+        turn = self._turns.setdefault(organization, asyncio.Lock())
+        has_turn = False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(TURN_S_MAX):
+                has_turn = await turn.acquire()
+        try:
+            yield
+        finally:
+            if has_turn:
+                turn.release()
 
     async def _pull(
         self,
@@ -321,45 +396,75 @@ class Syncing:
         organization: str,
         chains: Sequence[ChainId] | None,
         state: PeerState,
-        outcome: SyncedPeer,
-    ) -> SyncedPeer:
+        tally: _Tally,
+    ) -> None:
         heads = await self._env.blocking(self._log.heads, organization)
+        needed = [head for head in self._log.heads_of_admins(organization) if head.chain.author != self._swarm.peer_id]
         if chains is not None:
             by_chain = {head.chain: head for head in heads}
             heads = tuple(by_chain.get(chain) or Head(chain, 0, bytes(HASH_BYTES)) for chain in chains)
         request = wire.encode_request(wire.Request(organization, heads, chains is None, self._tags))
-        received = refused = got = 0
-        news: list[Fact] = []
+        told: dict[ChainId, Head] = {}
+        touched: set[str] = set()
+        fruitless = 0
+        peer = connection.peer_id
         async with await connection.open_stream([wire.PROTOCOL]) as stream:
             await _write(stream, request)
+            tally.sent_bytes += len(request)
             has_more = True
             while has_more:
                 async with asyncio.timeout(RESPONSE_S_MAX):
                     data = await stream.read_message(wire.RESPONSE_BYTES_MAX)
-                got += len(data)
-                response = wire.decode_response(data)
+                tally.received_bytes += len(data)
+                response = await self._convert(len(data), wire.decode_response, data)
                 if response.status != wire.OK:
                     raise from_wire(response.status, response.message or f"it gives no log of {organization}")
-                if response.heads:
+                if response.heads and not told:
                     told = {head.chain: head for head in response.heads}
-                    state.heads = told if chains is None else {**state.heads, **told}
-                taken = await self._take(organization, response.changes)
-                self._note_refused(connection.peer_id, taken)
-                received += len(taken.new)
-                refused += len(taken.refused)
-                news += await self._heed(organization, taken)
+                before = self._log.heads(organization)
+                taken, news = await self._take(organization, response.changes)
+                self._note_refused(peer, taken)
+                touched |= {fact.resource for fact in news if isinstance(fact.body, Access)}
+                tally.received += len(taken.new)
+                tally.refused += len(taken.refused)
                 has_more = response.more
-            sent = await self._acknowledge(stream, organization, news, chains)
+                is_fruitless = not len(taken.new) and self._log.heads(organization) == before
+                fruitless = fruitless + 1 if is_fruitless else 0
+                if has_more and fruitless >= FRUITLESS_MAX:
+                    raise RemoteProtocolError("it goes on without bringing anything new")
+            self._note_heads(state, organization, told.values(), is_all=chains is None)
+            tally.sent_bytes += await self._acknowledge(stream, organization, touched, chains)
         state.at = self._env.now()
-        is_equal = self._is_equal(organization, state)
-        if chains is None and refused == 0 and self._is_own(connection.peer_id, organization):
+        ours = {head.chain: head.hash for head in self._log.heads(organization)}
+        shown = told if chains is None else state.heads
+        tally.is_equal = ours == {chain: head.hash for chain, head in shown.items()}
+        is_abreast = bool(told) and all(
+            _sequence(told.get(head.chain)) >= head.sequence for head in needed
+        )  # else it is the one that lags
+        if chains is None and not tally.refused and is_abreast and self._is_own(peer, organization):
             self._rules.on_agreed(self._env.now())
-        size = len(request) + sent
-        self._metrics.bytes_sent.add(size, str(connection.peer_id), "sync_request")
-        self._metrics.bytes_received.add(got, str(connection.peer_id), "sync_response")
-        return replace(
-            outcome, received=received, refused=refused, sent_bytes=size, received_bytes=got, is_equal=is_equal
-        )
+        self._metrics.bytes_sent.add(tally.sent_bytes, str(peer), "sync_request")
+        self._metrics.bytes_received.add(tally.received_bytes, str(peer), "sync_response")
+
+    async def _convert(self, size: int, work: Callable[..., T], *arguments: Any) -> T:
+        """Read or write a message: a large one off the event loop, which it would hold up for a tenth of a second."""
+        return work(*arguments) if size <= SMALL_BYTES else await self._env.blocking(work, *arguments)
+
+    async def _take(self, organization: str, segments: Sequence[Segment]) -> tuple[Taken, list[Fact]]:
+        """Verify, keep, obey. What has begun is ended, however the exchange ends: it would not come as new again."""
+        working = asyncio.ensure_future(self._take_whole(organization, segments))
+        try:
+            return await asyncio.shield(working)
+        except asyncio.CancelledError:
+            await asyncio.wait([working])
+            if not working.cancelled() and (error := working.exception()) is not None:
+                log.error("what was taken of %s was not obeyed", organization, exc_info=error)
+            raise
+
+    async def _take_whole(self, organization: str, segments: Sequence[Segment]) -> tuple[Taken, list[Fact]]:
+        authority = self._rules.authority(organization)
+        taken = await self._env.blocking(lambda: self._log.take(organization, segments, authority=authority))
+        return taken, await self._heed(organization, taken)
 
     async def _heed(self, organization: str, taken: Taken) -> list[Fact]:
         """What was taken is durable and will not come as new again: it is obeyed at once, however the exchange ends."""
@@ -370,17 +475,12 @@ class Syncing:
             await self._rules.on_facts(organization, news)
         return news
 
-    async def _take(self, organization: str, segments: Sequence[Segment]) -> Taken:
-        authority = self._rules.authority(organization)
-        return await self._env.blocking(lambda: self._log.take(organization, segments, authority=authority))
-
     async def _acknowledge(
-        self, stream: Stream, organization: str, news: Sequence[Fact], chains: Sequence[ChainId] | None
+        self, stream: Stream, organization: str, touched: Collection[str], chains: Sequence[ChainId] | None
     ) -> int:
         """Report contradictions among what is new, if any, and say what we hold now: of all, or of these chains."""
         sent = 0
-        conflicts = await self._env.blocking(self._rules.conflicts, organization) if news else ()
-        touched = {fact.resource for fact in news}
+        conflicts = await self._env.blocking(self._rules.conflicts, organization) if touched else ()
         conflicts = [each for each in conflicts if each.resource in touched][: wire.CONFLICTS_MAX]
         if conflicts:
             report = wire.encode_report(conflicts)
@@ -423,10 +523,6 @@ class Syncing:
             self._metrics.sync_events.add(1, "forks")
             log.warning("%s wrote two histories: evidence is kept, see rage sync conflicts", chain.author)
 
-    def _is_equal(self, organization: str, state: PeerState) -> bool:
-        ours = {head.chain: head.hash for head in self._log.heads(organization)}
-        return ours == {chain: head.hash for chain, head in state.heads.items()}
-
     def _is_own(self, peer: PeerId, organization: str) -> bool:
         return organization == self.organization == self._rules.principal_of(peer).organization
 
@@ -434,23 +530,35 @@ class Syncing:
 
     async def serve(self, stream: Stream) -> None:
         """Answer one exchange: the handler of wire.PROTOCOL."""
-        async with asyncio.timeout(REQUEST_S_MAX):
-            data = await stream.read_message(wire.REQUEST_BYTES_MAX)
         peer = stream.remote_peer
-        request = wire.decode_request(data)
         principal = self._rules.principal_of(peer)
-        if not self._rules.may_sync(principal, request.organization):
-            await _write(stream, wire.encode_response(wire.Response(wire.NOT_FOUND)))
-            return
-        if sum(self._serving.values()) >= SERVED_MAX or self._serving[peer] >= SERVED_PEER_MAX:
-            self._metrics.shed.add(1, "sync_serve")
-            await _write(stream, wire.encode_response(wire.Response(wire.BUSY)))
+        async with self._place(peer, is_other=principal.organization != self.organization) as has_place:
+            if not has_place:
+                self._metrics.shed.add(1, "sync_serve")
+                await _write(stream, wire.encode_response(wire.Response(wire.BUSY)))
+                return
+            async with asyncio.timeout(EXCHANGE_S_MAX):
+                async with asyncio.timeout(REQUEST_S_MAX):
+                    data = await stream.read_message(wire.REQUEST_BYTES_MAX)
+                request = await self._convert(len(data), wire.decode_request, data)
+                if self._rules.may_sync(principal, request.organization):
+                    await self._serve(stream, principal, request)
+                else:
+                    await _write(stream, wire.encode_response(wire.Response(wire.NOT_FOUND)))
+
+    @asynccontextmanager
+    async def _place(self, peer: PeerId, *, is_other: bool) -> AsyncIterator[bool]:
+        """A place among the exchanges that are served, if there is one left for this peer."""
+        is_free = sum(self._serving.values()) < SERVED_MAX and self._serving[peer] < SERVED_PEER_MAX
+        if not is_free or (is_other and self._serving_others >= SERVED_OTHERS_MAX):
+            yield False
             return
         self._serving[peer] += 1
+        self._serving_others += is_other
         try:
-            async with asyncio.timeout(EXCHANGE_S_MAX):
-                await self._serve(stream, principal, request)
+            yield True
         finally:
+            self._serving_others -= is_other
             self._serving[peer] -= 1
             if not self._serving[peer]:
                 del self._serving[peer]
@@ -463,36 +571,47 @@ class Syncing:
             organization,
             request.heads,
             is_complete=request.is_complete,
-            bytes_max=RESPONSE_PAYLOAD_BYTES,
+            bytes_max=EXCHANGE_PAYLOAD_BYTES,
             may_see=may_see,
         )
         named = {head.chain for head in request.heads}  # of all chains, or of those asked for, where only some are
         shown = heads if request.is_complete or not named else tuple(head for head in heads if head.chain in named)
         has_more = True
         while has_more:
-            changes, has_more = await self._env.blocking(_fill, segments)
-            await _write(stream, wire.encode_response(wire.Response(wire.OK, changes, shown, has_more)))
+            response, has_more = await self._env.blocking(_fill, segments, shown)
+            async with asyncio.timeout(RESPONSE_S_MAX):
+                await _write(stream, response)
             shown = ()
         async with asyncio.timeout(RESPONSE_S_MAX):
-            closing = wire.decode_closing(await stream.read_message(wire.REPORT_BYTES_MAX))
+            closing = await self._read_closing(stream)
             if closing.kind == "report":
                 ours = {each.resource: each for each in await self._env.blocking(self._rules.conflicts, organization)}
                 known = [ours[each.resource] for each in closing.conflicts if each.resource in ours]
                 await _write(stream, wire.encode_resolution(known))
-                closing = wire.decode_closing(await stream.read_message(wire.REPORT_BYTES_MAX))
+                closing = await self._read_closing(stream)
         if closing.kind != "ack":
             raise RemoteProtocolError("an exchange that ends without an acknowledgement")
         self._note_ack(stream.remote_peer, organization, closing.heads)
 
+    async def _read_closing(self, stream: Stream) -> wire.Closing:
+        data = await stream.read_message(wire.REPORT_BYTES_MAX)
+        return await self._convert(len(data), wire.decode_closing, data)
+
     def _note_ack(self, peer: PeerId, organization: str, heads: Sequence[Head]) -> None:
         state = self._state(peer, organization)
-        state.heads = {**state.heads, **{head.chain: head for head in heads}}
+        self._note_heads(state, organization, heads, is_all=False)
         state.at = self._env.now()
         ours = {head.chain: head.sequence for head in self._log.heads(organization)}
         is_ahead = any(head.sequence > ours.get(head.chain, 0) for head in heads)
         if is_ahead and self._may_pull(peer, organization):
             self._behind[peer, organization] = None
             self._is_behind.set()
+
+    def _note_heads(self, state: PeerState, organization: str, heads: Iterable[Head], *, is_all: bool) -> None:
+        """What a peer tells of its copy, as far as it is about chains that are here; beside what it told before."""
+        ours = {head.chain: head.chain for head in self._log.heads(organization)}
+        told = {ours[head.chain]: head for head in heads if head.chain in ours}
+        state.heads = told if is_all else {**state.heads, **told}
 
     def _state(self, peer: PeerId, organization: str) -> PeerState:
         state = self._states.setdefault((peer, organization), PeerState(organization))
@@ -559,16 +678,16 @@ def _sequence(head: Head | None) -> int:
     return 0 if head is None else head.sequence
 
 
-def _fill(segments: Iterator[Segment]) -> tuple[list[Segment], bool]:
-    """Segments for one response, and whether more follow. Blocking."""
+def _fill(segments: Iterator[Segment], heads: Sequence[Head]) -> tuple[bytes, bool]:
+    """One response with segments, and whether more follow. Blocking."""
     found: list[Segment] = []
     size = 0
     for segment in segments:
         found.append(segment)
         size += wire.size_of(segment)
         if size >= RESPONSE_PAYLOAD_BYTES // 2:  # one more may be as large as all of it
-            return found, True
-    return found, False
+            return wire.encode_response(wire.Response(wire.OK, found, tuple(heads), True)), True
+    return wire.encode_response(wire.Response(wire.OK, found, tuple(heads), False)), False
 
 
 async def _write(stream: Stream, data: bytes) -> None:

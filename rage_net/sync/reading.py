@@ -71,6 +71,17 @@ class LogReader:
             return ()
         return tuple(chain.head for chain in view.chains.values() if chain.sequence)
 
+    def heads_of_admins(self, organization: str) -> tuple[Head, ...]:
+        """How far chains of authors with the capability `admin` are heard here: a copy with less of them lags."""
+        view = self._views.get(organization)
+        if view is None:
+            return ()
+        return tuple(
+            Head(chain.id, chain.last, b"")
+            for chain in view.chains.values()
+            if chain.last and "admin" in view.capabilities.get(chain.id.author, ())
+        )
+
     def capabilities(self, organization: str, author: PeerId) -> frozenset[str] | None:
         """What an author's certificates give it there; None when it has none that holds. As `rights.Authority`."""
         view = self._views.get(organization)
