@@ -248,7 +248,11 @@ class _Story:
         begun = time.monotonic()
         staging.launch([self.delta], ["node", "start"])
         staging.wait_ready([self.delta])
-        self._wait(lambda: self._meets(self.delta, self.beta, self.gamma), "delta, beta and gamma let each other in")
+        others = (self.beta, self.gamma)
+        self._wait(lambda: self._meets(self.delta, *others), "delta finds beta and gamma by the server")
+        self._wait(
+            lambda: all(self.delta.peer_id in self._received(node) for node in others), "beta and gamma let delta in"
+        )
         words = "finds beta and gamma, and is let in; alpha is dead"
         yield Step("start delta of acme", None, time.monotonic() - begun, words)
         seconds = self._get_soon(self.delta, self.report)
@@ -257,8 +261,6 @@ class _Story:
     def _revoke(self) -> Iterator[Step]:
         self.tell("revoking delta's certificate")
         others = (self.beta, self.gamma)
-        if not all(self.delta.peer_id in self._received(node) for node in others):
-            raise FindingsError("beta and gamma are not connected to delta any more")
         self.acme.record_revoked(self.delta, "key-compromise")
         begun = time.monotonic()
         self._run(self.beta, RevokeCertificate(self.delta.serial, self.delta.peer_id, "key-compromise"))
