@@ -12,7 +12,7 @@ from rage_net.errors import CertificateError
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.sync.chains import View, add_chain, facts_about, load, save_chain
 from rage_net.sync.envelope import ChainId, Entry, Head, chain_hash, payload_hash, sign
-from rage_net.sync.facts import NUMBERS, OVER_MAX, Certificate, Fact, Key, New, current, key_of, key_of_body
+from rage_net.sync.facts import NUMBERS, OVER_MAX, Certificate, Fact, Key, New, key_of, key_of_body
 from rage_net.sync.payloads import LAMPORT_MAX, Content, encode_payload, make_fact
 from rage_net.sync.rights import counting
 from rage_net.sync.storing import CHECKPOINT_BYTES, CHECKPOINT_ENTRIES, Change, put_checkpoint, put_entries
@@ -51,22 +51,21 @@ def append(db: sqlite3.Connection, view: View, author: Author, news: Sequence[Ne
     Raises: CertificateError when our chain would begin without a certificate; FactError for what nobody would take.
     """
     view = open_chain(db, view, author)
-    known: dict[str, Sequence[Fact]] = {}
-    replaced: dict[Key, tuple[bytes, ...]] = {}
-    last: dict[Key | None, bytes] = {}
+    in_force: dict[str, dict[Key, list[bytes]]] = {}
+    last: dict[Key, bytes] = {}
     payloads, facts = [], []
     lamport = view.lamport
     chain = _own_chain(view, author)
     for new in news:
         lamport = min(lamport + 1, LAMPORT_MAX)
+        over: tuple[bytes, ...] = ()
         key = key_of_body(new.resource, new.body, author.id)
-        if key is not None and key not in replaced:
-            if new.resource not in known:
-                known[new.resource] = facts_about(db, view, new.resource)
-            replaced[key] = _in_force(view, author, known[new.resource], key)
-        over = () if key is None else replaced[key]
-        if key in last:  # said just before: whether it counts or not, this one takes its place, too
-            over = (*over[: OVER_MAX - 1], last[key])
+        if key is not None:
+            if new.resource not in in_force:
+                in_force[new.resource] = _in_force(db, view, author, new.resource)
+            over = tuple(in_force[new.resource].get(key, ())[:OVER_MAX])
+            if key in last:  # said just before: whether it counts or not, this one takes its place, too
+                over = (*over[: OVER_MAX - 1], last[key])
         payload = encode_payload(Content(lamport, author.random.getrandbits(64), new.resource, over, new.body))
         fact = make_fact(view.name, chain, 0, payload)
         if key is not None:
@@ -152,12 +151,12 @@ def _own_chain(view: View, author: Author) -> ChainId:
     return ChainId(author.id, view.incarnation)
 
 
-def _in_force(view: View, author: Author, known: Sequence[Fact], key: Key) -> tuple[bytes, ...]:
-    """The ids of what is in force about the same thing; at most OVER_MAX, the oldest first."""
-    if not any(key_of(fact) == key for fact in known):
-        return ()
-    counted = counting(known, view.authority, own=author.id).facts
-    return tuple(fact.id for fact in current(counted) if key_of(fact) == key)[:OVER_MAX]
+def _in_force(db: sqlite3.Connection, view: View, author: Author, resource: str) -> dict[Key, list[bytes]]:
+    """What is in force about each thing that facts about a resource say, the oldest first."""
+    found: dict[Key, list[bytes]] = {}
+    for fact in counting(facts_about(db, view, resource), view.authority, own=author.id).current:
+        found.setdefault(key_of(fact), []).append(fact.id)
+    return found
 
 
 def _runs(payloads: Sequence[bytes]) -> Iterator[Sequence[bytes]]:

@@ -25,6 +25,7 @@ from rage_net.sync.facts import (
     NUMBERS,
     Access,
     Adoption,
+    Body,
     Certificate,
     Closing,
     Document,
@@ -53,39 +54,54 @@ def wanted(own: Sequence[Fact], counted: Counting, now: float) -> tuple[Fact, ..
     Args: own: the author's facts, all about that resource. counted: what counts of all facts about it.
     """
     by_id = {fact.id: fact for fact in own}
-    author = own[0].author
-    covered = {
-        id
-        for fact in counted.facts
-        if fact.author == author
-        for id in fact.over
-        if id in by_id and key_of(by_id[id]) == key_of(fact)
-    }
+    covering: dict[bytes, list[Fact]] = {}
+    for fact in counted.facts:
+        for id in fact.over:
+            if fact.id in by_id and id in by_id and key_of(by_id[id]) == key_of(fact):
+                covering.setdefault(id, []).append(fact)
     is_dead = any(isinstance(fact.body, Tombstone) for fact in counted.facts)
     first = min((fact for fact in own if isinstance(fact.body, Document)), key=lambda fact: fact.order, default=None)
-    kept = []
-    for fact in sorted(by_id.values(), key=lambda fact: fact.order):
-        body = fact.body
-        if isinstance(body, Closing) and body.author == author:
-            continue  # said again, of all chains
-        if fact is first:
-            kept.append(fact)
-        elif is_dead and isinstance(body, Access | Edit | Document):
-            continue
-        elif isinstance(body, Access) and body.allowed and body.action in ("write", "admin"):
-            kept.append(fact)  # whoever was ever given it may have edited
-        elif fact.id in covered or (isinstance(body, Access) and 0 < body.expires_at < now - EXPIRED_S):
-            continue
-        else:
-            kept.append(fact)
-    return tuple(kept)
+    kept = {
+        fact.id: fact
+        for fact in own
+        if fact is first
+        or _decides(fact.body)
+        or not (
+            fact.id in covering or _is_said_again(fact) or _is_past(fact.body, now) or (is_dead and _dies(fact.body))
+        )
+    }
+    waiting = list(kept.values())
+    while waiting:  # what is kept though it was replaced must stay replaced
+        for fact in covering.get(waiting.pop().id, ()):
+            if fact.id not in kept:
+                kept[fact.id] = fact
+                waiting.append(fact)
+    return tuple(sorted(kept.values(), key=lambda fact: fact.order))
+
+
+def _decides(body: Body) -> bool:
+    """Whether others' facts count by this one, even when it was replaced: who was ever given it may have edited."""
+    return isinstance(body, Access) and body.allowed and body.action in ("write", "admin")
+
+
+def _is_said_again(fact: Fact) -> bool:
+    return isinstance(fact.body, Closing) and fact.body.author == fact.author
+
+
+def _is_past(body: Body, now: float) -> bool:
+    return isinstance(body, Access) and 0 < body.expires_at < now - EXPIRED_S
+
+
+def _dies(body: Body) -> bool:
+    """Whether it is of no use once the document is dead. Who ruled it stays: by that its tombstone counts."""
+    return isinstance(body, Edit) or (isinstance(body, Access) and body.action != "admin")
 
 
 def compact(db: sqlite3.Connection, view: View, author: Author, now: float, change: Change) -> int:
     """Write a new chain of ours with what is wanted, and close the others. Returns: how many entries were shed."""
     chains = _open_chains(view, author.id)
-    if not chains or any(_has_hidden(db, chain) for chain in chains):
-        return 0
+    if not chains or any(chain.accepted is not None or _has_hidden(db, chain) for chain in chains):
+        return 0  # revoked, so that a new chain would not be heard; or restored, and not whole
     payloads, count = _wanted_payloads(db, view, author, author.id, now)
     before = sum(chain.sequence for chain in chains)
     if count + 1 >= before:

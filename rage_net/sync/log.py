@@ -109,6 +109,8 @@ class Log(LogReader):
                 view = load(db, name)
                 assert view is not None
                 self._views[name] = view
+        for name in self._views:
+            self._finish(name)
 
     def close(self) -> None:
         """Close the file."""
@@ -246,23 +248,22 @@ class Log(LogReader):
         self, organization: str, judge: Judge | None, rejudged: list[bool] | None = None
     ) -> Iterator[tuple[sqlite3.Connection, View, Change]]:
         """One transaction on one organisation's log, with all its conclusions; readers see it once it stands."""
-        left = 0
         with self._file.lock:
             with self._file.write() as db:
                 before, change = create(db, organization), Change()
                 yield db, before, change
                 view, is_rejudged = settle(db, before, change, judge)
-                left = rebuild(db, view, REBUILT_AT_ONCE)
+                is_more = rebuild(db, view, REBUILT_AT_ONCE) == REBUILT_AT_ONCE
             self._views[organization] = view
             if rejudged is not None:
                 rejudged.append(is_rejudged)
-            while left == REBUILT_AT_ONCE:
-                with self._file.write(durable=False) as db:
-                    left = rebuild(db, view, REBUILT_AT_ONCE)
-            self._sweep(organization)
+            self._finish(organization, is_more=is_more)
 
-    def _sweep(self, organization: str) -> None:
-        """Drop what closed chains left, a bounded batch at a time."""
+    def _finish(self, organization: str, *, is_more: bool = True) -> None:
+        """Build the documents that are still marked, then drop what closed chains left: bounded batches, each alone."""
+        while is_more:
+            with self._file.write(durable=False) as db:
+                is_more = rebuild(db, self._views[organization], REBUILT_AT_ONCE) == REBUILT_AT_ONCE
         is_more = True
         while is_more and any(chain.is_closed and chain.bytes for chain in self._views[organization].chains.values()):
             with self._file.write(durable=False) as db:

@@ -46,10 +46,12 @@ _EDITING = frozenset({"write", "admin"})
 _DOCUMENT_KINDS = frozenset({NUMBERS[Document], NUMBERS[Edit], NUMBERS[Tombstone]})
 _MARK = f"""
     INSERT OR IGNORE INTO dirty (organization, doc_id)
-    SELECT DISTINCT entry.organization, substr(name, 5) FROM entry CROSS JOIN resource ON resource.id = entry.resource
+    SELECT DISTINCT entry.organization, substr(resource.name, 5)
+    FROM entry CROSS JOIN resource ON resource.id = entry.resource
     WHERE (kind IN ({", ".join(map(str, sorted(_DOCUMENT_KINDS)))}) OR kind = {ACCESS} AND EXISTS (
-        SELECT 1 FROM document WHERE document.organization = entry.organization AND doc_id = substr(name, 5)
-    )) AND name LIKE 'doc:%' AND """  # noqa: S608
+        SELECT 1 FROM document
+        WHERE document.organization = entry.organization AND document.doc_id = substr(resource.name, 5)
+    )) AND resource.name LIKE 'doc:%' AND """  # noqa: S608
 _MARK_WRITTEN = _MARK + "chain IN (SELECT id FROM chain WHERE organization = ? AND author = ?)"  # noqa: S608
 _MARK_ADOPTED = _MARK + "entry.organization = ? AND author = ?"
 
