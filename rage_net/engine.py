@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from rage_net.metadata import Metadata
     from rage_net.online import Online
     from rage_net.services.syncing import Syncing
+    from rage_net.services.trust import Trust
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -387,6 +388,10 @@ class Engine:
     def syncing(self) -> Syncing | None:
         """The exchange of logs, once the network has started; None before, and on an open node."""
         return self._online.syncing if self._online is not None else None
+
+    def trust(self) -> Trust | None:
+        """Who is connected with which certificate, once the network has started."""
+        return self._online.trust if self._online is not None else None
 
     def is_stale(self) -> bool:
         """Whether our log is so old that certificates open no more than what is public."""

@@ -125,6 +125,7 @@ async def remove_everywhere(engine: Engine, verb: chunks.RemoveChunk) -> chunks.
     facts = await engine.env.blocking(metadata.records.remove, rows)
     await written(engine, metadata.organization, facts)
     nodes = await engine.env.blocking(known_nodes, metadata)
+    nodes += [peer for peer in _connected_members(engine, metadata) if peer not in nodes]
     ends = engine.env.monotonic() + verb.wait_s
     while True:
         seen, awaiting = await engine.env.blocking(_sort_nodes, engine, metadata, nodes, facts)
@@ -132,6 +133,15 @@ async def remove_everywhere(engine: Engine, verb: chunks.RemoveChunk) -> chunks.
             break
         await asyncio.sleep(LOOK_S)
     return chunks.RemoveChunkResult(shown, local, False, True, tuple(map(str, seen)), tuple(map(str, awaiting)))
+
+
+def _connected_members(engine: Engine, metadata: Metadata) -> list[PeerId]:
+    """Nodes of our organisation that are connected, whether they have told of themselves yet or not."""
+    trust = engine.trust()
+    if trust is None:
+        return []
+    own = metadata.organization
+    return [each.peer_id for each in trust.standings() if each.is_trusted and each.organization == own]
 
 
 def _measure(engine: Engine, rows: Sequence[DocumentRow]) -> int:

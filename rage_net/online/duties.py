@@ -37,6 +37,8 @@ MEET_EVERY_S = 10.0
 SPEAK_EVERY_S = 1.0
 REGISTER_EVERY_S = 2.0
 ASK_SERVERS_EVERY_S = 60.0
+LOOK_AGAIN_S = 4.0
+"""After the first registration: by then those that were started with us have registered, too."""
 ANNOUNCE_EVERY_S = 1.0
 BOOTSTRAP_DHT_EVERY_S = 60.0
 TABLE_ENOUGH = 20
@@ -86,6 +88,7 @@ class Duties:
         self._membership = membership
         self._servers = servers
         self._trust = trust
+        self._look_again_at: float | None = None
         self._named: dict[PeerId, None] = {}
         self._is_named = asyncio.Event()
 
@@ -138,14 +141,25 @@ class Duties:
         keys = self._discovery.registration
         if self._servers is None or not keys.auto_register or not self._swarm.bound_addresses():
             return
-        for row in await self._servers.register(
+        rows = await self._servers.register(
             self.about(),
             heartbeat_interval_s=keys.heartbeat_interval,
             retry_interval_s=keys.retry_interval,
             only_due=True,
-        ):
+        )
+        for row in rows:
             if row.error is not None:
                 log.warning("discovery server %s: %s", row.url, row.error)
+        await self._look_again(any(row.error is None for row in rows))
+
+    async def _look_again(self, is_registered: bool) -> None:
+        """Ask the servers once more soon after the first registration: who starts together registers together."""
+        now = self._env.monotonic()
+        if self._look_again_at is None and is_registered:
+            self._look_again_at = now + LOOK_AGAIN_S
+        if self._look_again_at is not None and now >= self._look_again_at:
+            self._look_again_at = float("inf")
+            await self.ask_servers()
 
     async def meet_named(self) -> None:
         """Meet peers as they are named, for as long as the task lives.
