@@ -11,13 +11,16 @@ CA). Source: step 3, "Revoked author"; design D6.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.sync.envelope import ChainId, Head
 from rage_net.sync.facts import Closing, Fact, Revocation
 from rage_net.sync.rights import Authority
+
+CLOSINGS_MAX = 64
+"""Of one writer about one author; an author compacts once in weeks, and says all of it anew each time."""
 
 Place = tuple[ChainId, int]
 """Where a fact stands: after a compaction, in several chains."""
@@ -64,11 +67,11 @@ def limits(facts: Iterable[Fact], authority: Authority) -> Limits:
     known = [_Said(fact, frozenset(places[id])) for id, fact in sorted(by_id.items())]
 
     revocations = [said for said in known if isinstance(said.fact.body, Revocation)]
-    revoked = _accepted(_standing(revocations, lambda other, said: not _accepts(other.fact, said)))
+    revoked = _accepted(_standing(revocations, _revokers(revocations)))
     heard = Limits(revoked, {})
-    closings = [said for said in known if isinstance(said.fact.body, Closing) and _is_heard(heard, said)]
+    closings = _latest(said for said in known if isinstance(said.fact.body, Closing) and _is_heard(heard, said))
     closed: dict[ChainId, Head] = {}
-    for head in (head for said in _standing(closings, _closes) for head in _closed_by(said)):
+    for head in (head for said in _standing(closings, _closers(closings)) for head in _closed_by(said)):
         before = closed.get(head.chain)
         if before is None or (before.sequence, before.hash) < (head.sequence, head.hash):
             closed[head.chain] = head
@@ -85,9 +88,11 @@ def _may(fact: Fact, authority: Authority) -> bool:
     return isinstance(body, Closing) and (body.author == fact.author or "admin" in has)
 
 
-def _standing(known: list[_Said], cuts: Callable[[_Said, _Said], bool]) -> list[_Said]:
-    """Those that count: decided one after the other, as far as one decides the next; what cycles, counts."""
-    cutters = [[at for at, other in enumerate(known) if other is not said and cuts(other, said)] for said in known]
+def _standing(known: Sequence[_Said], cutters: Sequence[Iterable[int]]) -> list[_Said]:
+    """Those that count: decided one after the other, as far as one decides the next; what cycles, counts.
+
+    Args: cutters: for each, the places in `known` of those that cut it off.
+    """
     stands: dict[int, bool] = {}
     while True:
         before = len(stands)
@@ -99,6 +104,51 @@ def _standing(known: list[_Said], cuts: Callable[[_Said, _Said], bool]) -> list[
                     stands[at] = True
         if len(stands) == before:
             return [said for at, said in enumerate(known) if stands.get(at, True)]
+
+
+def _revokers(revocations: Sequence[_Said]) -> list[list[int]]:
+    """For each revocation those that cut it off: which do not accept any place where it stands."""
+    about: dict[PeerId, list[int]] = {}
+    for at, said in enumerate(revocations):
+        body = said.fact.body
+        assert isinstance(body, Revocation)
+        about.setdefault(body.peer, []).append(at)
+    return [
+        [
+            other
+            for other in about.get(next(iter(said.places))[0].author, ())
+            if other != at and not _accepts(revocations[other].fact, said)
+        ]
+        for at, said in enumerate(revocations)
+    ]
+
+
+def _latest(closings: Iterable[_Said]) -> list[_Said]:
+    """The last closings of each writer about each author: they say what earlier ones said.
+
+    Anybody may close its own chains again and again, and all of them would be weighed against each other.
+    """
+    by_writer: dict[tuple[PeerId, PeerId], list[_Said]] = {}
+    for said in sorted(closings, key=lambda said: said.fact.order, reverse=True):
+        body = said.fact.body
+        assert isinstance(body, Closing)
+        same = by_writer.setdefault((said.fact.author, body.author), [])
+        if len(same) < CLOSINGS_MAX:
+            same.append(said)
+    return sorted((said for same in by_writer.values() for said in same), key=lambda said: said.fact.id)
+
+
+def _closers(closings: Sequence[_Said]) -> list[set[int]]:
+    """For each closing those that close all chains in which it stands."""
+    closing: dict[ChainId, set[int]] = {}
+    for at, said in enumerate(closings):
+        for head in _closed_by(said):
+            closing.setdefault(head.chain, set()).add(at)
+    nothing: set[int] = set()
+    return [
+        set.intersection(*(closing.get(chain, nothing) for chain, _ in said.places)) - {at}
+        for at, said in enumerate(closings)
+    ]
 
 
 def _accepts(revocation: Fact, said: _Said) -> bool:
@@ -134,8 +184,3 @@ def _closed_by(said: _Said) -> list[Head]:
     body, chains = said.fact.body, {chain for chain, _ in said.places}
     assert isinstance(body, Closing)
     return [head for head in body.chains if chains - {head.chain}]
-
-
-def _closes(closing: _Said, other: _Said) -> bool:
-    closed = {head.chain for head in _closed_by(closing)}
-    return all(chain in closed for chain, _ in other.places)

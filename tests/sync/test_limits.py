@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import time
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.sync.envelope import ChainId, Head
 from rage_net.sync.facts import Body, Closing, Fact, Revocation
-from rage_net.sync.limits import limits
+from rage_net.sync.limits import CLOSINGS_MAX, limits
 from tests.sync.world import Forger
 
 SEED = random.Random(12)
@@ -107,6 +108,25 @@ def test_a_closing_in_a_chain_that_was_closed_counts_no_more() -> None:
     first = close(READER, 3, READER, head(READER, 9, 1), incarnation=2)
     second = close(READER, 3, READER, head(READER, 3, 2), incarnation=3)
     assert set(limits([first, second], ADMINS.get).closed) == {ChainId(READER, 2)}
+
+
+def test_an_author_that_closes_its_chains_without_end_costs_no_time() -> None:
+    """Weighed against each other, so many took minutes, at every node and with each fact that followed."""
+    both = [
+        close(READER, at, READER, head(READER, 1 << 40, 2 - incarnation % 2), incarnation=incarnation)
+        for at in range(1, 5001)
+        for incarnation in (1, 2)
+    ]
+    last = close(READER, 9999, READER, head(READER, 7, 1), head(READER, 7, 2), incarnation=3)
+    begun = time.process_time()
+    assert set(limits([last, *both], ADMINS.get).closed) == {ChainId(READER, 1), ChainId(READER, 2)}
+    assert time.process_time() - begun < 5
+
+
+def test_closings_of_others_push_nobodys_out() -> None:
+    ours = close(READER, 3, READER, head(READER, 9), incarnation=2)
+    theirs = [close(B, at, B, head(B, 1, 9)) for at in range(10, 10 + 2 * CLOSINGS_MAX)]
+    assert ChainId(READER, 1) in limits([*theirs, ours], ADMINS.get).closed
 
 
 def test_a_fact_that_stands_twice_is_heard_if_one_place_is() -> None:
