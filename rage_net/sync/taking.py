@@ -39,6 +39,9 @@ CHAINS_MAX = 16_384
 AUTHOR_BYTES_MAX = 4 << 30
 """Of payloads of one author: whoever has a certificate may fill a disk no further."""
 
+AUTHOR_ENTRIES_MAX = 16_000_000
+"""The same for entries: one that is hidden, or empty, has few bytes on the wire and a row here."""
+
 
 @dataclass(slots=True)
 class Taking:
@@ -164,8 +167,11 @@ class Taking:
         if chain.id.author == self.own and chain.id.incarnation == self.view.incarnation:
             self.is_behind_ours = True  # our own, which we do not remember: a backup was restored
         digest = self._verify(chain, segment, hashes, skipped)
-        if sum(one.bytes for one in self.view.chains.values() if one.id.author == chain.id.author) > AUTHOR_BYTES_MAX:
+        own = [one for one in self.view.chains.values() if one.id.author == chain.id.author]
+        if sum(one.bytes for one in own) > AUTHOR_BYTES_MAX:
             raise SegmentError("author-full", f"{chain.id.author} has written more than {AUTHOR_BYTES_MAX} bytes")
+        if sum(one.sequence for one in own if not one.is_closed) > AUTHOR_ENTRIES_MAX:
+            raise SegmentError("author-full", f"{chain.id.author} has written more than {AUTHOR_ENTRIES_MAX} entries")
         self._write(chain, segment, hashes, skipped, digest)
 
     def _write(self, chain: Chain, segment: Segment, hashes: list[bytes], skipped: int, digest: bytes) -> None:

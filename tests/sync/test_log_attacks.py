@@ -17,6 +17,7 @@ from rage_net.sync.envelope import (
     client_id,
     encode_segment,
     fact_id,
+    payload_hash,
 )
 from rage_net.sync.facts import Access, Edit, New, Revocation, Unknown
 from rage_net.sync.log import Log
@@ -85,8 +86,6 @@ def test_an_author_without_a_certificate_that_holds(log: Log, rng: random.Random
 def test_an_author_that_hides_its_certificate(log: Log, forger: Forger) -> None:
     segment = forger.certify()
     (entry,) = segment.entries
-    from rage_net.sync.envelope import payload_hash
-
     hidden = replace(segment, entries=(Entry(None, payload_hash(entry.payload or b"")),))
     assert reasons(log, hidden) == ["author-unknown"]
 
@@ -407,12 +406,21 @@ def test_an_author_that_fills_the_disk(log: Log, forger: Forger, monkeypatch: py
     assert reasons(log, forger.say(b"more")) == ["author-full"]
 
 
+def test_an_author_that_fills_the_disk_with_entries_of_no_size(
+    log: Log, forger: Forger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rage_net.sync.taking.AUTHOR_ENTRIES_MAX", 10)
+    assert reasons(log, forger.certify()) == []
+    said = forger.say(*[forger.payload(f"peer:{forger.id}", certificate(forger.id), at) for at in range(1, 21)])
+    hidden = replace(said, entries=tuple(Entry(None, payload_hash(one.payload or b"")) for one in said.entries))
+    assert reasons(log, hidden) == [], "one run more than fits"
+    assert reasons(log, forger.say(b"more")) == ["author-full"]
+
+
 def test_a_relay_that_leaves_out_or_hides_cannot_lie(log: Log, forger: Forger, rng: random.Random) -> None:
     """Whoever relays may hide payloads, not change them; what it hides can be had elsewhere."""
     forger.certify()
     forger.say(forger.payload("org:acme", grant("anyone")), forger.payload("org:acme", grant("anyone", "write")))
-    from rage_net.sync.envelope import payload_hash
-
     hidden = replace(
         forger.segments[1],
         entries=tuple(Entry(None, payload_hash(one.payload or b"")) for one in forger.segments[1].entries),
