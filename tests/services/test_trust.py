@@ -518,6 +518,21 @@ async def test_with_a_stale_log_certificates_open_what_is_public_alone(world: Tr
     assert node.trust.principal_of(peer.peer_id).organization == "acme" and node.trust.problems() == []
 
 
+async def test_a_log_that_was_last_compared_in_the_future_is_stale(world: TrustWorld) -> None:
+    """The clock was ten years ahead then: for ten years no revocation would be missed."""
+    acme = world.authority("acme")
+    node = await world.node("node", acme)
+    for off_s, is_stale in (
+        (30.0, False),
+        (3600.0, True),
+        (10 * 365 * DAY_S, True),
+        (-3600.0, False),
+        (-2 * DAY_S, True),
+    ):
+        node.store.synced = node.env.now() + off_s
+        assert node.trust.is_stale() is is_stale, off_s
+
+
 async def test_an_authors_capabilities_outlive_its_certificate(world: TrustWorld) -> None:
     acme, other, key = world.authority("acme"), world.authority("other"), keys.generate(world.rng)
     node, author = await world.node("node", acme), PeerId.from_public_key(key.public_key())

@@ -26,7 +26,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rage_net import messages
-from rage_net.acl import Principal
+from rage_net.acl import LEEWAY_S, Principal
 from rage_net.env import Env
 from rage_net.errors import ConfigError, RemoteProtocolError
 from rage_net.libp2p import varint
@@ -164,7 +164,10 @@ class Trust:
         if self.is_open:
             return False
         at = self.store.synced_at()
-        return at is not None and self._env.now() - at > self._staleness_s_max
+        if at is None:
+            return False
+        since_s = self._env.now() - at
+        return since_s > self._staleness_s_max or since_s < -LEEWAY_S  # a clock was wrong then, or is now
 
     def may_open(self, connection: Connection, protocol: str) -> bool:
         """Whether this peer may open a stream of `protocol`."""
