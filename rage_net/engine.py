@@ -239,7 +239,9 @@ class Engine:
         """Remove documents; gc deletes what they held."""
         if verb.everywhere:
             return await sharing.remove_everywhere(self, verb)
-        return await self.env.blocking(views.remove_documents, self.documents, verb)
+        removed = await self.env.blocking(views.remove_documents, self.documents, verb)
+        self.read_roots_anew()
+        return removed
 
     async def verify_chunks(self, verb: chunks.VerifyChunks, report: Report) -> chunks.VerifyChunksResult:
         """Re-hash what is stored; what is rotten goes to quarantine."""
@@ -401,6 +403,11 @@ class Engine:
         """Trust or revocations have changed: who is trusted no longer is cut."""
         if self._online is not None:
             self._online.trust.reconsider()
+
+    def read_roots_anew(self) -> None:
+        """Documents went, or are public no more: what is announced must not tell of them."""
+        if self._online is not None and self._online.routing is not None:
+            self._online.routing.changed()
 
     def is_public(self, root: Cid) -> bool:
         """Whether anyone may know that a root is here. Blocking."""

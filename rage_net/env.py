@@ -7,12 +7,15 @@ an inline executor. Source: design D12.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
+
+log = logging.getLogger("rage.env")
 
 T = TypeVar("T")
 
@@ -84,3 +87,18 @@ class SystemEnv:
 def read_environment() -> dict[str, str]:
     """The process's environment variables, read here and by `config` alone."""
     return dict(os.environ)
+
+
+async def finished(work: Coroutine[Any, Any, T]) -> T:
+    """Do `work` to its end though we are cancelled meanwhile: for what must not be done by halves.
+
+    A thread goes on anyway when whoever waits for it is cancelled; this is for what is to follow it.
+    """
+    working = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.wait([working])
+        if not working.cancelled() and (error := working.exception()) is not None:
+            log.error("what was begun failed", exc_info=error)
+        raise

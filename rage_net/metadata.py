@@ -64,6 +64,7 @@ class Metadata:
         self._now = env.now
         self._agreed_at = _read_time(home)
         self._has_company = False
+        self._judged_by: object = None
 
     # --- our own certificate ---
 
@@ -76,7 +77,7 @@ class Metadata:
         credentials = self.files.load()
         if stamp != self._stamp or credentials.anchors != self.authority.anchors:
             self._stamp, self.authority.anchors = stamp, credentials.anchors
-            self.rejudge()
+        self.rejudge_if_due()
         chain = credentials.chain
         if not chain or self.authority.judge(self.organization, self.own, chain) is None:
             return []
@@ -100,9 +101,24 @@ class Metadata:
     def rejudge(self) -> None:
         """CAs or trust have changed: judge every author anew."""
         self.authority.refresh()
+        self._judged_by = self._believed()
         for organization in self.log.organizations():
             self.log.rejudge(organization, functools.partial(self.authority.judge, organization))
         self.access.forget_all()
+
+    def rejudge_if_due(self) -> None:
+        """As `rejudge`, where other CAs are believed than when that was last done: new, withdrawn, or ended ones."""
+        self.authority.refresh()
+        if self._believed() != self._judged_by:
+            self.rejudge()
+
+    def rejudged(self) -> None:
+        """What stood in the log may count otherwise, though no new fact says so: a chain forked."""
+        self.authority.refresh()
+        self.access.forget_all()
+
+    def _believed(self) -> object:
+        return self.authority.anchors, self.authority.foreign_anchors()
 
     def tell_of_node(self, region: str, zone: str) -> list[Fact]:
         """Write this node's record where it is new: what placement and whoever waits for this node go by."""

@@ -58,9 +58,10 @@ async def take(engine: Engine, organization: str, facts: Sequence[Fact]) -> None
 async def _apply(engine: Engine, metadata: Metadata, organization: str, facts: Sequence[Fact]) -> None:
     applied = await engine.env.blocking(metadata.records.apply, organization, facts)
     if applied.trust_changed:
-        metadata.authority.refresh()
-        metadata.access.forget_all()
+        await engine.env.blocking(metadata.rejudge_if_due)
         engine.reconsider()
+    if applied.roots_changed:
+        engine.read_roots_anew()
     _announce(engine, metadata, metadata.organization, applied.written)
 
 
@@ -89,16 +90,22 @@ async def keep(engine: Engine) -> None:
     if metadata is None:
         return
 
+    is_narrower = False
+
     def write() -> list[Fact]:
+        nonlocal is_narrower
         facts = metadata.reload()
         facts += metadata.tell_of_node(engine.config.network.region, engine.config.network.zone)
         if metadata.may_write():
             facts += metadata.records.reconcile()
             facts += metadata.records.expire()
+        is_narrower = metadata.records.align()
         metadata.save_agreed()
         return facts
 
     await written(engine, metadata.organization, await engine.env.waiting(write))
+    if is_narrower:
+        engine.read_roots_anew()
 
 
 # --- removal everywhere ---
@@ -185,17 +192,19 @@ def catalog_rows(metadata: Metadata, ref: str) -> list[DocumentRow]:
 
 def known_nodes(metadata: Metadata) -> list[PeerId]:
     """Nodes of our organisation, but for this one, that have told of themselves and are not lost. Blocking."""
+    from rage_net.libp2p.peer_id import PeerId
     from rage_net.sync import facts as kinds
 
-    found: dict[PeerId, None] = {}
-    for fact in metadata.log.by_kind(metadata.organization, kinds.NodeRecord):
-        body = fact.body
-        if isinstance(body, kinds.NodeRecord) and fact.author != metadata.own:
-            if body.state == "lost" or metadata.authority.is_revoked(metadata.organization, "", fact.author):
-                found.pop(fact.author, None)
-            else:
-                found[fact.author] = None
-    return list(found)
+    organization, found = metadata.organization, []
+    told = dict.fromkeys(fact.resource for fact in metadata.log.by_kind(organization, kinds.NodeRecord))
+    for resource in told:
+        peer = PeerId.parse(resource.removeprefix("peer:"))
+        bodies = [fact.body for fact in metadata.access.rights(organization, resource).in_force]
+        states = {body.state for body in bodies if isinstance(body, kinds.NodeRecord)}
+        is_here = states and "lost" not in states and not metadata.authority.is_revoked(organization, "", peer)
+        if is_here and peer != metadata.own:
+            found.append(peer)
+    return found
 
 
 def _sort_nodes(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from blake3 import blake3
 
 from rage_net import refusals, sharing
+from rage_net.env import finished
 from rage_net.errors import ConflictError, IntegrityError, NotFoundError, RemoteProtocolError, UsageError
 from rage_net.glance import state_of
 from rage_net.verbs import Sink, Source, Verb
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 SPOOL_BYTES = 8 << 20
 """Of an export in memory; what is more lies in a temporary file."""
 EXPORT_PART_BYTES = 2 << 20
+REASONS_MAX = 20
+"""Reasons for refusing parts of a file that are told."""
 
 
 async def run_sync(engine: Engine, verb: verbs.RunSync, io: Io) -> verbs.RunSyncResult:
@@ -352,42 +355,60 @@ def _export(metadata: Metadata, sink: Sink) -> verbs.ExportSyncResult:
 
 
 async def import_sync(engine: Engine, verb: verbs.ImportSync, io: Io) -> verbs.ImportSyncResult:
-    """Take a file that `export` wrote; what is new is told to peers as if it had been fetched."""
-    metadata = _metadata(engine)
-    organization, takens = await engine.env.waiting(_import, metadata, cast(Source, io.source))
-    news = [fact for taken in takens for fact in taken.new]
-    if news:
-        await sharing.take(engine, organization, news)
-    reasons = sorted({f"{head.chain.author}: {why}" for taken in takens for head, why in taken.refused})
-    refused = sum(len(taken.refused) for taken in takens)
-    return verbs.ImportSyncResult(organization, len(news), refused, tuple(reasons[:20]))
+    """Take a file that `export` wrote; what is new is told to peers as if it had been fetched.
 
-
-def _import(metadata: Metadata, source: Source) -> tuple[str, list[Taken]]:
+    A part at a time: what stands before damage is taken, and obeyed, and a file of any size costs the memory of one.
+    """
     from rage_net.sync import wire
 
-    messages = _messages(source, wire.RESPONSE_BYTES_MAX)
+    metadata = _metadata(engine)
+    messages = _messages(cast(Source, io.source), wire.RESPONSE_BYTES_MAX)
+    received = refused = 0
+    reasons: set[str] = set()
     try:
-        request = wire.decode_request(next(messages, b""))
-        if not request.organization:
-            raise RemoteProtocolError("it names no organisation")
-        is_known = request.organization == metadata.organization or any(
-            anchor.organization == request.organization and "sync" in anchor.scopes
-            for anchor in metadata.authority.foreign_anchors()
-        )
-        if not is_known:
-            raise refusals.untrusted_log(request.organization)
-
-        def authority(author: Any, certificates: tuple[bytes, ...]) -> frozenset[str] | None:
-            return metadata.authority.judge(request.organization, author, certificates)
-
-        takens = [
-            metadata.log.take(request.organization, wire.decode_response(data).changes, authority=authority)
-            for data in messages
-        ]
+        organization = await engine.env.waiting(_read_whose, metadata, messages)
+        while (data := await engine.env.waiting(next, messages, None)) is not None:
+            taken = await finished(_take_part(engine, metadata, organization, data))
+            received += len(taken.new)
+            refused += len(taken.refused)
+            if len(reasons) < REASONS_MAX:
+                reasons |= {f"{head.chain.author}: {why}" for head, why in taken.refused}
     except RemoteProtocolError as error:
         raise IntegrityError("the file is no exported log", why=str(error), mend=["rage sync export"]) from error
-    return request.organization, takens
+    return verbs.ImportSyncResult(organization, received, refused, tuple(sorted(reasons)[:REASONS_MAX]))
+
+
+def _read_whose(metadata: Metadata, messages: Iterator[bytes]) -> str:
+    """Whose log the file is. Raises RemoteProtocolError, and when nobody here trusts that organisation."""
+    from rage_net.sync import wire
+
+    request = wire.decode_request(next(messages, b""))
+    if not request.organization:
+        raise RemoteProtocolError("it names no organisation")
+    is_known = request.organization == metadata.organization or any(
+        anchor.organization == request.organization and "sync" in anchor.scopes
+        for anchor in metadata.authority.foreign_anchors()
+    )
+    if not is_known:
+        raise refusals.untrusted_log(request.organization)
+    return request.organization
+
+
+async def _take_part(engine: Engine, metadata: Metadata, organization: str, data: bytes) -> Taken:
+    from rage_net.sync import wire
+
+    def authority(author: Any, certificates: tuple[bytes, ...]) -> frozenset[str] | None:
+        return metadata.authority.judge(organization, author, certificates)
+
+    def take() -> Taken:
+        return metadata.log.take(organization, wire.decode_response(data).changes, authority=authority)
+
+    taken = await engine.env.waiting(take)
+    if taken.is_rejudged:
+        metadata.rejudged()
+    if len(taken.new):
+        await sharing.take(engine, organization, list(taken.new))
+    return taken
 
 
 def _messages(source: Source, size_max: int) -> Iterator[bytes]:

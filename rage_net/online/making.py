@@ -186,10 +186,6 @@ def make_syncing(
     async def nothing(organization: str, facts: Sequence[Fact]) -> None:
         metadata.access.forget(facts)
 
-    def rejudged() -> None:
-        metadata.authority.refresh()
-        metadata.access.forget_all()
-
     def authority(organization: str) -> Callable[[PeerId, tuple[bytes, ...]], frozenset[str] | None]:
         return functools.partial(metadata.authority.judge, organization)
 
@@ -217,7 +213,7 @@ def make_syncing(
             metadata.access.reported,
             metadata.note_agreed,
             metadata.access.has_others,
-            rejudged,
+            metadata.rejudged,
         ),
         peers=[PeerId.parse(peer) for peer in sync.peers],
         tags=sync.tags,

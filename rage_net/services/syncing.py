@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rage_net.acl import Principal
-from rage_net.env import Env
+from rage_net.env import Env, finished
 from rage_net.errors import NotFoundError, RageError, RemoteProtocolError, UnavailableError, from_wire
 from rage_net.libp2p import varint
 from rage_net.libp2p.errors import Libp2pError, NegotiationError, StreamClosedError, StreamResetError
@@ -452,14 +452,7 @@ class Syncing:
 
     async def _take(self, organization: str, segments: Sequence[Segment]) -> tuple[Taken, list[Fact]]:
         """Verify, keep, obey. What has begun is ended, however the exchange ends: it would not come as new again."""
-        working = asyncio.ensure_future(self._take_whole(organization, segments))
-        try:
-            return await asyncio.shield(working)
-        except asyncio.CancelledError:
-            await asyncio.wait([working])
-            if not working.cancelled() and (error := working.exception()) is not None:
-                log.error("what was taken of %s was not obeyed", organization, exc_info=error)
-            raise
+        return await finished(self._take_whole(organization, segments))
 
     async def _take_whole(self, organization: str, segments: Sequence[Segment]) -> tuple[Taken, list[Fact]]:
         authority = self._rules.authority(organization)

@@ -9,6 +9,7 @@ Source: design D6, D7; issue 4, C and E.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 
 from blake3 import blake3
 
-from rage_net.acl import AccessList, Conflict, Entry, Principal, Strategy, compile_access
+from rage_net.acl import LEEWAY_S, AccessList, Conflict, Entry, Principal, Strategy, compile_access
 from rage_net.errors import AccessDeniedError
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.services.ledger.authority import Authority
@@ -41,6 +42,8 @@ class Rights:
     """Of these, those that nothing replaced."""
     is_dead: bool
     """A tombstone counts."""
+    until: float
+    """When somebody's right to rule it ends, and with it what it said: seconds since the epoch."""
 
 
 class Access:
@@ -71,7 +74,7 @@ class Access:
         key = organization, resource
         with self._lock:
             found = self._kept.get(key)
-            if found is not None:
+            if found is not None and self._now() < found.until:
                 self._kept.move_to_end(key)
                 return found
             generation = self._generation
@@ -87,12 +90,15 @@ class Access:
         """Facts have arrived: what was compiled without them is no longer so."""
         with self._lock:
             self._generation += 1
+            anew = set()
             for fact in facts:
-                if isinstance(fact.body, (kinds.Certificate, kinds.Revocation, kinds.Trust, kinds.Closing)):
-                    self._kept.clear()  # they change whose facts count
+                if isinstance(fact.body, (kinds.Certificate, kinds.Revocation, kinds.Closing)):
+                    anew.add(fact.organization)  # they change whose facts count there, and nowhere else
                 self._kept.pop((fact.organization, fact.resource), None)
                 if isinstance(fact.body, kinds.Access) and fact.organization in self._disputed:
                     self._disputed[fact.organization][fact.resource] = None
+            for key in [key for key in self._kept if key[0] in anew] if anew else ():
+                del self._kept[key]
 
     def forget_all(self) -> None:
         """The CAs have changed."""
@@ -101,7 +107,8 @@ class Access:
             self._kept.clear()
 
     def _compile(self, organization: str, resource: str) -> Rights:
-        counted = self._log.counting(organization, resource)
+        now = self._now() - LEEWAY_S  # as for all rights: clocks differ
+        counted = self._log.counting(organization, resource, now=now)
         in_force = counted.current
         entries = tuple(entry_of(fact) for fact in in_force if isinstance(fact.body, kinds.Access))
         access = compile_access(
@@ -112,7 +119,9 @@ class Access:
             has_unknown=any(isinstance(fact.body, kinds.Unknown) for fact in in_force),
         )
         is_dead = any(isinstance(fact.body, kinds.Tombstone) for fact in counted.facts)
-        return Rights(access, entries, tuple(counted.facts), in_force, is_dead)
+        ends = [float(body.expires_at) for body in map(_delegation, counted.facts) if body and body.expires_at > now]
+        until = min(ends, default=math.inf) + LEEWAY_S
+        return Rights(access, entries, tuple(counted.facts), in_force, is_dead, until)
 
     def strategy(self, resource: str) -> Strategy:
         """How contradictions about a resource are settled, by its kind."""
@@ -120,16 +129,27 @@ class Access:
 
     # --- changes ---
 
-    def require_admin(self, organization: str, resource: str) -> None:
-        """Pass when facts that this node writes about a resource would count. Raises AccessDeniedError."""
+    def require_admin(self, organization: str, resource: str, *, giving_admin: bool = False) -> None:
+        """Pass when facts that this node writes about a resource would count. Raises AccessDeniedError.
+
+        Args: giving_admin: it would make others admins of it, which is for the owner and the organisation's admins.
+        """
         capabilities = self._authority.capabilities(organization, self._own) or frozenset()
         access = self.rights(organization, resource).access
         me = f"peer:{self._own}", f"org:{self._authority.organization}"
-        granted = access.grants.get("admin", {})
-        if "admin" in capabilities or access.owner == str(self._own):
+        granted, denied, now = access.grants.get("admin", {}), access.denials.get("admin", {}), self._now()
+        if "admin" in capabilities or (access.owner == str(self._own) and "storage" in capabilities):
             return
-        if any(granted.get(name, 0.0) > self._now() for name in me) and "storage" in capabilities:
+        is_delegate = any(granted.get(name, 0.0) > now for name in me) and "storage" in capabilities
+        if is_delegate and not giving_admin and not any(denied.get(name, 0.0) > now for name in me):
             return
+        if is_delegate and giving_admin:
+            raise AccessDeniedError(
+                f"this node may give every right on {resource} but admin",
+                why="who was made an admin of a document makes no others",
+                mend=[f"on the owner's node: rage acl grant {resource} PRINCIPAL admin"],
+                id="not-admin",
+            )
         raise AccessDeniedError(
             f"this node may not change rights on {resource}",
             why="it is not the owner, its certificate lacks the capability admin, and no right admin is granted to it",
@@ -139,7 +159,7 @@ class Access:
 
     def append(self, organization: str, resource: str, entries: Sequence[Entry]) -> list[Fact]:
         """Write rights as facts that have seen all that is in force. Raises AccessDeniedError when none would count."""
-        self.require_admin(organization, resource)
+        self.require_admin(organization, resource, giving_admin=any(entry.action == "admin" for entry in entries))
         facts = self._log.append(organization, [New(resource, body_of(entry)) for entry in entries])
         self.forget(facts)
         return facts
@@ -198,6 +218,7 @@ class Access:
 
         Members of our own organisation see all, or what carries their tags. Others see certificates, revocations and
         node records, and of documents those that they may read: they enforce the same rights, so they see all of them.
+        Of what they could read before they see that they can no more, and that it was removed.
         """
         is_own = principal.organization == self._authority.organization
         if is_own and not tags:
@@ -212,7 +233,7 @@ class Access:
                 return is_own
             if chosen and not self._is_chosen(organization, name, chosen):
                 return False
-            return is_own or self._is_shared(principal, organization, name)
+            return is_own or self._is_shared(principal, organization, name) or self._takes_away(principal, fact)
 
         return may
 
@@ -228,6 +249,24 @@ class Access:
         own = self._authority.organization
         is_named = body.allowed and body.principal.partition(":")[2].partition("/")[0] != own
         return body.visibility in ("public", "federated") or (not body.visibility and is_named)
+
+    def _takes_away(self, principal: Principal, fact: Fact) -> bool:
+        """Whether a fact ends what the principal could read: till its nodes know, they serve it to each other."""
+        body = fact.body
+        if isinstance(body, kinds.Access):
+            if not body.visibility and (body.allowed or not _is_named(body.principal, principal)):
+                return False
+        elif not isinstance(body, kinds.Tombstone):
+            return False
+        counted = self.rights(fact.organization, fact.resource).facts
+        return any(
+            isinstance(one.body, kinds.Access)
+            and (
+                one.body.visibility in ("public", "federated")
+                or (one.body.allowed and not one.body.visibility and _is_named(one.body.principal, principal))
+            )
+            for one in counted
+        )
 
     def _is_chosen(self, organization: str, doc_id: str, tags: frozenset[str]) -> bool:
         rows = self._log.documents(organization, doc_id=doc_id)
@@ -247,12 +286,21 @@ def is_shared_with(access: AccessList, principal: Principal, now: float) -> bool
         return False
     if access.visibility in ("public", "federated"):
         return True
-    members = f"user:{principal.organization}/", f"group:{principal.organization}/"
     return any(
-        until > now and (name in principal.names or name.startswith(members))
+        until > now and _is_named(name, principal)
         for granted in access.grants.values()
         for name, until in granted.items()
     )
+
+
+def _is_named(name: str, principal: Principal) -> bool:
+    """Whether a fact names a peer, its organisation, or anybody of it."""
+    members = f"user:{principal.organization}/", f"group:{principal.organization}/"
+    return name in principal.names or name.startswith(members)
+
+
+def _delegation(fact: Fact) -> kinds.Access | None:
+    return fact.body if isinstance(fact.body, kinds.Access) and fact.body.action == "admin" else None
 
 
 def entry_of(fact: Fact) -> Entry:

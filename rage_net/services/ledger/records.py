@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+from rage_net.acl import AccessList
 from rage_net.chunk.documents import Document, Documents
 from rage_net.chunk.shelf import drop_attested
 from rage_net.chunk.store import ChunkStore
@@ -38,11 +39,15 @@ EXPIRY_LEEWAY_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What followed from new facts here: acknowledgements that were written, and whether trust may have changed."""
+    """What followed from new facts here: acknowledgements that were written, documents that went.
+
+    `trust_changed`, `roots_changed`: whether who is trusted, or which roots may be announced, may have changed.
+    """
 
     written: tuple[Fact, ...]
     dropped: tuple[str, ...]
     trust_changed: bool
+    roots_changed: bool
 
 
 class Records:
@@ -107,12 +112,33 @@ class Records:
                 if document.organisation != self._organization:
                     continue
                 known = self.row(self._organization, document.doc_id)
-                if known is not None and known.is_dead:
+                if known is not None and self._is_dead(document.doc_id):
                     written += self._drop(document.doc_id)
                 elif document.owner == str(self._own) and (known is None or not _is_alike(document, known)):
                     written += self.publish(document)
             if not after:
                 return written
+
+    def align(self) -> bool:
+        """Let documents here look as the log has them, whatever was missed. Whether one is no longer public.
+
+        Facts that have come to count no more say nothing of themselves.
+        """
+        is_narrower, after = False, ""
+        while True:
+            page, after = self._documents.list(after=after, limit=RECONCILE_MAX)
+            for document in page:
+                organization = document.organisation or self._organization
+                rights = self._access.rights(organization, f"doc:{document.doc_id}")
+                visibility = _visibility(rights.access)
+                if rights.facts and (visibility != document.visibility or not document.is_ruled):
+                    self._documents.set_access(organization, document.doc_id, visibility, is_ruled=True)
+                    is_narrower = is_narrower or document.visibility == "public"
+            if not after:
+                return is_narrower
+
+    def _is_dead(self, doc_id: str) -> bool:
+        return self._access.rights(self._organization, f"doc:{doc_id}").is_dead
 
     def remove(self, documents: Iterable[Document | DocumentRow], reason: str = "removed") -> list[Fact]:
         """Let documents go everywhere. Raises AccessDeniedError for one that is not ours to remove."""
@@ -151,7 +177,7 @@ class Records:
             written += self._show_others(organization, doc_id, facts)
             row = self.row(organization, doc_id)
             if row is not None:
-                visibility = cast(Visibility, rights.access.visibility)
+                visibility = _visibility(rights.access)
                 self._documents.set_access(organization, doc_id, visibility, is_ruled=True)
                 self._documents.amend(
                     organization,
@@ -161,7 +187,8 @@ class Records:
                     policy=row.policy,
                     expires_at=float(row.retention_until) if row.retention_until else None,
                 )
-        return Applied(tuple(written), tuple(dropped), trust_changed)
+        roots_changed = any(isinstance(fact.body, kinds.Access | kinds.Tombstone | kinds.Document) for fact in facts)
+        return Applied(tuple(written), tuple(dropped), trust_changed, roots_changed)
 
     def _show_others(self, organization: str, doc_id: str, facts: Sequence[Fact]) -> list[Fact]:
         """What we wrote about a document that has become another organisation's business, too, we say again.
@@ -197,11 +224,19 @@ class Records:
         )
 
     def has_acknowledged(self, peer: PeerId, doc_id: str) -> bool:
-        """Whether a peer has said that it dropped a document."""
+        """Whether a peer has said that it dropped a document, as a tombstone that counts asks."""
+        facts = self._access.rights(self._organization, f"doc:{doc_id}").facts
+        tombstones = {fact.id for fact in facts if isinstance(fact.body, kinds.Tombstone)}
         return any(
-            isinstance(fact.body, kinds.Acknowledgement) and fact.author == peer
-            for fact in self._log.facts(self._organization, f"doc:{doc_id}")
+            isinstance(fact.body, kinds.Acknowledgement) and fact.author == peer and fact.body.tombstone in tombstones
+            for fact in facts
         )
+
+
+def _visibility(access: AccessList) -> Visibility:
+    """As the store notes it: public is only what anyone may have, for it is announced."""
+    is_shut = access.flaw or "anyone" in access.denials.get("read", ())
+    return "private" if is_shut else cast(Visibility, access.visibility)
 
 
 def _is_alike(document: Document, known: DocumentRow) -> bool:
