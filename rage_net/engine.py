@@ -588,7 +588,6 @@ VERBS: dict[type[Verb[Any]], Callable[[Engine, Any, Io], Awaitable[Any]]] = {
     nodes.StopNode: lambda engine, verb, io: engine.stop_node(verb),
     **network_verbs.VERBS,
     **sync_verbs.VERBS,
-    **cert_verbs.VERBS,
     **trust_verbs.VERBS,
     **cert_verbs.VERBS,
     **acl_verbs.VERBS,

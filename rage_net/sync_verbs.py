@@ -1,6 +1,6 @@
 """The verbs of the noun sync: a plain function each. The engine takes `VERBS` into its own table.
 
-What happens stands in `services.syncing` and `services.access`; here arguments are checked, and rows are made.
+What happens stands in `services.syncing` and `services.ledger`; here arguments are checked, and rows are made.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 SPOOL_BYTES = 8 << 20
 """Of an export in memory; what is more lies in a temporary file."""
-EXPORT_PART_BYTES = 2 << 20
 REASONS_MAX = 20
 """Reasons for refusing parts of a file that are told."""
 
