@@ -6,6 +6,7 @@ Every job is one bounded round. Composition is the package's; rules are the serv
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -245,7 +246,7 @@ class Duties:
                 job("sync_speak", MEET_EVERY_S, self.syncing.speak, at_once=True, timeout_s=None),
                 job("sync_fetch", MEET_EVERY_S, self.syncing.fetch_wanted, at_once=True, timeout_s=None),
                 job("sync_catch_up", MEET_EVERY_S, self.syncing.catch_up, at_once=True, timeout_s=None),
-                *(self.syncing.listen(subscription) for subscription in self.heads),
+                *(self._hear(self.syncing, subscription) for subscription in self.heads),
             ]
         if self._servers is not None and self._servers.servers:
             found += [
@@ -264,6 +265,11 @@ class Duties:
                 job("announce", ANNOUNCE_EVERY_S, self.routing.announce, at_once=True),
             ]
         return found
+
+    def _hear(self, syncing: Syncing, subscription: Subscription) -> Coroutine[Any, Any, None]:
+        """Guarded as the jobs are: what one message does ends neither the node nor the hearing of others."""
+        listen = functools.partial(syncing.listen, subscription)
+        return every(MEET_EVERY_S, listen, name="sync_hear", env=self._env, metrics=self._metrics, at_once=True)
 
     async def _fill_first(self) -> None:
         """As `fill_table`, once there is anybody to ask."""

@@ -129,7 +129,7 @@ class LogReader:
                 f"SELECT entry.organization, {FACT_COLUMNS} FROM entry WHERE fact = ? AND kind > 0",  # noqa: S608
                 (id,),
             ).fetchall()
-        by_key = {view.key: view for view in self._views.values()}
+        by_key = {view.key: view for view in list(self._views.values())}  # a thread may add one
         for key, *row in rows:
             if key in by_key:
                 for fact in facts_of(by_key[key], [tuple(row)]):
@@ -205,7 +205,8 @@ class LogReader:
         """Forks that were found, of all organisations."""
         with self._file.read() as db:
             rows = db.execute("SELECT chain, sequence, ours, theirs, found_at FROM evidence ORDER BY chain").fetchall()
-        chains = {chain.key: (view.name, chain.id) for view in self._views.values() for chain in view.chains.values()}
+        views = list(self._views.values())  # a thread may add one
+        chains = {chain.key: (view.name, chain.id) for view in views for chain in view.chains.values()}
         return tuple(
             Evidence(*chains[key], sequence, decode_segment(ours), decode_segment(theirs), found_at)
             for key, sequence, ours, theirs, found_at in rows
