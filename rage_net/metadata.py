@@ -99,23 +99,25 @@ class Metadata:
         return verify_chain(chain, authority.anchors, self._now(), peer_id=self.own, is_revoked=is_revoked).certificate
 
     def rejudge(self) -> None:
-        """CAs or trust have changed: judge every author anew."""
+        """CAs have changed: judge every author anew, our own organisation's first, for its admins say whom we trust."""
         self.authority.refresh()
-        self._judged_by = self._believed()
-        for organization in self.log.organizations():
+        for organization in sorted(self.log.organizations(), key=lambda each: each != self.organization):
             self.log.rejudge(organization, functools.partial(self.authority.judge, organization))
+            self.authority.refresh()
+        self.conclude()
+        self._judged_by = self._believed()
+
+    def conclude(self) -> None:
+        """The log says otherwise whom to believe: forget what was concluded, and read what the event loop will ask."""
+        self.authority.refresh()
         self.access.forget_all()
+        self.authority.prepare()
 
     def rejudge_if_due(self) -> None:
         """As `rejudge`, where other CAs are believed than when that was last done: new, withdrawn, or ended ones."""
         self.authority.refresh()
         if self._believed() != self._judged_by:
             self.rejudge()
-
-    def rejudged(self) -> None:
-        """What stood in the log may count otherwise, though no new fact says so: a chain forked."""
-        self.authority.refresh()
-        self.access.forget_all()
 
     def _believed(self) -> object:
         return self.authority.anchors, self.authority.foreign_anchors()

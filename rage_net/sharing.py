@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rage_net.engine import Engine
     from rage_net.libp2p.peer_id import PeerId
     from rage_net.metadata import Metadata
+    from rage_net.services.ledger.records import Applied
     from rage_net.sync.documents import DocumentRow
     from rage_net.sync.facts import Fact
 
@@ -56,9 +57,15 @@ async def take(engine: Engine, organization: str, facts: Sequence[Fact]) -> None
 
 
 async def _apply(engine: Engine, metadata: Metadata, organization: str, facts: Sequence[Fact]) -> None:
-    applied = await engine.env.blocking(metadata.records.apply, organization, facts)
+    def apply() -> Applied:
+        applied = metadata.records.apply(organization, facts)
+        if applied.trust_changed:
+            metadata.conclude()
+            metadata.rejudge_if_due()
+        return applied
+
+    applied = await engine.env.blocking(apply)
     if applied.trust_changed:
-        await engine.env.blocking(metadata.rejudge_if_due)
         engine.reconsider()
     if applied.roots_changed:
         engine.read_roots_anew()
@@ -214,11 +221,11 @@ def _sort_nodes(
     syncing = engine.syncing()
     heads = {head.chain: head for head in metadata.log.heads(metadata.organization)}
     last = max(facts, key=lambda fact: fact.sequence)
-    doc_ids = {fact.resource[4:] for fact in facts}
+    dropped = [metadata.records.acknowledged(doc_id) for doc_id in {fact.resource[4:] for fact in facts}]
     seen: list[PeerId] = []
     awaiting: list[PeerId] = []
     for node in nodes:
-        has_acknowledged = all(metadata.records.has_acknowledged(node, doc_id) for doc_id in doc_ids)
+        has_acknowledged = all(node in those for those in dropped)
         head = heads.get(last.chain)
         has_seen = syncing is not None and head is not None and syncing.has_seen(node, metadata.organization, head)
         (seen if has_acknowledged or has_seen else awaiting).append(node)

@@ -404,7 +404,7 @@ async def _take_part(engine: Engine, metadata: Metadata, organization: str, data
 
     taken = await engine.env.waiting(take)
     if taken.is_rejudged:
-        metadata.rejudged()
+        metadata.conclude()
     if len(taken.new):
         await sharing.take(engine, organization, list(taken.new))
     return taken

@@ -213,7 +213,7 @@ def make_syncing(
             metadata.access.reported,
             metadata.note_agreed,
             metadata.access.has_others,
-            metadata.rejudged,
+            metadata.conclude,
         ),
         peers=[PeerId.parse(peer) for peer in sync.peers],
         tags=sync.tags,

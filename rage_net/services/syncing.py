@@ -119,9 +119,10 @@ class Rules:
 
     authority: judges authors of an organisation's log. principal_of: who a peer is. may_sync: whether a principal may
     have a log at all. may_see: which facts of it; None for all. on_facts: called with new facts, after they are
-    durable. conflicts: contradictions of a log, as a report carries them. on_agreed: called with the time when we held
-    all that a node of our own organisation held. has_others: whether another organisation gets facts of ours.
-    on_rejudged: called when what stood before may count otherwise, though nothing new says so: a chain forked.
+    durable. conflicts: contradictions on some resources of a log, as a report carries them. on_agreed: called with the
+    time when we held all that a node of our own organisation held. has_others: whether another organisation gets facts
+    of ours. on_rejudged: called when what stood before may count otherwise, though nothing new says so: a chain forked.
+    Of these, conflicts and on_rejudged are called in threads.
     """
 
     authority: Callable[[str], Authority]
@@ -129,7 +130,7 @@ class Rules:
     may_sync: Callable[[Principal, str], bool]
     may_see: Callable[[Principal, str, Sequence[str]], Callable[[Fact], bool] | None]
     on_facts: OnFacts
-    conflicts: Callable[[str], Sequence[wire.Conflict]]
+    conflicts: Callable[[str, Collection[str]], Sequence[wire.Conflict]]
     on_agreed: Callable[[float], None]
     has_others: Callable[[], bool]
     on_rejudged: Callable[[], None]
@@ -254,13 +255,19 @@ class Syncing:
             await self._has_wanted.wait()
             self._has_wanted.clear()
             wait_s = FETCH_BACKOFF_S
+            tried: dict[tuple[str, ChainId], tuple[Head, PeerId]] = {}
             for _ in range(FETCH_TRIES):
+                tried = dict(self._wanted)
                 await self._fetch_once()
                 if not self._wanted:
                     break
                 await asyncio.sleep(wait_s * self._env.random.uniform(0.75, 1.25))
                 wait_s *= 2
-            self._wanted.clear()  # the next round will find what nobody had
+            for key, wanted in tried.items():  # the next round will find what nobody had
+                if self._wanted.get(key) == wanted:
+                    del self._wanted[key]
+            if self._wanted:  # named meanwhile
+                self._has_wanted.set()
 
     async def _fetch_once(self) -> None:
         by_organization: dict[str, dict[ChainId, PeerId]] = {}
@@ -462,7 +469,7 @@ class Syncing:
     async def _heed(self, organization: str, taken: Taken) -> list[Fact]:
         """What was taken is durable and will not come as new again: it is obeyed at once, however the exchange ends."""
         if taken.is_rejudged:
-            self._rules.on_rejudged()
+            await self._env.blocking(self._rules.on_rejudged)
         news = list(taken.new)
         if news:
             await self._rules.on_facts(organization, news)
@@ -473,8 +480,8 @@ class Syncing:
     ) -> int:
         """Report contradictions among what is new, if any, and say what we hold now: of all, or of these chains."""
         sent = 0
-        conflicts = await self._env.blocking(self._rules.conflicts, organization) if touched else ()
-        conflicts = [each for each in conflicts if each.resource in touched][: wire.CONFLICTS_MAX]
+        found = await self._env.blocking(self._rules.conflicts, organization, touched) if touched else ()
+        conflicts = found[: wire.CONFLICTS_MAX]
         if conflicts:
             report = wire.encode_report(conflicts)
             await _write(stream, report)
@@ -578,8 +585,8 @@ class Syncing:
         async with asyncio.timeout(RESPONSE_S_MAX):
             closing = await self._read_closing(stream)
             if closing.kind == "report":
-                ours = {each.resource: each for each in await self._env.blocking(self._rules.conflicts, organization)}
-                known = [ours[each.resource] for each in closing.conflicts if each.resource in ours]
+                asked = {each.resource for each in closing.conflicts}
+                known = await self._env.blocking(self._rules.conflicts, organization, asked)
                 await _write(stream, wire.encode_resolution(known))
                 closing = await self._read_closing(stream)
         if closing.kind != "ack":
@@ -618,9 +625,10 @@ class Syncing:
     def rows(self) -> list[SyncPeerRow]:
         """What is known of others' copies; those that lag most first."""
         found = []
+        ours = {organization: self._log.heads(organization) for _, organization in self._states}
         for (peer, organization), state in self._states.items():
-            ours = self._log.heads(organization)
-            behind = sum(max(0, head.sequence - _sequence(state.heads.get(head.chain))) for head in ours)
+            heads = ours[organization]
+            behind = sum(max(0, head.sequence - _sequence(state.heads.get(head.chain))) for head in heads)
             found.append(SyncPeerRow(str(peer), organization, state.at, behind if state.at else 0, state.error))
         return sorted(found, key=lambda row: (-row.behind, row.peer_id))
 
@@ -662,7 +670,7 @@ def _say(error: Exception) -> str:
     """What went wrong, for people."""
     if isinstance(error, (NegotiationError, StreamResetError)):
         return NOT_OPENED
-    if isinstance(error, (StreamClosedError, ConnectionError)):
+    if isinstance(error, StreamClosedError):
         return "it hung up"
     return (error.message if isinstance(error, RageError) else str(error)) or "no answer in time"
 

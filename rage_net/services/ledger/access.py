@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -195,21 +195,23 @@ class Access:
     def _contested(self, organization: str) -> list[str]:
         """Resources on which there may be contradictions: those with rights by several authors. Looked up once."""
         with self._lock:
-            known = self._disputed.get(organization)
-        if known is None:
-            known = dict.fromkeys(self._log.disputed(organization))
-            with self._lock:
+            if organization in self._disputed:
+                return sorted(self._disputed[organization])
+            generation = self._generation
+        known = dict.fromkeys(self._log.disputed(organization))
+        with self._lock:
+            if generation == self._generation:  # else a fact may have arrived since we read
                 self._disputed[organization] = known
         return sorted(known)
 
-    def reported(self, organization: str) -> list[wire.Conflict]:
-        """The same, as nodes report them to each other: by what each resolves to."""
-        found = {}
-        for resource, conflict in self.conflicts(organization):
-            found[resource] = wire.Conflict(
-                resource, conflict.strategy, digest(self.rights(organization, resource).access)
-            )
-        return list(found.values())
+    def reported(self, organization: str, among: Collection[str]) -> list[wire.Conflict]:
+        """Contradictions on these resources as nodes report them to each other: by what each resolves to."""
+        found = []
+        for resource in self._contested(organization):
+            access = self.rights(organization, resource).access if resource in among else None
+            if access is not None and access.conflicts:
+                found.append(wire.Conflict(resource, access.conflicts[-1].strategy, digest(access)))
+        return found
 
     # --- who may have what of a log ---
 

@@ -43,6 +43,7 @@ class Authority:
         self._own = own
         self._clock = clock
         self._lock = threading.RLock()
+        self._generation = 0
         self._judged: OrderedDict[tuple[str, PeerId, tuple[bytes, ...]], frozenset[str] | None] = OrderedDict()
         self._foreign: tuple[Anchor, ...] | None = None
         self._revoked: tuple[frozenset[tuple[str, str]], frozenset[tuple[str, PeerId]]] | None = None
@@ -50,22 +51,32 @@ class Authority:
     def refresh(self) -> None:
         """The bundle, trust or revocations have changed: forget what was concluded from them."""
         with self._lock:
+            self._generation += 1
             self._judged.clear()
             self._foreign = self._revoked = None
+
+    def prepare(self) -> None:
+        """Conclude now: whoever judges connected peers asks on the event loop, which is not to wait for the log."""
+        with self._lock:
+            self._read_foreign()
+            self._read_revoked()
 
     # --- anchors ---
 
     def foreign_anchors(self) -> tuple[Anchor, ...]:
         """The CAs of organisations that this node, or an admin of ours, trusts, and that trust has not ended."""
         with self._lock:
-            if self._foreign is None:
-                self._foreign = tuple(
-                    Anchor(organization, body.ca, frozenset(body.scopes), body.until or None)
-                    for organization, bodies in self.trusted().items()
-                    for body in bodies
-                )
-            now = self._clock()
-            return tuple(anchor for anchor in self._foreign if anchor.until is None or anchor.until > now)
+            foreign, now = self._read_foreign(), self._clock()
+            return tuple(anchor for anchor in foreign if anchor.until is None or anchor.until > now)
+
+    def _read_foreign(self) -> tuple[Anchor, ...]:
+        if self._foreign is None:
+            self._foreign = tuple(
+                Anchor(organization, body.ca, frozenset(body.scopes), body.until or None)
+                for organization, bodies in self.trusted().items()
+                for body in bodies
+            )
+        return self._foreign
 
     def trusted(self) -> dict[str, list[Trust]]:
         """Trust in force, by organisation, one for each of its CAs; what was withdrawn is left out. Blocking."""
@@ -92,12 +103,12 @@ class Authority:
     def is_revoked(self, organization: str, serial: str, peer: PeerId) -> bool:
         """Whether an admin of that organisation revoked the certificate, or all of the peer's."""
         with self._lock:
-            if self._revoked is None:
-                self._revoked = self._read_revocations()
-            serials, peers = self._revoked
+            serials, peers = self._read_revoked()
         return (organization, serial) in serials or (organization, peer) in peers
 
-    def _read_revocations(self) -> tuple[frozenset[tuple[str, str]], frozenset[tuple[str, PeerId]]]:
+    def _read_revoked(self) -> tuple[frozenset[tuple[str, str]], frozenset[tuple[str, PeerId]]]:
+        if self._revoked is not None:
+            return self._revoked
         serials: set[tuple[str, str]] = set()
         peers: set[tuple[str, PeerId]] = set()
         for organization in self._log.organizations():
@@ -110,7 +121,8 @@ class Authority:
                         serials.add((organization, serial_text(int.from_bytes(body.serial, "big"))))
                     else:
                         peers.add((organization, body.peer))
-        return frozenset(serials), frozenset(peers)
+        self._revoked = frozenset(serials), frozenset(peers)
+        return self._revoked
 
     # --- authors ---
 
@@ -132,6 +144,7 @@ class Authority:
         with self._lock:
             if key in self._judged:
                 return self._judged[key]
+            generation = self._generation
         anchors = self.anchors
         if organization != self.organization:
             anchors = tuple(anchor for anchor in self.foreign_anchors() if "sync" in anchor.scopes)
@@ -142,7 +155,8 @@ class Authority:
         except CertificateError:
             found = None
         with self._lock:
-            self._judged[key] = found
+            if generation == self._generation:  # else it was judged by CAs that may be trusted no more
+                self._judged[key] = found
             while len(self._judged) > JUDGED_MAX:
                 self._judged.popitem(last=False)
         return found

@@ -45,7 +45,6 @@ class Applied:
     """
 
     written: tuple[Fact, ...]
-    dropped: tuple[str, ...]
     trust_changed: bool
     roots_changed: bool
 
@@ -164,15 +163,12 @@ class Records:
         """Do here what new facts say."""
         self._access.forget(facts)
         written: list[Fact] = []
-        dropped: list[str] = []
         trust = (kinds.Certificate, kinds.Revocation, kinds.Trust)
         trust_changed = any(isinstance(fact.body, trust) for fact in facts)
         for doc_id in dict.fromkeys(fact.resource[4:] for fact in facts if fact.resource.startswith("doc:")):
             rights = self._access.rights(organization, f"doc:{doc_id}")
             if rights.is_dead:
-                acknowledgements = self._drop(doc_id, organization=organization)
-                written += acknowledgements
-                dropped += [doc_id] if acknowledgements else []
+                written += self._drop(doc_id, organization=organization)
                 continue
             written += self._show_others(organization, doc_id, facts)
             row = self.row(organization, doc_id)
@@ -188,7 +184,7 @@ class Records:
                     expires_at=float(row.retention_until) if row.retention_until else None,
                 )
         roots_changed = any(isinstance(fact.body, kinds.Access | kinds.Tombstone | kinds.Document) for fact in facts)
-        return Applied(tuple(written), tuple(dropped), trust_changed, roots_changed)
+        return Applied(tuple(written), trust_changed, roots_changed)
 
     def _show_others(self, organization: str, doc_id: str, facts: Sequence[Fact]) -> list[Fact]:
         """What we wrote about a document that has become another organisation's business, too, we say again.
@@ -223,13 +219,14 @@ class Records:
             organization, [New(f"doc:{doc_id}", kinds.Acknowledgement(tombstones[0].id))] if tombstones else []
         )
 
-    def has_acknowledged(self, peer: PeerId, doc_id: str) -> bool:
-        """Whether a peer has said that it dropped a document, as a tombstone that counts asks."""
+    def acknowledged(self, doc_id: str) -> frozenset[PeerId]:
+        """Who has said that it dropped a document, as a tombstone that counts asks."""
         facts = self._access.rights(self._organization, f"doc:{doc_id}").facts
         tombstones = {fact.id for fact in facts if isinstance(fact.body, kinds.Tombstone)}
-        return any(
-            isinstance(fact.body, kinds.Acknowledgement) and fact.author == peer and fact.body.tombstone in tombstones
+        return frozenset(
+            fact.author
             for fact in facts
+            if isinstance(fact.body, kinds.Acknowledgement) and fact.body.tombstone in tombstones
         )
 
 
