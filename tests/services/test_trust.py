@@ -13,16 +13,15 @@ from typing import Any
 import pytest
 
 from rage_net import keys, messages
+from rage_net.acl import SCOPES
 from rage_net.cert import Anchor
 from rage_net.cert.words import LEEWAY_S
 from rage_net.errors import ConfigError
 from rage_net.libp2p.errors import Libp2pError, NegotiationError, NotAdmittedError, StreamClosedError, StreamResetError
 from rage_net.libp2p.multiaddr import Multiaddr
-from rage_net.libp2p.peer_id import PeerId
 from rage_net.libp2p.swarm import Connected, Disconnected, Identified
 from rage_net.messages import CHUNK_PROTOCOL, QUERY_PROTOCOL, SYNC_PROTOCOL, TRUST_PROTOCOL
 from rage_net.services.trust import REFRESH_EVERY_S, REQUESTS_BURST, TRUST_S_MAX, Files, Trust
-from rage_net.services.trust.standing import SCOPES
 from tests.services.trust_world import DAY_S, Authority, Node, ShiftedEnv, TrustWorld, write_pem
 from tests.sim.env import EPOCH_S
 from tests.sim.virtual_loop import VirtualLoop
@@ -531,21 +530,3 @@ async def test_a_log_that_was_last_compared_in_the_future_is_stale(world: TrustW
     ):
         node.store.synced = node.env.now() + off_s
         assert node.trust.is_stale() is is_stale, off_s
-
-
-async def test_an_authors_capabilities_outlive_its_certificate(world: TrustWorld) -> None:
-    acme, other, key = world.authority("acme"), world.authority("other"), keys.generate(world.rng)
-    node, author = await world.node("node", acme), PeerId.from_public_key(key.public_key())
-    old = acme.certify(key, now=EPOCH_S, days=1, capabilities=("storage", "admin"))
-    node.env.off_s = 400 * DAY_S
-    assert node.trust.authority(author, [old]) == {"storage", "admin"}
-    assert node.trust.authority(author, [old], "other") is None
-    assert node.trust.authority(node.peer_id, [old]) is None
-    theirs = other.certify(key)
-    assert node.trust.authority(author, [theirs], "other") is None
-    node.store.anchors = [other.anchor("chunks")]
-    assert node.trust.authority(author, [theirs], "other") is None, "the scope sync is what lets facts in"
-    node.store.anchors = [other.anchor("sync")]
-    assert node.trust.authority(author, [theirs], "other") == {"storage"}
-    assert node.trust.authority(author, [theirs]) is None
-    assert node.trust.authority(author, [b"junk"]) is None

@@ -103,10 +103,7 @@ class Trust:
         self._answered: dict[PeerId, asyncio.Event] = {}
         self._refused_us: dict[PeerId, str] = {}  # connected peers that do not trust us, and why
         self._callbacks: list[Callable[[PeerId], None]] = []
-        self._own_callbacks: list[Callable[[], None]] = []
         self._rates = Rates(burst=REQUESTS_BURST, rate_s=1 / REQUEST_EVERY_S, names_max=PEERS_MAX)
-        self._refusal: tuple[PeerId, str] | None = None
-        """A member of our own organisation that does not trust us, and why; until another one does."""
         self._file_problem = ""
 
     async def begin(self) -> None:
@@ -205,13 +202,6 @@ class Trust:
             found[(certificate.organization, certificate.region) if certificate is not None else ("", "")] += 1
         return found
 
-    def authority(self, author: PeerId, chain: Sequence[bytes], organization: str = "") -> frozenset[str] | None:
-        """What `chain` lets an author do in the log of an organisation (ours by default); None for no member.
-
-        Whatever the time, and whatever is revoked: that is for the log to apply.
-        """
-        return self._judge.authority(author, chain, organization or self.organization)
-
     def judge(self, peer: PeerId, chain: Sequence[bytes]) -> Standing:
         """What a peer with this chain would be to us now."""
         return self._judge.judge(peer, chain, self._env.now())
@@ -219,10 +209,6 @@ class Trust:
     def on_change(self, callback: Callable[[PeerId], None]) -> None:
         """Call `callback` with each peer whose standing has changed, and is not gone."""
         self._callbacks.append(callback)
-
-    def on_own_change(self, callback: Callable[[], None]) -> None:
-        """Call `callback` when our own certificate has become another: the log wants to know it, too."""
-        self._own_callbacks.append(callback)
 
     # -- what changes
 
@@ -251,8 +237,6 @@ class Trust:
                 self._file_problem = f"{error.message}: {error.why}"
                 log.error("%s", self._file_problem)
             if self.credentials.chain != shown:
-                for own_callback in self._own_callbacks:
-                    own_callback()
                 await self.greet_all()
         if not self.is_open:
             self.reconsider()
@@ -324,9 +308,6 @@ class Trust:
                 if response.status != messages.OK:
                     self._refused_us[peer] = response.reason or f"status-{response.status}"
                 standing = self._note(self.judge(peer, response.certificates))
-                if standing.organization == self.organization:
-                    is_refused = response.status != messages.OK
-                    self._refusal = (peer, response.reason) if is_refused else None
                 if not standing.is_trusted:  # an end that is no end tells the answerer that it is not trusted
                     await stream.reset()
                 return standing

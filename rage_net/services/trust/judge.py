@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rage_net.acl import SCOPES
 from rage_net.errors import CertificateError
 from rage_net.libp2p.peer_id import PeerId
-from rage_net.services.trust.standing import SCOPES, VOUCHED_SCOPES, Standing, TrustStore
+from rage_net.services.trust.standing import VOUCHED_SCOPES, Standing, TrustStore
 
 if TYPE_CHECKING:
     from rage_net.cert import Anchor, Verified
@@ -76,23 +77,6 @@ class Judge:
     def remembers(self, peer: PeerId, chain: Sequence[bytes]) -> bool:
         """Whether a peer's chain held not long ago, so that to judge it again costs next to nothing."""
         return _digest(peer, chain) in self._remembered
-
-    def authority(self, author: PeerId, chain: Sequence[bytes], organization: str) -> frozenset[str] | None:
-        """What `chain` lets an author do in an organisation's log, whatever the time; None where it is no member.
-
-        Revocations are for the log to apply: what an author wrote before may count.
-        """
-        from rage_net.cert import verify_chain
-
-        if organization == self.organization:
-            anchors: Sequence[Anchor] = self.own
-        else:
-            anchors = [one for one in self.anchors() if one.organization == organization and "sync" in one.scopes]
-        try:
-            verified = verify_chain(chain, anchors, None, peer_id=author, is_revoked=lambda *_: False)
-        except CertificateError:
-            return None
-        return verified.certificate.capabilities if verified.certificate.organization == organization else None
 
     def _verify(self, peer: PeerId, chain: Sequence[bytes], now: float) -> Verified:
         """Raises CertificateError."""
