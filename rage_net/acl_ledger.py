@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from rage_net.engine import Engine
     from rage_net.metadata import Metadata
 
-OWN_SCOPES = frozenset(("chunks", "query", "sync"))
-
 
 class LogRights:
     """Rights on documents, as the log of one engine has them."""
@@ -45,11 +43,12 @@ class LogRights:
     def principal(self, peer_id: str) -> Principal | None:
         """See acl_verbs.Rights: of our organisation, or of one that is trusted and whose log is here."""
         authority, peer = self._metadata.authority, PeerId.parse(peer_id)
-        scopes = {anchor.organization: anchor.scopes for anchor in authority.foreign_anchors()}
-        for organization, opened in {**scopes, self._metadata.organization: OWN_SCOPES}.items():
+        trusted = dict.fromkeys(anchor.organization for anchor in authority.foreign_anchors())
+        for organization in (*trusted, self._metadata.organization):
             capabilities = authority.capabilities(organization, peer)
             if capabilities is not None and not authority.is_revoked(organization, "", peer):
-                return Principal("peer", peer_id, organization, capabilities=capabilities, scopes=opened)
+                scopes = authority.scopes(organization)
+                return Principal("peer", peer_id, organization, capabilities=capabilities, scopes=scopes)
         return None
 
     def require_admin(self, organization: str, resource: str) -> None:

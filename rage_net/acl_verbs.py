@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 LIST_ROWS_MAX = 10_000
 DEFAULT_VISIBILITY = "org"
 """Of a document about which no fact says one."""
-SCOPES = frozenset(("chunks", "query", "sync"))
 
 
 class Named(NamedTuple):
@@ -316,7 +315,7 @@ def _principal(engine: Engine, verb: verbs.CheckAcl) -> Principal:
         return Principal("user", rest, rest.partition("/")[0], groups)
     if kind == "group":
         return Principal("user", "", rest.partition("/")[0], frozenset({rest}))
-    return Principal("peer", "", rest, scopes=SCOPES) if kind == "org" else acl.ANYONE
+    return Principal("peer", "", rest, scopes=acl.SCOPES) if kind == "org" else acl.ANYONE
 
 
 def _rights(payload: AclPayload) -> verbs.AclRights:

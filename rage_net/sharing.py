@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from rage_net.sync.facts import Fact
 
 PAGE_MAX = 1000
-ALL_SCOPES = frozenset({"chunks", "query", "sync"})
 COUNTED_MAX = 65_536
 """Chunks of one document that are looked at: two seconds of a thread."""
 ASKED_MAX = 8
@@ -287,7 +286,8 @@ async def count_local(engine: Engine, root: Cid) -> None:
             if row.is_dead or row.owner == metadata.own:
                 continue
             capabilities = metadata.log.capabilities(row.organization, row.owner) or frozenset()
-            author = Principal("peer", str(row.owner), row.organization, capabilities=capabilities, scopes=ALL_SCOPES)
+            scopes = metadata.authority.scopes(row.organization)
+            author = Principal("peer", str(row.owner), row.organization, capabilities=capabilities, scopes=scopes)
             blocks = manifest.blocks(root, engine.store.get)
             cids = engine.gate.may_count((cid for cid, _ in zip(blocks, range(COUNTED_MAX), strict=False)), author)
             attest(engine.store, [(cid, False, [(row.organization, row.doc_id)]) for cid in cids])

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rage_net.acl.lists import AccessList, Until
-from rage_net.acl.words import Action, Principal
+from rage_net.acl.words import SCOPES, Action, Principal
 from rage_net.cid import Cid
 
 
@@ -99,7 +99,7 @@ class Decision:
     would_deny: str = ""
 
 
-SCOPES = {
+SCOPE_OF = {
     "read": "chunks",
     "replicate": "chunks",
     "audit": "chunks",
@@ -148,8 +148,7 @@ _VISIBLE = {
     word: Decision(True, f"its visibility is {word}", _RULES) for word in ("public", "federated", "org", "private")
 }
 _NO_SCOPE = {
-    scope: Decision(False, f"trust in its organisation does not open {scope}", _RULES[:2])
-    for scope in ("chunks", "query", "sync")
+    scope: Decision(False, f"trust in its organisation does not open {scope}", _RULES[:2]) for scope in sorted(SCOPES)
 }
 
 
@@ -168,7 +167,7 @@ def authorize(resource: Resource, principal: Principal, action: Action, rules: R
         return _decide_stranger(resource, principal, action, rules, now)
     is_peer = principal.kind == "peer"
     if is_peer and principal.organization != rules.organization:
-        scope = "sync" if isinstance(resource, TopicResource) else SCOPES[action]
+        scope = "sync" if isinstance(resource, TopicResource) else SCOPE_OF[action]
         if scope not in principal.scopes:
             found = _decide_stranger(resource, principal, action, rules, now)
             return found if found.allowed else _NO_SCOPE[scope]
@@ -286,7 +285,7 @@ def _decide_organization(
     if is_member:
         return _MEMBER
     if action != "replicate" and rules.organization in (principal.organization, resource.organization):
-        return _MEMBER if principal.organization == rules.organization else _scoped(SCOPES[action])
+        return _MEMBER if principal.organization == rules.organization else _scoped(SCOPE_OF[action])
     return _DEFAULT
 
 

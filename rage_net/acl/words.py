@@ -20,6 +20,8 @@ Action = Literal["read", "write", "admin", "query", "replicate", "sync", "audit"
 """The last three are asked of organisations and never granted by a fact: trust opens them."""
 ACTIONS: tuple[str, ...] = ("read", "write", "admin", "query", "replicate")
 """Those that a fact gives or denies."""
+SCOPES = frozenset(("chunks", "query", "sync"))
+"""What trust can open to another organisation's peers; within our own all is open."""
 Visibility = Literal["public", "federated", "org", "private"]
 VISIBILITIES: tuple[str, ...] = get_args(Visibility)
 """The most open one first."""

@@ -8,13 +8,12 @@ Blocking: reads the log and the store. Source: design D6, D7; issue 4, G.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rage_net.acl import AccessList, Decision, DocumentResource, Principal, Rules, authorize
+from rage_net.acl import SCOPES, AccessList, Decision, DocumentResource, Principal, Rules, authorize
 from rage_net.cid import Cid
 from rage_net.errors import NotFoundError
-from rage_net.services.trust.standing import SCOPES
 
 if TYPE_CHECKING:
     from rage_net.engine import Engine
@@ -94,8 +93,7 @@ def own_principal(metadata: Metadata) -> Principal:
     capabilities = metadata.authority.capabilities(metadata.organization, metadata.own)
     if capabilities is None:
         return Principal("peer", str(metadata.own))
-    known = Principal("peer", str(metadata.own), metadata.organization, capabilities=capabilities)
-    return replace(known, scopes=SCOPES)
+    return Principal("peer", str(metadata.own), metadata.organization, capabilities=capabilities, scopes=SCOPES)
 
 
 def removed_of(metadata: Metadata | None, rows: Sequence[DocumentRow]) -> list[Removed]:

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from rage_net.acl import SCOPES
 from rage_net.cert import Anchor, verify_chain
 from rage_net.cert.words import serial_text
 from rage_net.errors import CertificateError
@@ -77,6 +78,13 @@ class Authority:
                 for body in bodies
             )
         return self._foreign
+
+    def scopes(self, organization: str) -> frozenset[str]:
+        """What is open here to an organisation's peers: all to our own; what trust in every one of its CAs opens."""
+        if organization == self.organization:
+            return SCOPES
+        opened = [anchor.scopes for anchor in self.foreign_anchors() if anchor.organization == organization]
+        return frozenset.intersection(*opened) if opened else frozenset()
 
     def trusted(self) -> dict[str, list[Trust]]:
         """Trust in force, by organisation, one for each of its CAs; what was withdrawn is left out. Blocking."""

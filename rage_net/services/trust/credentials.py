@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rage_net import certfiles
+from rage_net.acl import SCOPES
 from rage_net.errors import ConfigError, RageError
 from rage_net.messages import CERTIFICATES_MAX
-from rage_net.services.trust.standing import SCOPES
 
 if TYPE_CHECKING:
     from rage_net.cert import Anchor, NodeCertificate

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from rage_net.acl import Principal
+from rage_net.acl import SCOPES, Principal
 from rage_net.libp2p import identify, ping
 from rage_net.libp2p.gossipsub import PROTOCOLS as GOSSIP_PROTOCOLS
 from rage_net.libp2p.kad.messages import PROTOCOL as KAD_PROTOCOL
@@ -25,8 +25,6 @@ from rage_net.messages import (
 if TYPE_CHECKING:
     from rage_net.cert import Anchor, NodeCertificate
 
-SCOPES = frozenset({"chunks", "query", "sync"})
-"""All there are: what holders of our own organisation's certificates have, and the most that another's can be given."""
 VOUCHED_SCOPES = SCOPES - {"sync"}
 """The most for an organisation that another vouches for (`trust_model: web-of-trust`): it was not named here."""
 OPEN_TO_ALL = frozenset({identify.PROTOCOL, identify.PUSH_PROTOCOL, ping.PROTOCOL, TRUST_PROTOCOL})
