@@ -201,6 +201,7 @@ class Engine:
         """Cut, store and record what `source` gives; durable when it returns."""
         if self.metadata is not None and self.metadata.is_read_only:
             self.metadata.require_writer()
+        sharing.check_words(self, verb.name, verb.tags)
         result = await self._stoppable(functools.partial(self._put, verb, source, report))
         await sharing.publish(self, result.doc_id)
         if verb.visibility == "public":
@@ -272,6 +273,7 @@ class Engine:
         """Read a CAR; its roots become documents."""
         if self.metadata is not None and self.metadata.is_read_only:
             self.metadata.require_writer()
+        sharing.check_words(self, verb.name, verb.tags)
         result = await self._stoppable(functools.partial(self._import, verb, source, report))
         for document in result.documents:
             await sharing.publish(self, document.doc_id)

@@ -78,6 +78,14 @@ def _announce(engine: Engine, metadata: Metadata, organization: str, facts: Sequ
         syncing.announce(organization, [head for head in metadata.log.heads(organization) if head.chain in chains])
 
 
+def check_words(engine: Engine, name: str, tags: Sequence[str]) -> None:
+    """Pass for a name and tags that the log takes, where this node writes one. Raises UsageError."""
+    if engine.metadata is not None and engine.metadata.may_write():
+        from rage_net.services.ledger import records
+
+        records.check_words(name, tags)
+
+
 async def publish(engine: Engine, doc_id: str) -> None:
     """A document was put here: the log learns of it, where this node may write."""
     metadata = engine.metadata

@@ -86,7 +86,7 @@ def make_edit(client: int, earlier: Iterable[CountedEdit], changes: Changes) -> 
     Give it all edits that count, and of this client id all there are: clocks must not be taken twice.
     Returns: b"" when nothing would change. Raises: ChangeError.
     """
-    _check(changes)
+    check(changes)
     from pycrdt import Doc
 
     document: Doc[Any] = Doc(client_id=client)
@@ -199,7 +199,8 @@ def _is_key(key: str) -> bool:
     )
 
 
-def _check(changes: Changes) -> None:
+def check(changes: Changes) -> None:
+    """Pass for what a record takes. Raises: ChangeError."""
     if changes.name and not is_text(changes.name, NAME_BYTES_MAX):
         raise ChangeError(f"a name is visible text in NFC of at most {NAME_BYTES_MAX} bytes, without blanks around it")
     if changes.policy and not is_text(changes.policy, POLICY_BYTES_MAX):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import unicodedata
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from typing import Any
 import pytest
 
 from rage_net import sharing
-from rage_net.errors import AccessDeniedError, IntegrityError, NotFoundError, RageError
-from rage_net.sync.facts import Access, Document, New
+from rage_net.errors import AccessDeniedError, IntegrityError, NotFoundError, RageError, UsageError
+from rage_net.sync.facts import Access, Document, New, NodeRecord
 from rage_net.verbs.acl import GrantAcl, SetAcl, ShowAcl
 from rage_net.verbs.cert import RevokeCertificate
 from rage_net.verbs.chunk import ListChunks, RemoveChunk
@@ -311,5 +312,54 @@ def test_a_document_whose_retention_is_over_goes_everywhere(run: Play) -> None:
             ("tombstone", "expired"),
             ("acknowledgement", "dropped"),
         }
+
+    run(scenario)
+
+
+def test_a_name_that_no_record_takes_is_refused_before_anything_is_kept(run: Play) -> None:
+    async def scenario(world: World) -> None:
+        alpha = await world.node("alpha", organization=Organization("acme", world.seed))
+        decomposed = unicodedata.normalize("NFD", "caf\u00e9.md")
+        with pytest.raises(UsageError) as error:
+            await alpha.put(b"coffee", decomposed, "org")
+        assert "caf\u00e9.md" in error.value.mend[0]
+        with pytest.raises(UsageError):
+            await alpha.put(b"coffee", "menu.md", "org", tags=("x" * 200,))
+        assert (await alpha.run(ListChunks())).documents == ()
+        assert "document" not in {row.what for row in (await alpha.run(ShowLog("acme"))).items}
+
+    run(scenario)
+
+
+def test_a_document_that_no_record_takes_keeps_no_other_from_the_log(run: Play) -> None:
+    async def scenario(world: World) -> None:
+        alpha = await world.node("alpha", organization=Organization("acme", world.seed))
+        await alpha.put(b"one", "one.md", "org")
+        await alpha.put(b"two", "two.md", "org")
+        one, two = alpha.engine.documents.resolve("one.md")[0], alpha.engine.documents.resolve("two.md")[0]
+        names = {one: "x" * 600, two: "three.md"}  # as if both had been put before there was a CA
+        for document, name in names.items():
+            alpha.engine.documents.amend("acme", document.doc_id, name=name, tags=(), policy="", expires_at=None)
+        await sharing.keep(alpha.engine)
+        log = alpha.engine.metadata.log
+        assert [row.name for row in log.documents("acme")] == ["one.md", "three.md"]
+
+    run(scenario)
+
+
+def test_who_an_admin_gave_up_is_not_waited_for(run: Play) -> None:
+    async def scenario(world: World) -> None:
+        acme = Organization("acme", world.seed)
+        alpha = await world.node("alpha", organization=acme, capabilities=("storage", "admin"))
+        beta = await world.node("beta", organization=acme, bootstrap=[alpha])
+        metadata = alpha.engine.metadata
+        await world.until(
+            lambda: [str(peer) for peer in sharing.known_nodes(metadata)] == [beta.peer_id],
+            within_s=60,
+            what="beta told of itself",
+        )
+        lost = NodeRecord("eu", "", 1, "lost")
+        await sharing.written(alpha.engine, "acme", metadata.log.append("acme", [New(f"peer:{beta.peer_id}", lost)]))
+        assert sharing.known_nodes(metadata) == []
 
     run(scenario)

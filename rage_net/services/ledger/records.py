@@ -11,6 +11,7 @@ Blocking throughout. Not here: the wire (syncing), whose facts count (access). S
 from __future__ import annotations
 
 import logging
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -20,11 +21,11 @@ from rage_net.chunk.documents import Document, Documents
 from rage_net.chunk.shelf import drop_attested
 from rage_net.chunk.store import ChunkStore
 from rage_net.env import Env
-from rage_net.errors import NotFoundError
+from rage_net.errors import NotFoundError, UsageError
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.services.ledger.access import Access
 from rage_net.sync import facts as kinds
-from rage_net.sync.catalog import Changes
+from rage_net.sync.catalog import ChangeError, Changes, check
 from rage_net.sync.documents import DocumentRow
 from rage_net.sync.facts import Fact, New
 from rage_net.sync.log import Log
@@ -73,7 +74,11 @@ class Records:
     # --- what is ours ---
 
     def publish(self, document: Document) -> list[Fact]:
-        """Write what the log does not say yet of a document of ours; durable when it returns."""
+        """Write what the log does not say yet of a document of ours; durable when it returns.
+
+        Raises: UsageError for a name or tag that no record takes, before anything is written.
+        """
+        check_words(document.name, document.tags, document.policy)
         resource = f"doc:{document.doc_id}"
         known = self.row(self._organization, document.doc_id)
         news: list[New] = []
@@ -114,7 +119,10 @@ class Records:
                 if known is not None and self._is_dead(document.doc_id):
                     written += self._drop(document.doc_id)
                 elif document.owner == str(self._own) and (known is None or not _is_alike(document, known)):
-                    written += self.publish(document)
+                    try:
+                        written += self.publish(document)
+                    except UsageError as error:  # of before there was a CA; the others are not made to wait for it
+                        log.warning("document %s stays on this node alone: %s", document.doc_id, error.message)
             if not after:
                 return written
 
@@ -141,10 +149,12 @@ class Records:
 
     def remove(self, documents: Iterable[Document | DocumentRow], reason: str = "removed") -> list[Fact]:
         """Let documents go everywhere. Raises AccessDeniedError for one that is not ours to remove."""
+        documents = list(documents)
+        for document in documents:  # all or none
+            self._access.require_admin(self._organization, f"doc:{document.doc_id}")
         written: list[Fact] = []
         for document in documents:
             resource = f"doc:{document.doc_id}"
-            self._access.require_admin(self._organization, resource)
             facts = self._log.append(self._organization, [New(resource, kinds.Tombstone(reason))])
             self._access.forget(facts)
             written += facts
@@ -234,6 +244,22 @@ def _visibility(access: AccessList) -> Visibility:
     """As the store notes it: public is only what anyone may have, for it is announced."""
     is_shut = access.flaw or "anyone" in access.denials.get("read", ())
     return "private" if is_shut else cast(Visibility, access.visibility)
+
+
+def check_words(name: str, tags: Sequence[str], policy: str = "") -> None:
+    """Pass for what a record of the log takes: it is narrower than a store alone. Raises UsageError."""
+    try:
+        check(Changes(name, policy, tags_added=tuple(tags)))
+    except ChangeError as error:
+        raise UsageError(
+            str(error),
+            why="the nodes of an organisation compare names letter by letter, so each has one form",
+            mend=[f"--name {_spelt(name) if _spelt(name) != name else 'NAME'}"],
+        ) from None
+
+
+def _spelt(name: str) -> str:
+    return unicodedata.normalize("NFC", name).strip()
 
 
 def _is_alike(document: Document, known: DocumentRow) -> bool:
