@@ -13,7 +13,7 @@ import pytest
 from rage_net import sharing
 from rage_net.chunk.shelf import public_roots
 from rage_net.cid import Cid
-from rage_net.errors import IntegrityError, RageError
+from rage_net.errors import IntegrityError, NotFoundError, RageError
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.sync.facts import Acknowledgement, Document, New, NodeRecord, Tombstone
 from rage_net.verbs.acl import SetAcl
@@ -112,6 +112,34 @@ def test_what_is_public_no_longer_is_announced_no_longer(run: Play) -> None:
         await beta.run(RemoveChunk("beta.md"))
         await asyncio.sleep(5)
         assert len(beta.online.routing) == 0
+
+    run(scenario)
+
+
+def test_a_hidden_cid_asked_for_in_the_dht_is_known_as_little_as_an_absent_one(run: Play) -> None:
+    async def scenario(world: World) -> None:
+        acme, birch = (Organization(name, world.seed) for name in ("acme", "birch"))
+        alpha = await world.node("alpha", organization=acme, flags={"network.libp2p.dht.mode": "server"})
+        beta = await world.node(
+            "beta", organization=birch, bootstrap=[alpha], flags={"network.libp2p.dht.mode": "server"}
+        )
+        await trust(alpha, birch)
+        await trust(beta, acme)
+        await beta.connect(alpha)
+        hidden = Cid.parse(await alpha.put(b"secret" * 100, "secret.md", "org"))
+        public = Cid.parse(await alpha.put(b"open" * 100, "open.md", "public"))
+        await asyncio.sleep(KEEP_S)
+
+        async def providers(root: Cid) -> list[str]:
+            routing = beta.online.routing
+            try:
+                return [str(each.peer_id) async for each in routing.providers(root)]
+            except NotFoundError as error:
+                return [error.message]
+
+        assert await beta.do(providers(public)) == [alpha.peer_id]
+        absent = Cid.of(b"nowhere")
+        assert await beta.do(providers(hidden)) == await beta.do(providers(absent)) == ["no provider is known"]
 
     run(scenario)
 

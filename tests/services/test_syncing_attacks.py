@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from rage_net.metrics import Metrics
 from rage_net.services import syncing
 from rage_net.services.syncing import Rules, Syncing
 from rage_net.sync import wire
-from rage_net.sync.envelope import ChainId, Head, Segment
+from rage_net.sync.envelope import SEGMENT_ENTRIES_MAX, ChainId, Entry, Head, Segment, payload_hash
 from rage_net.sync.facts import Fact, New
 from rage_net.sync.log import Log, open_log
 from tests.sim.env import SimulatedEnv
@@ -278,6 +279,38 @@ async def test_a_log_of_any_size_comes_in_one_exchange(world: World, monkeypatch
     assert {head.chain: head for head in side.log.heads(ORGANIZATION)}.items() >= {
         head.chain: head for head in honest.log.heads(ORGANIZATION)
     }.items()
+
+
+async def test_an_answer_of_100_mib_is_not_read(world: World) -> None:
+    side = await world.side("storage")
+
+    async def script(stream: Stream) -> None:
+        await hear(stream)
+        await stream.write(varint.encode(100 << 20))
+        with suppress(Libp2pError):
+            for _ in range(100):
+                await stream.write(bytes(1 << 20))
+
+    done = await side.syncing.pull(await world.liar(side, script), ORGANIZATION)
+    assert done.error and done.received_bytes == 0
+
+
+async def test_an_answer_full_of_hashes_is_taken_for_what_it_is(world: World) -> None:
+    """Five mebibytes of entries that say nothing: of one author, who signs for them, and of nobody."""
+    side, forger = await world.side("storage"), Forger(world.rng)
+    certified = forger.certify()
+    said = forger.say(*[world.rng.randbytes(8) for _ in range(SEGMENT_ENTRIES_MAX)])
+    hidden = replace(said, entries=tuple(Entry(None, payload_hash(one.payload or b"")) for one in said.entries))
+    unsigned = replace(hidden, first=said.last + 1)
+
+    async def script(stream: Stream) -> None:
+        await hear(stream)
+        await answer(stream, certified, hidden, *[unsigned] * 30)
+        await stream.read_message(wire.REPORT_BYTES_MAX)
+
+    done = await side.syncing.pull(await world.liar(side, script), ORGANIZATION)
+    assert (done.error, done.received, done.refused) == ("", 1, 30)
+    assert {head.sequence for head in side.log.heads(ORGANIZATION)} == {1, said.last}
 
 
 async def test_heads_of_chains_that_nobody_has_cost_no_memory(world: World) -> None:
