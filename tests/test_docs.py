@@ -89,7 +89,7 @@ def test_what_the_pages_show_exists(path: Path) -> None:
     text = path.read_text("utf-8")
     nouns = root().members
     shown = 0
-    for line in re.findall(r"(?<![\w/.-])rage ((?:--home \S+ )?[a-z][^`|\n]*)", text):
+    for line in re.findall(r"(?<![\w/.-])rage ((?:--home \S+ )?[a-z][^`|\n\],;<]*)", text):
         words = [word for word in re.sub(r"--home \S+ ", "", line).split() if re.fullmatch(r"[a-z][a-z-]*", word)]
         if words and words[0] in nouns:
             shown += 1
