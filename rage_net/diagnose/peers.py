@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from rage_net.checkup.outcomes import span
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 END_NEAR = 0.2
 """Of a certificate's life."""
+IDENTIFY_S_MAX = 3.0
+LOOK_S = 0.05
 
 
 async def explain_peer(engine: Engine, online: Online, peer: PeerId, text: str, walk: Walk) -> WhyResult:
@@ -55,6 +58,7 @@ async def explain_peer(engine: Engine, online: Online, peer: PeerId, text: str, 
         walk.add("ping", "broken", error.message, (f"rage peer ping {peer}",))
         return walk.result(text, "peer", False, f"{peer} is connected and does not answer")
     walk.add("ping", "ok", f"{rtt_s * 1000:.1f} ms")
+    await _wait_identified(connection)
     _explain_protocols(online, connection, walk)
     if online.trust.is_open:
         walk.add("certificate", "skipped", "no CA is configured: the node is open")
@@ -100,6 +104,14 @@ async def _dial(online: Online, peer: PeerId, text: str, walk: Walk) -> str:
         mend = ("there: rage node status", "there: rage doctor --only addresses")
         walk.add("dial", "broken", error.why or error.message, mend)
     return ""
+
+
+async def _wait_identified(connection: Connection) -> None:
+    """It says what it speaks a round trip or two after it was met."""
+    for _ in range(round(IDENTIFY_S_MAX / LOOK_S)):
+        if connection.identify is not None or connection.is_lost:
+            return
+        await asyncio.sleep(LOOK_S)
 
 
 def _explain_protocols(online: Online, connection: Connection, walk: Walk) -> None:
