@@ -98,12 +98,12 @@ def _certificate(online: Online) -> Check | None:
     told = judged_there(reason, trust.organization, "", str(online.swarm.peer_id))
     why = ", ".join(f"{peer[-8:]}: {reason}" for peer, reason in [*refusals.items()][:SHOWN_MAX])
     mends = (*told.mend, f"rage why {peer}")
-    return Check("certificate", "warning", f"{len(refusals)} connected peers do not trust this node", why, mends)
+    return Check("certificate", "warning", f"{len(refusals)} trusted peers do not trust this node", why, mends)
 
 
 def _refusals(online: Online) -> dict[str, str]:
-    """Connected peers that do not trust us, and the word that they gave."""
-    peers = [connection.peer_id for connection in online.swarm.connections_unoffered()]
+    """Connected peers that we trust and that do not trust us, and the word that they gave. Strangers are no fault."""
+    peers = [standing.peer_id for standing in online.trust.standings() if standing.is_trusted]
     return {str(peer): reason for peer in peers if (reason := online.trust.refused_by(peer))}
 
 

@@ -25,6 +25,36 @@ def advice(path: Path) -> Iterator[tuple[int, str]]:
                     yield text.lineno, text.value
 
 
+def said(path: Path) -> Iterator[tuple[int, str]]:
+    """Texts that begin as a command to copy does, wherever they stand: checks and links are given theirs by place."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.JoinedStr):
+            parts = (part.value if isinstance(part, ast.Constant) else "X" for part in node.values)
+            text = "".join(map(str, parts))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            text = node.value
+        else:
+            continue
+        if text.removeprefix("there: ").startswith("rage "):
+            yield node.lineno, text
+
+
+def test_every_command_that_a_check_or_a_link_advises_exists() -> None:
+    commands = TREE[3]
+    assert isinstance(commands, dict)
+    found = 0
+    for package in ("checkup", "diagnose"):
+        for path in sorted((ROOT / "rage_net" / package).rglob("*.py")):
+            for line, text in said(path):
+                for noun, verb in COMMAND.findall(text):
+                    found += 1
+                    where = f"{path.relative_to(ROOT)}:{line}: {text!r}"
+                    assert noun in commands, where
+                    members = commands[noun][3]
+                    assert not isinstance(members, dict) or verb in members, where
+    assert found > 50
+
+
 def test_every_command_that_an_error_advises_exists() -> None:
     commands = TREE[3]
     assert isinstance(commands, dict)

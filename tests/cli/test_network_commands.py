@@ -51,7 +51,7 @@ ROWS: list[tuple[list[str], list[list[str]], list[str]]] = [
         [
             [
                 *(ALICE, "connected", "1.5", "65.0", "outbound", "1000", "2000", "2", "rage/0.2", ADDRESS),
-                *("alive", "acme", "eu-west", "storage", "dht"),
+                *("alive", "acme", "eu-west", "storage", "dht", ""),
             ]
         ],
         [ALICE],

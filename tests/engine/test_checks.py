@@ -91,6 +91,9 @@ def test_a_certificate_that_was_revoked_and_peers_that_refuse_it_are_told(run: P
         await _fail_to_connect(beta, alpha)
         found = await check(beta, "certificate")
         assert found.level == "warning" and "cert-revoked" in found.why, found
+        stranger = await world.node("stranger", organization=Organization("dune", world.seed))
+        await _fail_to_connect(stranger, alpha)
+        assert (await check(stranger, "certificate")).level == "skipped", "strangers are no fault"
         assert f"rage why {alpha.peer_id}" in found.mend
         await beta.run(RevokeCertificate(peer_id=alpha.peer_id, reason="no, you"))
         crow = await world.node("crow", organization=Organization("crow", world.seed))
