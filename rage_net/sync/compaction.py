@@ -37,7 +37,7 @@ from rage_net.sync.facts import (
 )
 from rage_net.sync.payloads import UPDATE_BYTES_MAX, Content, encode_payload
 from rage_net.sync.rights import Counting, counting
-from rage_net.sync.storing import CLOSING, Change, fill_hidden
+from rage_net.sync.storing import CLOSING, Change, ever_admins, fill_hidden
 from rage_net.sync.vocabulary import FactError
 
 EXPIRED_S = 7 * 86_400
@@ -123,6 +123,11 @@ def adopt(db: sqlite3.Connection, view: View, author: Author, departed: PeerId, 
             f"adopting what {departed} wrote needs the capability `admin`",
             why="this node's certificate does not give it",
             mend=("rage cert show",),
+        )
+    if departed in ever_admins(db, view) and departed != author.id:
+        raise AccessDeniedError(
+            f"{departed} was an admin, and admins' chains are closed by themselves alone",
+            why="a revocation may stand there that this node has not seen",
         )
     chains = _open_chains(view, departed)
     if not chains or departed == author.id:

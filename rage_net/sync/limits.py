@@ -11,7 +11,7 @@ CA). Source: step 3, "Revoked author"; design D6.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rage_net.libp2p.peer_id import PeerId
@@ -53,20 +53,31 @@ class _Said:
     places: frozenset[Place]
 
 
-def limits(facts: Iterable[Fact], authority: Authority) -> Limits:
+def limits(facts: Iterable[Fact], authority: Authority, admins: Container[PeerId] = ()) -> Limits:
     """How far the chains of one organisation are heard.
 
     Args: facts: its revocations and closings, all that are known, once for each place where they stand, in any order.
+        admins: whoever ever showed a certificate with that capability. Their chains are closed by themselves alone, for
+        a revocation may stand there that whoever closes them has not seen, or would rather not have seen by others.
     """
     places: dict[bytes, set[Place]] = {}
     by_id: dict[bytes, Fact] = {}
     for fact in facts:
-        if _may(fact, authority):
+        if _may(fact, authority, admins):
             by_id[fact.id] = fact
             places.setdefault(fact.id, set()).add((fact.chain, fact.sequence))
     known = [_Said(fact, frozenset(places[id])) for id, fact in sorted(by_id.items())]
 
     revocations = [said for said in known if isinstance(said.fact.body, Revocation)]
+    while True:
+        found = _weigh(known, revocations)
+        kept = [said for said in revocations if not all(chain in found.closed for chain, _ in said.places)]
+        if len(kept) == len(revocations):
+            return found
+        revocations = kept  # what stands in closed chains alone is known to some and to others never
+
+
+def _weigh(known: list[_Said], revocations: list[_Said]) -> Limits:
     revoked = _accepted(_standing(revocations, _revokers(revocations)))
     heard = Limits(revoked, {})
     closings = _latest(said for said in known if isinstance(said.fact.body, Closing) and _is_heard(heard, said))
@@ -78,14 +89,14 @@ def limits(facts: Iterable[Fact], authority: Authority) -> Limits:
     return Limits(revoked, closed)
 
 
-def _may(fact: Fact, authority: Authority) -> bool:
+def _may(fact: Fact, authority: Authority, admins: Container[PeerId]) -> bool:
     """Whether the author may say so, and whoever adopted it may, too."""
     body, has = fact.body, authority(fact.author)
     if has is None or (fact.chain.author != fact.author and "admin" not in (authority(fact.chain.author) or ())):
         return False
     if isinstance(body, Revocation):
         return body.is_author and "admin" in has
-    return isinstance(body, Closing) and (body.author == fact.author or "admin" in has)
+    return isinstance(body, Closing) and (body.author == fact.author or ("admin" in has and body.author not in admins))
 
 
 def _standing(known: Sequence[_Said], cutters: Sequence[Iterable[int]]) -> list[_Said]:

@@ -315,7 +315,23 @@ def apply_limits(db: sqlite3.Connection, view: View) -> tuple[bool, View]:
 
 def weigh(db: sqlite3.Connection, view: View) -> Limits:
     """How far each chain is heard, by what is known now."""
-    return limits(_limiting(db, view), view.shown.get)
+    return limits(_limiting(db, view), view.shown.get, ever_admins(db, view))
+
+
+def ever_admins(db: sqlite3.Connection, view: View) -> frozenset[PeerId]:
+    """Whoever showed a certificate with the capability `admin`, wherever it stood."""
+    return frozenset(author for author, is_admin in _certified(db, view).items() if is_admin)
+
+
+def _certified(db: sqlite3.Connection, view: View) -> dict[PeerId, bool]:
+    """Authors of whom a certificate that holds is known, and whether one makes them admins."""
+    found: dict[PeerId, bool] = {}
+    for author, has in db.execute(
+        "SELECT author, capabilities FROM certificate WHERE organization = ? AND capabilities IS NOT NULL", (view.key,)
+    ):
+        peer = PeerId(author)
+        found[peer] = found.get(peer, False) or "admin" in has.split()
+    return found
 
 
 def _limiting(db: sqlite3.Connection, view: View) -> list[Fact]:
@@ -346,10 +362,12 @@ def _write_limits(db: sqlite3.Connection, view: View, found: Limits) -> set[Peer
     for chain_id in found.closed:
         if chain_id not in view.chains:
             add_chain(db, view, chain_id)
+    certified = _certified(db, view)
     for chain in _reload(db, view).chains.values():
         head = found.closed.get(chain.id)
         now = replace(chain, accepted=found.accepted(chain.id), is_closed=head is not None)
-        if head is not None and head.sequence > chain.sequence:
+        is_known = chain.sequence or chain.id.author in certified  # else it may be an admin's, and is heard out first
+        if head is not None and head.sequence > chain.sequence and is_known:
             now = replace(now, sequence=head.sequence, hash=head.hash)
         elif head is None and chain.is_closed and _has_holes(db, chain):
             now = _begin_again(db, view, now)

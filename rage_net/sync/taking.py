@@ -79,7 +79,7 @@ class Taking:
 
     def _take(self, segment: Segment) -> None:
         chain = self._chain(segment.chain)
-        if chain is not None and chain.is_closed:
+        if chain is not None and chain.is_closed and chain.sequence and not self._is_of_admin(chain.id):
             return  # who sent it has not heard so yet
         if chain is not None and chain.forked_at:
             self._take_forked(chain, segment)
@@ -143,8 +143,12 @@ class Taking:
         assert chain.accepted is not None
         if segment.first <= chain.accepted or "admin" in self.view.shown.get(chain.id.author, ()):
             return
-        if not any(self._shows_admin(one) for one in self.segments if one.chain == chain.id):
+        if not self._is_of_admin(chain.id):
             raise SegmentError("author-revoked", f"{chain.id.author} was revoked")
+
+    def _is_of_admin(self, chain: ChainId) -> bool:
+        """Whether what was sent of a chain shows its author to be an admin."""
+        return any(self._shows_admin(one) for one in self.segments if one.chain == chain)
 
     def _shows_admin(self, segment: Segment) -> bool:
         """Whether an entry is a certificate that makes its author an admin."""

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from rage_net.errors import AccessDeniedError
 from rage_net.sync.catalog import Changes
 from rage_net.sync.documents import DocumentRow, rebuild
 from rage_net.sync.envelope import Head, Segment
@@ -170,15 +171,19 @@ def _head_before(forger: Forger, count: int) -> Head:
     return head
 
 
-def test_an_admin_may_be_adopted_by_another_and_all_agree(rng: random.Random) -> None:
+def test_an_admins_chains_are_closed_by_nobody_else_and_all_agree(rng: random.Random) -> None:
     logs = [make_log(rng, "storage", "admin") for _ in range(3)]
     documents = [put_document(log, rng) for log in logs]
     meet(*logs)
     for _ in range(30):
         act(rng, logs, documents)
     meet(*logs)
-    logs[0].adopt(ORGANIZATION, logs[1].author)
+    with pytest.raises(AccessDeniedError):
+        logs[0].adopt(ORGANIZATION, logs[1].author)
+    chains = tuple(head for head in logs[1].heads(ORGANIZATION) if head.chain.author == logs[1].author)
+    logs[0].append(ORGANIZATION, [New(f"peer:{logs[1].author}", Closing(logs[1].author, chains))])
     meet(*logs)
     assert state(logs[0]) == state(logs[1]) == state(logs[2])
+    assert logs[0].capabilities(ORGANIZATION, logs[1].author) == {"storage", "admin"}
     for log in logs:
         assert_rows_are_fresh(log)

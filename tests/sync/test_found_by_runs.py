@@ -147,6 +147,51 @@ def test_admins_who_revoke_each_other_are_revoked_both(rng: random.Random) -> No
     assert log.revoked(ORGANIZATION) == {owner.author, thief.author}
 
 
+def test_an_admin_whose_chain_a_thief_closed_is_heard(rng: random.Random) -> None:
+    """Else a stolen key would close the owner's chain first, and its revocation would reach nobody."""
+    owner, log, thief = make_log(rng, "admin"), make_log(rng, "storage"), Forger(rng, "admin")
+    give(owner, thief.certify())
+    revoke(owner, thief.id)
+    stolen = thief.say(thief.payload(f"peer:{owner.author}", Closing(owner.author, owner.heads(ORGANIZATION)[:1])))
+    give(log, *thief.segments[:1], stolen)
+    meet(log, owner)
+    assert log.revoked(ORGANIZATION) == owner.revoked(ORGANIZATION) == {thief.id}
+    assert log.capabilities(ORGANIZATION, owner.author) == {"admin"}
+
+
+def test_what_stands_in_closed_chains_alone_revokes_nobody(rng: random.Random) -> None:
+    """Some saw it, others never will: whoever closed its own chain did not say it again."""
+    early, late, admin = make_log(rng, "storage"), make_log(rng, "storage"), Forger(rng, "admin")
+    victim = early.author
+    begun = admin.certify()
+    head = admin.head
+    assert head is not None
+    revocation = admin.say(admin.payload(f"peer:{victim}", Revocation(victim, is_author=True)))
+    again = Forger(rng, "admin")
+    again.key, again.id = admin.key, admin.id
+    again.chain = replace(admin.chain, incarnation=7)
+    closed = [again.certify(), again.say(again.payload(f"peer:{admin.id}", Closing(admin.id, (head,))))]
+    give(early, begun, revocation)
+    assert early.revoked(ORGANIZATION) == {victim}
+    give(early, *closed)
+    give(late, *closed)
+    meet(early, late)
+    assert early.revoked(ORGANIZATION) == late.revoked(ORGANIZATION) == frozenset()
+    assert early.capabilities(ORGANIZATION, victim) == late.capabilities(ORGANIZATION, victim) == {"storage"}
+
+
+def test_adopted_rights_contradict_those_of_who_adopted_them(rng: random.Random) -> None:
+    admin, author = make_log(rng, "admin"), make_log(rng, "storage")
+    resource = put_document(author, rng)
+    for log in (admin, author):
+        log.append(ORGANIZATION, [New(resource, grant("anyone"))])
+    meet(admin, author)
+    admin.adopt(ORGANIZATION, author.author)
+    late = make_log(rng, "storage")
+    meet(admin, late)
+    assert late.disputed(ORGANIZATION) == admin.disputed(ORGANIZATION) == (resource,)
+
+
 def test_a_closing_in_the_chain_that_it_closes_closes_it_from_another(rng: random.Random) -> None:
     """Whoever knows the other place alone never hears what stands in this one."""
     one, other, author = make_log(rng, "storage"), make_log(rng, "storage"), Forger(rng)
