@@ -3,15 +3,16 @@
 `wanted` is the rule, pure; `compact` applies it to our own chains, `adopt`, for an admin, to a departed author's;
 `sweep` drops the rows of chains that are closed. Facts keep their ids, because an id is made of author and payload.
 
-Shed is what nobody can miss: facts that the same author replaced, rights long expired, rights on documents that are
-dead, edits that are merged into one. Never shed: denials, revocations and tombstones that stand; what decides who owns
-a document or whose edits count; certificates that give what the newest does not.
+Shed is what nobody can miss: facts that the same author replaced, unless these had replaced another author's; rights
+long expired; rights on documents that are dead; edits that are merged into one. Never shed: denials, revocations and
+tombstones that stand; what decides who owns a document or whose edits count; certificates that give what the newest
+does not.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from rage_net.errors import AccessDeniedError
@@ -48,35 +49,34 @@ SWEPT_AT_ONCE = 20_000
 """Rows dropped within one transaction."""
 
 
-def wanted(own: Sequence[Fact], counted: Counting, now: float) -> tuple[Fact, ...]:
+def wanted(own: Sequence[Fact], counted: Counting, there: Collection[bytes] | None, now: float) -> tuple[Fact, ...]:
     """Which of one author's facts about a resource must not be shed.
 
     Args: own: the author's facts, all about that resource. counted: what counts of all facts about it.
+        there: ids of all facts about it that may ever count, anyone's; None when some are unknown.
     """
     by_id = {fact.id: fact for fact in own}
-    covering: dict[bytes, list[Fact]] = {}
-    for fact in counted.facts:
-        for id in fact.over:
-            if fact.id in by_id and id in by_id and key_of(by_id[id]) == key_of(fact):
-                covering.setdefault(id, []).append(fact)
+    replaced = {
+        id
+        for fact in counted.facts
+        for id in fact.over
+        if fact.id in by_id and id in by_id and key_of(by_id[id]) == key_of(fact)
+    }
     is_dead = any(isinstance(fact.body, Tombstone) for fact in counted.facts)
     first = min((fact for fact in own if isinstance(fact.body, Document)), key=lambda fact: fact.order, default=None)
-    kept = {
-        fact.id: fact
+    shed = {
+        fact.id
         for fact in own
-        if fact is first
-        or _decides(fact.body)
-        or not (
-            fact.id in covering or _is_said_again(fact) or _is_past(fact.body, now) or (is_dead and _dies(fact.body))
-        )
+        if fact is not first
+        and not _decides(fact.body)
+        and (fact.id in replaced or _is_said_again(fact) or _is_past(fact.body, now) or (is_dead and _dies(fact.body)))
     }
-    waiting = list(kept.values())
-    while waiting:  # what is kept though it was replaced must stay replaced
-        for fact in covering.get(waiting.pop().id, ()):
-            if fact.id not in kept:
-                kept[fact.id] = fact
-                waiting.append(fact)
-    return tuple(sorted(kept.values(), key=lambda fact: fact.order))
+    is_moving = True
+    while is_moving:  # what replaces something that stays must stay, too, or that would be in force again
+        kept = {id for id in shed if any(one not in shed and (there is None or one in there) for one in by_id[id].over)}
+        shed -= kept
+        is_moving = bool(kept)
+    return tuple(sorted((fact for id, fact in by_id.items() if id not in shed), key=lambda fact: fact.order))
 
 
 def _decides(body: Body) -> bool:
@@ -219,9 +219,11 @@ def _wanted_payloads(
                 by_resource.setdefault(fact.resource, {})[fact.id] = fact
                 payloads[fact.id] = row[3]
     found: list[tuple[tuple[int, bytes], bytes]] = []
+    has_holes = any(_has_hidden(db, chain) for chain in view.chains.values() if not chain.is_closed)
     for resource, own in by_resource.items():
         counted = counting(facts_about(db, view, resource), view.authority)
-        kept = wanted(tuple(own.values()), counted, now)
+        there = None if has_holes else _ids_about(db, view, resource)
+        kept = wanted(tuple(own.values()), counted, there, now)
         merged = _merged(view, author, of, resource, kept, counted)
         for fact in kept:
             if merged is not None and isinstance(fact.body, Edit):
@@ -232,6 +234,15 @@ def _wanted_payloads(
             found.append((merged[0], merged[1]))
     certificates = _certificates(db, view, of)
     return certificates + [payload for _, payload in sorted(found)], len(found) + len(certificates)
+
+
+def _ids_about(db: sqlite3.Connection, view: View, resource: str) -> frozenset[bytes]:
+    """All facts about a resource, those included that are not heard now: they may be again."""
+    rows = db.execute(
+        "SELECT fact FROM entry WHERE resource = (SELECT id FROM resource WHERE organization = ? AND name = ?)",
+        (view.key, resource),
+    )
+    return frozenset(bytes(row[0]) for row in rows)
 
 
 def _merged(

@@ -8,7 +8,18 @@ import pytest
 
 from rage_net.errors import AccessDeniedError
 from rage_net.sync.catalog import Changes
-from rage_net.sync.facts import Acknowledgement, Adoption, Closing, Edit, Fact, New, NodeRecord, Revocation, Tombstone
+from rage_net.sync.facts import (
+    Access,
+    Acknowledgement,
+    Adoption,
+    Closing,
+    Edit,
+    Fact,
+    New,
+    NodeRecord,
+    Revocation,
+    Tombstone,
+)
 from rage_net.sync.log import Log
 from tests.sync.world import (
     NOW,
@@ -17,6 +28,7 @@ from tests.sync.world import (
     Forger,
     World,
     certificate,
+    document,
     give,
     grant,
     judge,
@@ -274,3 +286,59 @@ def test_acknowledgements_of_several_stand_beside_each_other(log: Log, peer: Log
     ]
     assert {fact.author for fact in acks} == {log.author, peer.author}
     assert len(acks) == 2
+
+
+def test_what_replaced_anothers_fact_is_kept_even_when_it_was_replaced_itself(log: Log, rng: random.Random) -> None:
+    """Public by an admin, then for the organisation, then private by the owner: public must not come back."""
+    admin = make_log(rng, "admin")
+    resource = put_document(log, rng)
+    meet(log, admin)
+    admin.append(ORGANIZATION, [New(resource, Access(visibility="public"))])
+    meet(log, admin)
+    churn(log, resource)
+    log.append(ORGANIZATION, [New(resource, Access(visibility="org"))])
+    log.append(ORGANIZATION, [New(resource, Access(visibility="private"))])
+    before = standing(log, resource)
+    assert log.compact(ORGANIZATION)
+    meet(log, admin)
+    assert standing(log, resource) == standing(admin, resource) == before
+
+
+def test_a_document_that_moved_twice_stays_where_it_is(log: Log, rng: random.Random) -> None:
+    resource = put_document(log, rng, b"one")
+    for content in (b"two", b"three"):
+        log.append(ORGANIZATION, [New(resource, document(content, created_at=9))])
+    churn(log, resource)
+    before = log.documents(ORGANIZATION)
+    assert log.compact(ORGANIZATION)
+    assert log.documents(ORGANIZATION) == before
+    assert before[0].root == document(b"three").root
+    assert before[0].created_at == 5
+
+
+def test_a_revoked_author_does_not_compact_what_is_still_heard_of_it(log: Log, rng: random.Random) -> None:
+    """Its new chain would not be heard, and its old ones be closed: everything it said would be gone."""
+    admin = make_log(rng, "admin")
+    resource = put_document(log, rng)
+    churn(log, resource, 5)
+    meet(log, admin)
+    heads = tuple(head for head in admin.heads(ORGANIZATION) if head.chain.author == log.author)
+    admin.append(ORGANIZATION, [New(f"peer:{log.author}", Revocation(log.author, is_author=True, accepted=heads))])
+    meet(log, admin)
+    before = standing(log, resource)
+    assert log.compact(ORGANIZATION) == 0
+    assert standing(log, resource) == before
+
+
+def test_a_tombstone_by_an_admin_of_the_document_counts_after_its_owner_compacted(
+    log: Log, peer: Log, rng: random.Random
+) -> None:
+    resource = put_document(log, rng)
+    log.append(ORGANIZATION, [New(resource, grant(peer.author, "admin"))])
+    churn(log, resource, 5)
+    meet(log, peer)
+    peer.append(ORGANIZATION, [New(resource, Tombstone("removed"))])
+    meet(log, peer)
+    assert log.compact(ORGANIZATION)
+    meet(log, peer)
+    assert all(one.documents(ORGANIZATION)[0].is_dead for one in (log, peer))
