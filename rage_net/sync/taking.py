@@ -27,14 +27,14 @@ from rage_net.sync.envelope import (
     payload_hash,
     verify_signature,
 )
-from rage_net.sync.facts import Certificate
-from rage_net.sync.payloads import decode_payload
+from rage_net.sync.facts import NUMBERS, Certificate
+from rage_net.sync.payloads import decode_payload, number_of, parse
 from rage_net.sync.storing import Change, Judge, fill_hidden, put_certificate, put_checkpoint, put_entries, touch, weigh
 from rage_net.sync.vocabulary import FactError
 
-CHAINS_AUTHOR_MAX = 1024
+CHAINS_AUTHOR_MAX = 256
 """Of one author: a new one for each compaction and each restored backup."""
-CHAINS_MAX = 16_384
+CHAINS_MAX = 8_000
 """Of one organisation."""
 AUTHOR_BYTES_MAX = 4 << 30
 """Of payloads of one author: whoever has a certificate may fill a disk no further."""
@@ -120,7 +120,9 @@ class Taking:
         start = chain or Chain(0, segment.chain, 0, chain_start(segment.chain, self.view.name), 0)
         digest = self._verify(start, segment, hashes, 0)
         capabilities = self.judge(segment.chain.author, body.certificates)
-        if capabilities is None:
+        if capabilities is None and (later := self._later_certificate(segment.chain)) is not None:
+            capabilities = later  # of a CA that was withdrawn since, and renewed under the next one
+        elif capabilities is None:
             raise SegmentError("author-unknown", f"no certificate of {segment.chain.author} holds")
         is_revoked = revoked is not None and revoked.accepted is not None
         if is_revoked and "admin" not in capabilities and not weigh(self.db, self.view).accepted(segment.chain):
@@ -128,10 +130,28 @@ class Taking:
         self._check_room(segment.chain.author)
         chain = chain or add_chain(self.db, self.view, segment.chain)
         self.change.is_limiting = True
-        put_certificate(self.db, self.view, segment.chain.author, fact_id(segment.chain.author, payload), capabilities)
+        first = self.judge(segment.chain.author, body.certificates)
+        put_certificate(self.db, self.view, segment.chain.author, fact_id(segment.chain.author, payload), first)
         self._write(chain, segment, hashes, 0, digest)
         if segment.chain.author == self.own and segment.chain.incarnation == self.view.incarnation:
             self.is_behind_ours = True
+
+    def _later_certificate(self, chain: ChainId) -> frozenset[str] | None:
+        """What the last certificate that holds gives a chain's author, of those that were sent with its beginning."""
+        found = None
+        for segment in self.segments:
+            for entry in segment.entries if segment.chain == chain else ():
+                if entry.payload is None:
+                    continue
+                try:
+                    if number_of(parse(entry.payload)) != NUMBERS[Certificate]:
+                        continue
+                    body = decode_payload(entry.payload).body
+                except FactError:
+                    continue
+                if isinstance(body, Certificate):
+                    found = self.judge(chain.author, body.certificates) or found
+        return found
 
     def _check_room(self, author: PeerId) -> None:
         chains = {**self.view.chains, **self.chains}

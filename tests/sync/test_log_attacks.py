@@ -467,3 +467,17 @@ def test_what_is_told_of_a_revoked_author_ends_where_it_was_cut_off(log: Log, ad
     ]
     assert [segment.last for segment in sent] == [1]
     assert sum(len(encode_segment(segment)) for segment in sent) < 1000
+
+
+def test_an_author_whose_first_ca_was_withdrawn_is_taken_by_a_newcomer_for_its_renewed_certificate(
+    log: Log, rng: random.Random
+) -> None:
+    author = Forger(rng)
+    first = author.say(author.payload(f"peer:{author.id}", certificate(author.id, "storage", "bad")))
+    doc_id = document_id(author.id, rng.getrandbits(64))
+    said = author.say(author.payload(f"doc:{doc_id}", document()))
+    assert reasons(log, first) == ["author-unknown"]
+    renewed = author.say(author.payload(f"peer:{author.id}", certificate(author.id, "storage"), lamport=3))
+    assert reasons(log, first, said, renewed) == []
+    assert log.capabilities(ORGANIZATION, author.id) == {"storage"}
+    assert [row.doc_id for row in log.documents(ORGANIZATION)] == [doc_id]
