@@ -146,7 +146,9 @@ def rotate(ca: CaCertificate, years: float, passphrase_file: str) -> Ca:
 
 
 def withdrawal_plan() -> tuple[str, tuple[CaCertificate, ...]]:
-    """What `rotate --withdraw` would do, and to which CAs."""
+    """What `rotate --withdraw` would do, and to which CAs. Raises ConflictError where it would shut this node out."""
+    from rage_net.cert import parse
+
     _, _, files = here()
     certfiles.read_ca(files)
     retired = certfiles.read_retired(files)
@@ -155,6 +157,14 @@ def withdrawal_plan() -> tuple[str, tuple[CaCertificate, ...]]:
     serials = {ca.serial for ca in retired}
     newest = {line.name: line for line in certfiles.read_issued(files)}
     behind = [line for line in newest.values() if line.by in serials and line.not_after > time.time()]
+    own = certfiles.read_optional(files.certificate)
+    if own and parse(own[0]).serial in {line.serial for line in behind}:
+        raise ConflictError(
+            "this node's own certificate is still of the CA that is to be withdrawn",
+            why="nobody would believe it any more, nor what it wrote",
+            mend=["rage cert renew", "rage cert request | rage cert sign - --yes | rage cert install -"],
+            id="own-certificate-old",
+        )
     plan = f"Trust {', '.join(ca.name for ca in retired)} no longer, and forget its key? "
     if behind:
         plan += f"{len(behind)} of its certificates were not replaced yet: {', '.join(x.name for x in behind[:3])}."

@@ -391,6 +391,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "The chunk is not known to be public, so that nobody outside the organisation was asked for it.",
         "name a holder with --peer",
     ),
+    "own-certificate-old": (
+        ConflictError,
+        "The CA that is to be withdrawn signed this very node's certificate.",
+        "rage cert renew",
+    ),
     "passphrase-length": (
         UsageError,
         "A passphrase is shorter than 8 bytes or longer than 1024.",

@@ -40,6 +40,7 @@ WIDE_COLUMNS_MIN = 120
 
 GAP = 2
 """Blanks between columns."""
+PEER_ID_BEGINNING = "12D3KooW"
 TEXT_COLUMNS_MIN = 8
 """A word cut shorter than this says nothing."""
 
@@ -202,8 +203,14 @@ def _print_table(records: Sequence[Any], columns: Sequence[Column]) -> None:
         overflow: Literal["fold", "ellipsis"] = "fold" if is_prose else "ellipsis"
         table.add_column(column.title.upper(), justify=justify, no_wrap=not is_prose, overflow=overflow, width=width)
     for row in rows:
-        table.add_row(*row[: len(widths)])
+        table.add_row(*[_fit(cell, width) for cell, width in zip(row, widths, strict=False)])
     console.print(table)
+
+
+def _fit(cell: str, width: int) -> str:
+    """A peer id where there is no room for all of it keeps its end: they all begin alike."""
+    is_cut = cell.startswith(PEER_ID_BEGINNING) and len(cell) > width
+    return f"…{cell[len(cell) - width + 1 :]}" if is_cut else cell
 
 
 def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int) -> list[int]:

@@ -140,7 +140,13 @@ class Node:
             log.info("stopping")
             lifetime.notify(self._environ, "STOPPING=1")
             await guard("peers_save", online.save, self.engine.metrics)
+            await guard("agreed_save", self._save_agreed, self.engine.metrics)
             await guard("leave", online.leave, self.engine.metrics, timeout_s=LEAVE_S_MAX)
+
+    async def _save_agreed(self) -> None:
+        """When our log was last compared: else a node that stopped soon after would be stale at its start."""
+        if self.engine.metadata is not None:
+            await self.engine.env.blocking(self.engine.metadata.save_agreed)
 
     # --- doors ---
 

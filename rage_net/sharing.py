@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 PAGE_MAX = 1000
 COUNTED_MAX = 65_536
 """Chunks of one document that are looked at: two seconds of a thread."""
+ASKED_S_MAX = 2.0
 ASKED_MAX = 8
 """Nodes of our organisation that are asked why something cannot be had."""
 LOOK_S = 0.2
@@ -143,8 +144,11 @@ async def remove_everywhere(engine: Engine, verb: chunks.RemoveChunk) -> chunks.
         for row in rows:
             await engine.env.blocking(metadata.access.require_admin, metadata.organization, f"doc:{row.doc_id}")
         return chunks.RemoveChunkResult(shown, local, True, True)
-    facts = await engine.env.blocking(metadata.records.remove, rows)
+    living = [row for row in rows if not row.is_dead]
+    facts = await engine.env.blocking(metadata.records.remove, living)
     await written(engine, metadata.organization, facts)
+    if not living:  # removed before: who has seen it by now?
+        facts = await engine.env.blocking(metadata.records.tombstones, [row.doc_id for row in rows])
     nodes = await engine.env.blocking(known_nodes, metadata)
     nodes += [peer for peer in _connected_members(engine, metadata) if peer not in nodes]
     ends = engine.env.monotonic() + verb.wait_s
@@ -176,8 +180,8 @@ def _measure(engine: Engine, rows: Sequence[DocumentRow]) -> int:
 
 
 def _find_documents(metadata: Metadata, ref: str) -> list[DocumentRow]:
-    rows = catalog_rows(metadata, ref)
-    found = [row for row in rows if not row.is_dead and row.organization == metadata.organization]
+    rows = [row for row in catalog_rows(metadata, ref) if row.organization == metadata.organization]
+    found = [row for row in rows if not row.is_dead] or rows
     if not found:
         raise NotFoundError(
             f"no document {ref!r} in the log of {metadata.organization}",
@@ -317,9 +321,13 @@ async def explain_absence(engine: Engine, root: Cid, error: RageError) -> RageEr
         for connection in online.swarm.connections()
         if online.trust.certified(connection.peer_id).organization == metadata.organization
     ]
+    ends = engine.env.monotonic() + ASKED_S_MAX
     for connection in members[:ASKED_MAX]:
+        if engine.env.monotonic() >= ends:
+            break
         try:
-            await online.exchange.fetch(connection, root, 0)
+            async with asyncio.timeout(ASKED_S_MAX):
+                await online.exchange.fetch(connection, root, 0)
         except AccessDeniedError:
             return AccessDeniedError(
                 f"{root} is denied to this node",
@@ -327,7 +335,7 @@ async def explain_absence(engine: Engine, root: Cid, error: RageError) -> RageEr
                 mend=[f"there: rage acl grant DOC peer:{metadata.own} read", f"there: rage acl show {root}"],
                 id="chunk-denied",
             )
-        except RageError:
+        except (RageError, TimeoutError):
             continue
     return error
 

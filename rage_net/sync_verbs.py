@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 SPOOL_BYTES = 8 << 20
 """Of an export in memory; what is more lies in a temporary file."""
+REFUSED_S = 900.0
+"""A refusal is a problem for so long: peers that hold what we refuse show it again at each round."""
 REASONS_MAX = 20
 """Reasons for refusing parts of a file that are told."""
 
@@ -97,6 +99,10 @@ def _sync_problems(
     if forks:
         noun = "author" if forks == 1 else "authors"
         yield f"{forks} {noun} wrote two histories (rage sync conflicts)"
+    syncing = engine.syncing()
+    lately = syncing.refused_lately if syncing is not None else None
+    if lately is not None and engine.env.monotonic() - lately[1] < REFUSED_S:
+        yield f"what an author wrote is refused here: {lately[0]} (rage sync log, rage doctor --only sync)"
     for row in rows:
         if row.error and row.organization == engine.organization:  # what others do not open is theirs to decide
             yield f"{row.peer_id[-8:]}: {row.error}"

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from sqlite3 import Connection
 
 from rage_net.chunk.holds import Lease, finish_release, measure_release, release
-from rage_net.chunk.store import ChunkStore
+from rage_net.chunk.store import DELETE_BATCH, ChunkStore
 from rage_net.cid import Cid, CidError
 from rage_net.errors import ConflictError, NotFoundError, UsageError
 from rage_net.verbs.chunk import Visibility
@@ -234,6 +235,17 @@ class Documents:
         if not self._store.index.shrink(change):
             return False
         finish_release(self._store, document.holder, self._store.env.now())
+        return True
+
+    def destroy(self, document: Document) -> bool:
+        """As `remove`, but bytes that nothing else holds go at once, without grace: it was removed everywhere."""
+        with self._store.index.read() as db:
+            rows = db.execute("SELECT cid FROM hold WHERE holder = ?", (document.holder,)).fetchall()
+        if not self.remove(document):
+            return False
+        cids = [Cid.from_bytes(cid) for (cid,) in rows]
+        for at in range(0, len(cids), DELETE_BATCH):
+            self._store.discard(cids[at : at + DELETE_BATCH], before=math.inf)
         return True
 
     def measure_release(self, document: Document) -> tuple[int, int]:

@@ -158,7 +158,9 @@ class Syncing:
         self.organization = organization
         """Our own."""
         self.refused: Counter[str] = Counter()
-        """Envelopes refused, by why."""
+        """Segments refused, by why."""
+        self.refused_lately: tuple[str, float] | None = None
+        """Why one was refused last, and when, on the monotonic clock."""
         self._log = log_
         self._swarm = swarm
         self._env = env
@@ -515,6 +517,8 @@ class Syncing:
             )
 
     def _note_refused(self, peer: PeerId, taken: Taken) -> None:
+        if taken.refused:
+            self.refused_lately = taken.refused[0][1], self._env.monotonic()
         for head, reason in taken.refused:
             self.refused[reason] += 1
             self._metrics.sync_events.add(1, f"refused_{reason}")

@@ -149,6 +149,7 @@ def test_a_document_that_is_removed_everywhere_is_dropped_and_acknowledged(run: 
         await world.leave(gamma)
         done = await alpha.run(RemoveChunk("old.md", everywhere=True, wait_s=5.0))
         assert done.acknowledged == (beta.peer_id,) and done.awaiting == (gamma.peer_id,)
+        assert world.holders(root) == [], "its bytes are gone, too"
         with pytest.raises(NotFoundError):
             await alpha.get("old.md")
         await refused(beta.get(root, alpha))
@@ -156,6 +157,8 @@ def test_a_document_that_is_removed_everywhere_is_dropped_and_acknowledged(run: 
         await asyncio.sleep(20)
         rows = gamma.engine.metadata.log.documents("acme", name="old.md")
         assert [row.is_dead for row in rows] == [True]
+        again = await alpha.run(RemoveChunk("old.md", everywhere=True, wait_s=5.0))
+        assert not again.awaiting and set(again.acknowledged) == {beta.peer_id, gamma.peer_id}
 
     run(scenario)
 

@@ -216,7 +216,7 @@ class Records:
         except NotFoundError:
             document = None
         if document is not None and document.organisation == organization:
-            had = self._documents.remove(document) or had
+            had = self._documents.destroy(document) or had
         if not had or not acknowledge or organization != self._organization:
             return []
         log.info("document %s was removed by its organisation, and is dropped here", doc_id)
@@ -228,6 +228,15 @@ class Records:
         return self._log.append(
             organization, [New(f"doc:{doc_id}", kinds.Acknowledgement(tombstones[0].id))] if tombstones else []
         )
+
+    def tombstones(self, doc_ids: Iterable[str]) -> list[Fact]:
+        """What says that documents of ours are gone."""
+        return [
+            fact
+            for doc_id in doc_ids
+            for fact in self._access.rights(self._organization, f"doc:{doc_id}").facts
+            if isinstance(fact.body, kinds.Tombstone)
+        ]
 
     def acknowledged(self, doc_id: str) -> frozenset[PeerId]:
         """Who has said that it dropped a document, as a tombstone that counts asks."""
