@@ -150,14 +150,17 @@ class LogReader:
         return tuple(row[0] for row in rows)
 
     def disputed(self, organization: str) -> tuple[str, ...]:
-        """Resources with rights by several chains, or adopted: there authors may contradict each other. One pass."""
+        """Resources with rights by several authors: those on which they may contradict each other. One pass.
+
+        Two authors are two chains, or one that adopted from the other.
+        """
         view = self._views.get(organization)
         if view is None:
             return ()
         with self._file.read() as db:
             rows = db.execute(
                 "SELECT name FROM resource WHERE id IN (SELECT resource FROM entry WHERE organization = ? AND kind = ?"
-                " GROUP BY resource HAVING count(DISTINCT ifnull(author, chain)) > 1)",
+                " GROUP BY resource HAVING count(DISTINCT chain) > 1 OR max(author) IS NOT NULL)",
                 (view.key, NUMBERS[Access]),
             ).fetchall()
         return tuple(row[0] for row in rows)

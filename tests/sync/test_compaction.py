@@ -342,3 +342,16 @@ def test_a_tombstone_by_an_admin_of_the_document_counts_after_its_owner_compacte
     assert log.compact(ORGANIZATION)
     meet(log, peer)
     assert all(one.documents(ORGANIZATION)[0].is_dead for one in (log, peer))
+
+
+def test_contradictions_with_an_adopted_author_are_still_found(log: Log, peer: Log, rng: random.Random) -> None:
+    admin = make_log(rng, "admin")
+    resource = put_document(log, rng)
+    meet(log, peer, admin)
+    log.append(ORGANIZATION, [New(resource, grant("anyone"))])
+    admin.append(ORGANIZATION, [New(resource, grant("anyone", allowed=False))])
+    meet(log, peer, admin)
+    admin.adopt(ORGANIZATION, log.author)
+    newcomer = make_log(rng, "storage")
+    meet(admin, peer, newcomer)
+    assert [one.disputed(ORGANIZATION) for one in (admin, peer, newcomer)] == [(resource,)] * 3
