@@ -340,8 +340,33 @@ def check_given(
         kind, _, doc_id = fact.resource.partition(":")
         if kind != "doc":
             raise Broken(f"4: {node.author.name} gave {principal} a fact about {fact.resource}")
+        if _takes_away(fact, principal) and any(
+            _shares(one, fact.resource, principal) for one in raw_facts(node, organization)
+        ):
+            continue  # who could read it once must hear that it can no more
         if why := Oracle(known, doc_id, organization, node.strategy).must_hide(principal, node.env.now()):
             raise Broken(f"4: {node.author.name} gave {principal} a fact about {doc_id}: {why}")
+
+
+def _takes_away(fact: Fact, principal: Principal) -> bool:
+    """Whether a fact can only narrow what the principal may: a removal, a visibility, a denial of one of its names."""
+    body = fact.body
+    if isinstance(body, Access):
+        return bool(body.visibility) or (not body.allowed and _names(body.principal, principal))
+    return isinstance(body, Tombstone)
+
+
+def _shares(fact: Fact, resource: str, principal: Principal) -> bool:
+    """Whether a fact was ever meant to show a document to the principal."""
+    body = fact.body
+    if fact.resource != resource or not isinstance(body, Access):
+        return False
+    return body.visibility in ("public", "federated") or (body.allowed and _names(body.principal, principal))
+
+
+def _names(name: str, principal: Principal) -> bool:
+    organization = principal.organization
+    return name in principal.names or name.startswith((f"user:{organization}/", f"group:{organization}/"))
 
 
 # --- at the end -------------------------------------------------------------------------------------------------------
