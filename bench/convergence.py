@@ -28,7 +28,7 @@ def play_chunk(seeds: range) -> tuple[Counter[str], list[str]]:
     for seed in seeds:
         try:
             outcome = play(seed)
-        except Broken as error:
+        except (Broken, RuntimeError) as error:
             failures.append(str(error))
             continue
         events += outcome.events

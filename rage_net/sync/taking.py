@@ -79,7 +79,8 @@ class Taking:
 
     def _take(self, segment: Segment) -> None:
         chain = self._chain(segment.chain)
-        if chain is not None and chain.is_closed and chain.sequence and not self._is_of_admin(chain.id):
+        is_closed = chain is not None and chain.is_closed and chain.sequence
+        if chain is not None and is_closed and (chain.forked_at or not self._is_of_admin(chain.id)):
             return  # who sent it has not heard so yet
         if chain is not None and chain.forked_at:
             self._take_forked(chain, segment)
@@ -93,6 +94,10 @@ class Taking:
             self._check_revoked(chain, segment)
         hashes = _hashes(segment.entries)
         shared = min(chain.sequence, segment.last) - segment.first + 1
+        if chain.is_closed:  # of what was closed the rows are gone; only what follows can be checked
+            if shared < len(hashes):
+                self._extend(chain, segment, hashes, max(shared, 0))
+            return
         if shared > 0:
             ours = read_hashes(self.db, chain, segment.first, segment.first + shared - 1)
             fork = next((at for at in range(shared) if ours[at] != hashes[at]), None)

@@ -479,6 +479,8 @@ class World:
         self.sides.clear()
         for node in self.nodes:
             node.is_up = True
+            node.env.skew_s = 0.0  # rights that expire are compared, so clocks are set right at last
+            node.access.forget_all()
 
     # --- the end ---
 

@@ -220,6 +220,15 @@ class Oracle:
         ]
         return "" if granted or (opened and not is_narrowed) else "nothing that counts shares it with that organisation"
 
+    def takes_away(self, fact: Fact, principal: Principal) -> bool:
+        """Whether a fact ends what another organisation's peer could read before: that, it must be told."""
+        names = (*principal.names, f"user:{principal.organization}/", f"group:{principal.organization}/")
+        ends = isinstance(fact.body, Tombstone) or _visibility(fact) or (_denies(fact) and _names(fact, names))
+        return bool(ends) and any(
+            _visibility(one) in ("public", "federated") or (_allows(one) and _names(one, names))
+            for one in self.counting
+        )
+
 
 def key_of(fact: Fact) -> tuple[str, ...]:
     body = fact.body
@@ -246,6 +255,11 @@ def _allows(fact: Fact) -> bool:
 
 def _denies(fact: Fact) -> bool:
     return isinstance(fact.body, Access) and not fact.body.visibility and not fact.body.allowed
+
+
+def _names(fact: Fact, names: tuple[str, ...]) -> bool:
+    principal = fact.body.principal if isinstance(fact.body, Access) else ""
+    return principal in names or principal.startswith(tuple(name for name in names if name.endswith("/")))
 
 
 def _visibility(fact: Fact) -> str:
@@ -340,33 +354,10 @@ def check_given(
         kind, _, doc_id = fact.resource.partition(":")
         if kind != "doc":
             raise Broken(f"4: {node.author.name} gave {principal} a fact about {fact.resource}")
-        if _takes_away(fact, principal) and any(
-            _shares(one, fact.resource, principal) for one in raw_facts(node, organization)
-        ):
-            continue  # who could read it once must hear that it can no more
-        if why := Oracle(known, doc_id, organization, node.strategy).must_hide(principal, node.env.now()):
+        oracle = Oracle(known, doc_id, organization, node.strategy)
+        why = oracle.must_hide(principal, node.env.now())
+        if why and not oracle.takes_away(fact, principal):
             raise Broken(f"4: {node.author.name} gave {principal} a fact about {doc_id}: {why}")
-
-
-def _takes_away(fact: Fact, principal: Principal) -> bool:
-    """Whether a fact can only narrow what the principal may: a removal, a visibility, a denial of one of its names."""
-    body = fact.body
-    if isinstance(body, Access):
-        return bool(body.visibility) or (not body.allowed and _names(body.principal, principal))
-    return isinstance(body, Tombstone)
-
-
-def _shares(fact: Fact, resource: str, principal: Principal) -> bool:
-    """Whether a fact was ever meant to show a document to the principal."""
-    body = fact.body
-    if fact.resource != resource or not isinstance(body, Access):
-        return False
-    return body.visibility in ("public", "federated") or (body.allowed and _names(body.principal, principal))
-
-
-def _names(name: str, principal: Principal) -> bool:
-    organization = principal.organization
-    return name in principal.names or name.startswith((f"user:{organization}/", f"group:{organization}/"))
 
 
 # --- at the end -------------------------------------------------------------------------------------------------------
