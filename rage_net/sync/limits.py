@@ -69,12 +69,24 @@ def limits(facts: Iterable[Fact], authority: Authority, admins: Container[PeerId
     known = [_Said(fact, frozenset(places[id])) for id, fact in sorted(by_id.items())]
 
     revocations = [said for said in known if isinstance(said.fact.body, Revocation)]
+    others = [said for said in revocations if not _is_of_itself(said)]
+    if len(others) < len(revocations):  # they must not cut off the closings that make them nobody's
+        revocations = _open(revocations, _weigh(known, others))
     while True:
         found = _weigh(known, revocations)
-        kept = [said for said in revocations if not all(chain in found.closed for chain, _ in said.places)]
+        kept = _open(revocations, found)
         if len(kept) == len(revocations):
             return found
-        revocations = kept  # what stands in closed chains alone is known to some and to others never
+        revocations = kept
+
+
+def _open(revocations: list[_Said], found: Limits) -> list[_Said]:
+    """Without those that stand in closed chains alone, which some know and others never will."""
+    return [said for said in revocations if not all(chain in found.closed for chain, _ in said.places)]
+
+
+def _is_of_itself(said: _Said) -> bool:
+    return isinstance(said.fact.body, Revocation) and said.fact.body.peer == said.fact.author
 
 
 def _weigh(known: list[_Said], revocations: list[_Said]) -> Limits:
