@@ -67,7 +67,7 @@ class Side:
             may_sync=lambda principal, organization: bool(principal.organization),
             may_see=lambda principal, organization, tags: None,
             on_facts=obey,
-            conflicts=lambda _: (),
+            conflicts=lambda organization, resources: (),
             on_agreed=self.agreed.append,
             has_others=lambda: False,
             on_rejudged=rejudge,
