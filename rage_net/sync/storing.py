@@ -200,6 +200,7 @@ def _heed(
     match body:
         case Certificate():
             change.certificates.append((author, fact, body.certificates))
+            change.is_limiting = change.is_limiting or chain.is_closed  # of an admin it may not be closed by others
         case Revocation():
             change.is_limiting = change.is_limiting or body.is_author
         case Closing():

@@ -146,7 +146,8 @@ class Oracle:
         may_write = {author for author, has in known.maybe_has.items() if has & {"admin", "storage"}}
         owners = {fact.author for fact in possible if isinstance(fact.body, Document)} & may_write
         named = {author for author in owners if is_named_owner(doc_id, author)}
-        self.owners = named or owners
+        settled = {fact.author for fact in sure if isinstance(fact.body, Document)}
+        self.owners = named if named & settled else owners
         sure_owners = {
             fact.author for fact in sure if isinstance(fact.body, Document) and is_named_owner(doc_id, fact.author)
         } & writers
