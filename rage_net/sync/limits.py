@@ -69,9 +69,6 @@ def limits(facts: Iterable[Fact], authority: Authority, admins: Container[PeerId
     known = [_Said(fact, frozenset(places[id])) for id, fact in sorted(by_id.items())]
 
     revocations = [said for said in known if isinstance(said.fact.body, Revocation)]
-    others = [said for said in revocations if not _is_of_itself(said)]
-    if len(others) < len(revocations):  # they must not cut off the closings that make them nobody's
-        revocations = _open(revocations, _weigh(known, others))
     while True:
         found = _weigh(known, revocations)
         kept = _open(revocations, found)
@@ -83,10 +80,6 @@ def limits(facts: Iterable[Fact], authority: Authority, admins: Container[PeerId
 def _open(revocations: list[_Said], found: Limits) -> list[_Said]:
     """Without those that stand in closed chains alone, which some know and others never will."""
     return [said for said in revocations if not all(chain in found.closed for chain, _ in said.places)]
-
-
-def _is_of_itself(said: _Said) -> bool:
-    return isinstance(said.fact.body, Revocation) and said.fact.body.peer == said.fact.author
 
 
 def _weigh(known: list[_Said], revocations: list[_Said]) -> Limits:
@@ -107,7 +100,8 @@ def _may(fact: Fact, authority: Authority, admins: Container[PeerId]) -> bool:
     if has is None or (fact.chain.author != fact.author and "admin" not in (authority(fact.chain.author) or ())):
         return False
     if isinstance(body, Revocation):
-        return body.is_author and "admin" in has
+        # Of oneself it says nothing: it would cut off the chain that it stands in, and so itself.
+        return body.is_author and "admin" in has and body.peer != fact.author
     return isinstance(body, Closing) and (body.author == fact.author or ("admin" in has and body.author not in admins))
 
 

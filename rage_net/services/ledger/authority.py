@@ -124,7 +124,8 @@ class Authority:
             peers.update((organization, peer) for peer in self._log.revoked(organization))
             for fact in self._log.by_kind(organization, Revocation):
                 body = fact.body
-                if isinstance(body, Revocation) and self.is_admin(organization, fact.author):
+                is_of_itself = isinstance(body, Revocation) and not body.serial and body.peer == fact.author
+                if isinstance(body, Revocation) and not is_of_itself and self.is_admin(organization, fact.author):
                     if body.serial:
                         serials.add((organization, serial_text(int.from_bytes(body.serial, "big"))))
                     else:
