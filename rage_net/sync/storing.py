@@ -269,7 +269,9 @@ def settle(db: sqlite3.Connection, view: View, change: Change, judge: Judge | No
     if change.authors:
         is_rejudged = True
         mark_authors(db, after, change.authors)
-    if change.is_limiting or (changed and _has_limits(db, after)):
+    # What a certificate shows is weighed even where the certificate itself is no longer heard.
+    has_shown = after.shown != view.shown
+    if change.is_limiting or ((changed or has_shown) and _has_limits(db, after)):
         limited, after = apply_limits(db, after)
         is_rejudged = is_rejudged or limited
     return after, is_rejudged
