@@ -13,7 +13,9 @@ from rage_net.libp2p.multistream import (
     encode_message,
 )
 
-names = st.text("abcdefghijklmnopqrstuvwxyz/.0123456789", min_size=1, max_size=40)
+names = st.text("abcdefghijklmnopqrstuvwxyz/.0123456789", min_size=1, max_size=40).filter(
+    lambda name: name not in ("na", "ls")
+)  # words of the protocol itself
 HEADER = encode_message(MULTISTREAM)
 
 
