@@ -42,6 +42,50 @@ ZSTD: Encoding.ValueType  # 1
 """one zstd frame that states its content size"""
 global___Encoding = Encoding
 
+class _Traffic:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _TrafficEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Traffic.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    USER: _Traffic.ValueType  # 0
+    REPLICATION: _Traffic.ValueType  # 1
+    BACKGROUND: _Traffic.ValueType  # 2
+
+class Traffic(_Traffic, metaclass=_TrafficEnumTypeWrapper): ...
+
+USER: Traffic.ValueType  # 0
+REPLICATION: Traffic.ValueType  # 1
+BACKGROUND: Traffic.ValueType  # 2
+global___Traffic = Traffic
+
+class _Outcome:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _OutcomeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Outcome.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    UNKNOWN: _Outcome.ValueType  # 0
+    """the relay lacks the bytes itself"""
+    PROVED: _Outcome.ValueType  # 1
+    ABSENT: _Outcome.ValueType  # 2
+    """the holder says that it does not hold it"""
+    WRONG: _Outcome.ValueType  # 3
+    """signed a digest that is not that of the bytes"""
+    UNREACHABLE: _Outcome.ValueType  # 4
+
+class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper): ...
+
+UNKNOWN: Outcome.ValueType  # 0
+"""the relay lacks the bytes itself"""
+PROVED: Outcome.ValueType  # 1
+ABSENT: Outcome.ValueType  # 2
+"""the holder says that it does not hold it"""
+WRONG: Outcome.ValueType  # 3
+"""signed a digest that is not that of the bytes"""
+UNREACHABLE: Outcome.ValueType  # 4
+global___Outcome = Outcome
+
 @typing.final
 class ChunkRequest(google.protobuf.message.Message):
     """Protocol /rage/chunk/1.0.0, a stream a request. The client sends one ChunkRequest and half-closes; the holder answers
@@ -52,8 +96,13 @@ class ChunkRequest(google.protobuf.message.Message):
 
     CHUNK_ID_FIELD_NUMBER: builtins.int
     HAVE_FIELD_NUMBER: builtins.int
+    TRAFFIC_FIELD_NUMBER: builtins.int
     chunk_id: builtins.bytes
     """binary CIDv1, 36 bytes: send this chunk"""
+    traffic: global___Traffic.ValueType
+    """Why it is asked. With REPLICATION the right that counts is `replicate`, not `read`, and the bytes travel in the lane
+    of that name; so does BACKGROUND, with `read`.
+    """
     @property
     def have(self) -> global___Have:
         """which of these are here and readable by you"""
@@ -63,9 +112,10 @@ class ChunkRequest(google.protobuf.message.Message):
         *,
         chunk_id: builtins.bytes = ...,
         have: global___Have | None = ...,
+        traffic: global___Traffic.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["ask", b"ask", "chunk_id", b"chunk_id", "have", b"have"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["ask", b"ask", "chunk_id", b"chunk_id", "have", b"have"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ask", b"ask", "chunk_id", b"chunk_id", "have", b"have", "traffic", b"traffic"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["ask", b"ask"]) -> typing.Literal["chunk_id", "have"] | None: ...
 
 global___ChunkRequest = ChunkRequest
@@ -998,17 +1048,350 @@ class HeadsAnnouncement(google.protobuf.message.Message):
 
     ORGANIZATION_FIELD_NUMBER: builtins.int
     HEADS_FIELD_NUMBER: builtins.int
+    REPORT_FIELD_NUMBER: builtins.int
     organization: builtins.str
     @property
     def heads(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Head]:
         """at most 32, of chains that have grown"""
+
+    @property
+    def report(self) -> global___NodeReport:
+        """On the organisation's own topic alone: what placement and policies need to know of the author, every 30 s."""
 
     def __init__(
         self,
         *,
         organization: builtins.str = ...,
         heads: collections.abc.Iterable[global___Head] | None = ...,
+        report: global___NodeReport | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["heads", b"heads", "organization", b"organization"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["report", b"report"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["heads", b"heads", "organization", b"organization", "report", b"report"]) -> None: ...
 
 global___HeadsAnnouncement = HeadsAnnouncement
+
+@typing.final
+class NodeReport(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FREE_BYTES_FIELD_NUMBER: builtins.int
+    FULL_FIELD_NUMBER: builtins.int
+    POLICIES_FIELD_NUMBER: builtins.int
+    USAGE_FIELD_NUMBER: builtins.int
+    DRAINING_FIELD_NUMBER: builtins.int
+    free_bytes: builtins.int
+    """that replicas may still take"""
+    full: builtins.bool
+    """takes no replica now, whatever `free_bytes` says"""
+    policies: builtins.bytes
+    """16 bytes: digest of its policies and strategy; equal where nodes place alike"""
+    draining: builtins.bool
+    @property
+    def usage(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Usage]:
+        """the documents most asked for at this node, at most 100"""
+
+    def __init__(
+        self,
+        *,
+        free_bytes: builtins.int = ...,
+        full: builtins.bool = ...,
+        policies: builtins.bytes = ...,
+        usage: collections.abc.Iterable[global___Usage] | None = ...,
+        draining: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["draining", b"draining", "free_bytes", b"free_bytes", "full", b"full", "policies", b"policies", "usage", b"usage"]) -> None: ...
+
+global___NodeReport = NodeReport
+
+@typing.final
+class Usage(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DOC_ID_FIELD_NUMBER: builtins.int
+    PER_DAY_FIELD_NUMBER: builtins.int
+    doc_id: builtins.bytes
+    """16 bytes: its 26 base32 characters, decoded"""
+    per_day: builtins.int
+    """uses a day, decaying with a half-life of 12 h"""
+    def __init__(
+        self,
+        *,
+        doc_id: builtins.bytes = ...,
+        per_day: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["doc_id", b"doc_id", "per_day", b"per_day"]) -> None: ...
+
+global___Usage = Usage
+
+@typing.final
+class AuditRequest(google.protobuf.message.Message):
+    """--- Proof of possession: design D5, protocol /rage/audit/1.0.0, a stream a request ------------------------------------
+
+    The caller sends AuditRequest and half-closes; the holder answers with AuditResponse. At most 64 KiB each way.
+
+      key     = BLAKE3 derive_key("rage audit v1", nonce auditor holder)     nonce 32 bytes; peer ids as in Head
+      digest  = BLAKE3 keyed hash of the plain bytes [offset, offset + length) of the chunk, 32 bytes
+
+    The holder signs Proofs: "rage:audit:1" NUL, then the exact bytes of Proofs as sent. A digest that is wrong is therefore
+    evidence against whoever signed it. This proves that the bytes could be had within the deadline, not that copies are
+    separate.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHALLENGES_FIELD_NUMBER: builtins.int
+    RELAY_FIELD_NUMBER: builtins.int
+    HOLD_FIELD_NUMBER: builtins.int
+    @property
+    def challenges(self) -> global___Challenges: ...
+    @property
+    def relay(self) -> global___Relay: ...
+    @property
+    def hold(self) -> global___Hold: ...
+    def __init__(
+        self,
+        *,
+        challenges: global___Challenges | None = ...,
+        relay: global___Relay | None = ...,
+        hold: global___Hold | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["ask", b"ask", "challenges", b"challenges", "hold", b"hold", "relay", b"relay"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["ask", b"ask", "challenges", b"challenges", "hold", b"hold", "relay", b"relay"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["ask", b"ask"]) -> typing.Literal["challenges", "relay", "hold"] | None: ...
+
+global___AuditRequest = AuditRequest
+
+@typing.final
+class Challenges(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NONCE_FIELD_NUMBER: builtins.int
+    ITEMS_FIELD_NUMBER: builtins.int
+    nonce: builtins.bytes
+    """32 bytes, never used again"""
+    @property
+    def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Challenge]:
+        """at most 256"""
+
+    def __init__(
+        self,
+        *,
+        nonce: builtins.bytes = ...,
+        items: collections.abc.Iterable[global___Challenge] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["items", b"items", "nonce", b"nonce"]) -> None: ...
+
+global___Challenges = Challenges
+
+@typing.final
+class Challenge(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHUNK_ID_FIELD_NUMBER: builtins.int
+    OFFSET_FIELD_NUMBER: builtins.int
+    LENGTH_FIELD_NUMBER: builtins.int
+    chunk_id: builtins.bytes
+    offset: builtins.int
+    length: builtins.int
+    """0: to the end"""
+    def __init__(
+        self,
+        *,
+        chunk_id: builtins.bytes = ...,
+        offset: builtins.int = ...,
+        length: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chunk_id", b"chunk_id", "length", b"length", "offset", b"offset"]) -> None: ...
+
+global___Challenge = Challenge
+
+@typing.final
+class Relay(google.protobuf.message.Message):
+    """Challenge `holder` for me, as I lack the bytes: the answer carries the relay's own signed Verdicts."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HOLDER_FIELD_NUMBER: builtins.int
+    NONCE_FIELD_NUMBER: builtins.int
+    CHUNK_IDS_FIELD_NUMBER: builtins.int
+    holder: builtins.bytes
+    """peer id"""
+    nonce: builtins.bytes
+    """32 bytes"""
+    @property
+    def chunk_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """at most 256"""
+
+    def __init__(
+        self,
+        *,
+        holder: builtins.bytes = ...,
+        nonce: builtins.bytes = ...,
+        chunk_ids: collections.abc.Iterable[builtins.bytes] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chunk_ids", b"chunk_ids", "holder", b"holder", "nonce", b"nonce"]) -> None: ...
+
+global___Relay = Relay
+
+@typing.final
+class Hold(google.protobuf.message.Message):
+    """By a chunk's coordinator: hold these, though others are placed before you, as they are lost or cannot prove."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ORGANIZATION_FIELD_NUMBER: builtins.int
+    CHUNK_IDS_FIELD_NUMBER: builtins.int
+    organization: builtins.str
+    @property
+    def chunk_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """at most 256"""
+
+    def __init__(
+        self,
+        *,
+        organization: builtins.str = ...,
+        chunk_ids: collections.abc.Iterable[builtins.bytes] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chunk_ids", b"chunk_ids", "organization", b"organization"]) -> None: ...
+
+global___Hold = Hold
+
+@typing.final
+class AuditResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: builtins.int
+    STATEMENT_FIELD_NUMBER: builtins.int
+    SIGNATURE_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    TAKEN_FIELD_NUMBER: builtins.int
+    status: builtins.int
+    """200; 403 denied; 404 the relay does not know the holder; 503 too many challenges, ask later; 507 no room (to Hold);
+    400 malformed
+    """
+    statement: builtins.bytes
+    """Proofs or Verdicts, exactly as signed"""
+    signature: builtins.bytes
+    """Ed25519 by the answerer"""
+    message: builtins.str
+    taken: builtins.int
+    """to Hold: how many will be held"""
+    def __init__(
+        self,
+        *,
+        status: builtins.int = ...,
+        statement: builtins.bytes = ...,
+        signature: builtins.bytes = ...,
+        message: builtins.str = ...,
+        taken: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["message", b"message", "signature", b"signature", "statement", b"statement", "status", b"status", "taken", b"taken"]) -> None: ...
+
+global___AuditResponse = AuditResponse
+
+@typing.final
+class Proofs(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NONCE_FIELD_NUMBER: builtins.int
+    AUDITOR_FIELD_NUMBER: builtins.int
+    HOLDER_FIELD_NUMBER: builtins.int
+    AT_FIELD_NUMBER: builtins.int
+    ITEMS_FIELD_NUMBER: builtins.int
+    nonce: builtins.bytes
+    auditor: builtins.bytes
+    holder: builtins.bytes
+    at: builtins.int
+    """seconds since the epoch, the holder's clock"""
+    @property
+    def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Proof]:
+        """in the order of the challenges"""
+
+    def __init__(
+        self,
+        *,
+        nonce: builtins.bytes = ...,
+        auditor: builtins.bytes = ...,
+        holder: builtins.bytes = ...,
+        at: builtins.int = ...,
+        items: collections.abc.Iterable[global___Proof] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["at", b"at", "auditor", b"auditor", "holder", b"holder", "items", b"items", "nonce", b"nonce"]) -> None: ...
+
+global___Proofs = Proofs
+
+@typing.final
+class Proof(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHUNK_ID_FIELD_NUMBER: builtins.int
+    OFFSET_FIELD_NUMBER: builtins.int
+    LENGTH_FIELD_NUMBER: builtins.int
+    DIGEST_FIELD_NUMBER: builtins.int
+    chunk_id: builtins.bytes
+    offset: builtins.int
+    length: builtins.int
+    digest: builtins.bytes
+    """empty: not held, or not for this auditor"""
+    def __init__(
+        self,
+        *,
+        chunk_id: builtins.bytes = ...,
+        offset: builtins.int = ...,
+        length: builtins.int = ...,
+        digest: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chunk_id", b"chunk_id", "digest", b"digest", "length", b"length", "offset", b"offset"]) -> None: ...
+
+global___Proof = Proof
+
+@typing.final
+class Verdicts(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NONCE_FIELD_NUMBER: builtins.int
+    AUDITOR_FIELD_NUMBER: builtins.int
+    RELAY_FIELD_NUMBER: builtins.int
+    HOLDER_FIELD_NUMBER: builtins.int
+    AT_FIELD_NUMBER: builtins.int
+    ITEMS_FIELD_NUMBER: builtins.int
+    nonce: builtins.bytes
+    auditor: builtins.bytes
+    """who asked"""
+    relay: builtins.bytes
+    """who signs"""
+    holder: builtins.bytes
+    at: builtins.int
+    @property
+    def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Verdict]: ...
+    def __init__(
+        self,
+        *,
+        nonce: builtins.bytes = ...,
+        auditor: builtins.bytes = ...,
+        relay: builtins.bytes = ...,
+        holder: builtins.bytes = ...,
+        at: builtins.int = ...,
+        items: collections.abc.Iterable[global___Verdict] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["at", b"at", "auditor", b"auditor", "holder", b"holder", "items", b"items", "nonce", b"nonce", "relay", b"relay"]) -> None: ...
+
+global___Verdicts = Verdicts
+
+@typing.final
+class Verdict(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHUNK_ID_FIELD_NUMBER: builtins.int
+    OUTCOME_FIELD_NUMBER: builtins.int
+    chunk_id: builtins.bytes
+    outcome: global___Outcome.ValueType
+    def __init__(
+        self,
+        *,
+        chunk_id: builtins.bytes = ...,
+        outcome: global___Outcome.ValueType = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chunk_id", b"chunk_id", "outcome", b"outcome"]) -> None: ...
+
+global___Verdict = Verdict

@@ -1,0 +1,1 @@
+"""How often chunks are stored, where, and whether that is proved: rules, and the inventory."""

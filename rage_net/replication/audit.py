@@ -1,0 +1,1 @@
+"""Proof of possession: challenges, digests, statements and verdicts, as values."""

@@ -1,0 +1,1 @@
+"""Health: how well distinct holders fill the slots that placement wants filled."""

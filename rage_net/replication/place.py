@@ -1,0 +1,1 @@
+"""Placement: which nodes hold a chunk."""

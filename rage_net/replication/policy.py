@@ -1,0 +1,1 @@
+"""Policies: how often a document is stored, and why."""

@@ -1,0 +1,1 @@
+"""Proof of possession, `/rage/audit/1.0.0`, both ends."""
