@@ -74,7 +74,7 @@ class AuditResult:
 
 @dataclass(frozen=True, slots=True)
 class AuditReplication(Verb[AuditResult]):
-    """Ask the holders of chunks whether they have them: all of our organisation's unless a document or policy is named."""
+    """Ask the holders of chunks whether they have them: of all of our organisation, a document, or a policy."""
 
     route: ClassVar[str] = "replication/audit"
     result: ClassVar[type] = AuditResult
