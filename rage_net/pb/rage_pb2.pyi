@@ -1328,11 +1328,16 @@ class Proof(google.protobuf.message.Message):
     OFFSET_FIELD_NUMBER: builtins.int
     LENGTH_FIELD_NUMBER: builtins.int
     DIGEST_FIELD_NUMBER: builtins.int
+    KEPT_FIELD_NUMBER: builtins.int
     chunk_id: builtins.bytes
     offset: builtins.int
     length: builtins.int
     digest: builtins.bytes
-    """empty: not held, or not for this auditor"""
+    """empty: not held durably, or not for this auditor"""
+    kept: builtins.bool
+    """The holder's own placement names it for this chunk, or a coordinator asked it: it will not drop it by itself. Whoever
+    wants to drop a copy counts these alone, so that two nodes with different views never drop for each other's sake.
+    """
     def __init__(
         self,
         *,
@@ -1340,8 +1345,9 @@ class Proof(google.protobuf.message.Message):
         offset: builtins.int = ...,
         length: builtins.int = ...,
         digest: builtins.bytes = ...,
+        kept: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["chunk_id", b"chunk_id", "digest", b"digest", "length", b"length", "offset", b"offset"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chunk_id", b"chunk_id", "digest", b"digest", "kept", b"kept", "length", b"length", "offset", b"offset"]) -> None: ...
 
 global___Proof = Proof
 
@@ -1384,14 +1390,18 @@ class Verdict(google.protobuf.message.Message):
 
     CHUNK_ID_FIELD_NUMBER: builtins.int
     OUTCOME_FIELD_NUMBER: builtins.int
+    KEPT_FIELD_NUMBER: builtins.int
     chunk_id: builtins.bytes
     outcome: global___Outcome.ValueType
+    kept: builtins.bool
+    """as the holder said"""
     def __init__(
         self,
         *,
         chunk_id: builtins.bytes = ...,
         outcome: global___Outcome.ValueType = ...,
+        kept: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["chunk_id", b"chunk_id", "outcome", b"outcome"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chunk_id", b"chunk_id", "kept", b"kept", "outcome", b"outcome"]) -> None: ...
 
 global___Verdict = Verdict

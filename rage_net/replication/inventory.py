@@ -1,0 +1,685 @@
+"""The inventory: which chunks the documents of our logs have, where each belongs, and what is proved of its copies.
+
+    document   of the log, with its policy; its chunks are known once its manifest was read
+    chunk      its home set, whether it is ours to hold, whether it is here
+    proof      what holders proved to this node, or could not
+    evidence   signed statements that were wrong
+
+All of it follows from the log, the store and what peers say: the file may be deleted, and is made anew. So nothing here
+is synced, and nothing that was acknowledged rests on it. Home sets carry the epoch of the topology that they were
+computed for; a new topology makes all of them due, and a page at a time is computed again.
+
+Blocking; thread-safe. Not here: where a chunk belongs (place), what is done about it (services.replicating).
+Source: design D5; issue 5, B to D; peers.md 12 to 14.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from sqlite3 import Connection
+from typing import Literal
+
+from rage_net.cid import Cid
+from rage_net.database import Database
+from rage_net.libp2p.peer_id import PeerId
+
+APPLICATION_ID = 0x52475250
+"""`RGRP`."""
+PAGE = 1000
+"""Rows in one page."""
+EVIDENCE_MAX = 1000
+"""Statements kept; of each peer the first ones tell as much as all."""
+EVIDENCE_OF_ONE_MAX = 10
+CACHE_BYTES = 16 << 20
+
+Outcome = Literal["proved", "claims", "absent", "lied", "late", "unreachable", "unknown"]
+OUTCOMES: tuple[Outcome, ...] = ("unknown", "proved", "absent", "lied", "unreachable", "late", "claims")
+"""By the number under which a row keeps them. Never change one: add."""
+
+MIGRATIONS = (
+    """
+    CREATE TABLE node (
+        id      INTEGER PRIMARY KEY,            -- the number in home sets
+        peer    BLOB NOT NULL UNIQUE            -- multihash
+    );
+    CREATE TABLE document (
+        id           INTEGER PRIMARY KEY,
+        organization TEXT NOT NULL,
+        doc_id       TEXT NOT NULL,
+        root         BLOB NOT NULL,
+        owner        BLOB NOT NULL,
+        policy       TEXT NOT NULL,
+        factor       INTEGER NOT NULL,
+        minimum      INTEGER NOT NULL,
+        topology     TEXT NOT NULL,             -- which candidates: the organisations beside its own, by comma
+        is_read      INTEGER NOT NULL DEFAULT 0,-- its manifest was read: all its chunks are members
+        read_at      REAL NOT NULL DEFAULT 0,   -- when reading it is due
+        tries        INTEGER NOT NULL DEFAULT 0,
+        seen         INTEGER NOT NULL,          -- the round of reconciling that saw it
+        UNIQUE (organization, doc_id)
+    );
+    CREATE INDEX document_unread ON document (read_at) WHERE is_read = 0;
+    CREATE TABLE chunk (
+        id       INTEGER PRIMARY KEY,
+        cid      BLOB NOT NULL UNIQUE,
+        size     INTEGER NOT NULL,              -- plain bytes; an estimate for manifests
+        document INTEGER NOT NULL,              -- the one whose policy governs it
+        home     BLOB NOT NULL DEFAULT x'',     -- node numbers, u16 each, best first
+        first    INTEGER NOT NULL DEFAULT 0,    -- the first of them
+        epoch    INTEGER NOT NULL DEFAULT 0,    -- of the topology that `home` was computed for; 0: not yet
+        mine     INTEGER NOT NULL DEFAULT 0,    -- 1: home names us, 2: we were asked to hold it
+        have     INTEGER NOT NULL DEFAULT 0,    -- 1: here, durable and held; 2: here, and kept whatever placement says
+        since    REAL NOT NULL,                 -- when it became what `mine` and `have` are
+        next_at  REAL NOT NULL DEFAULT 0,       -- when fetching or dropping it is due
+        tries    INTEGER NOT NULL DEFAULT 0,
+        audit_at REAL NOT NULL DEFAULT 0,       -- when its holders are to be asked again
+        audits   INTEGER NOT NULL DEFAULT 0     -- rounds that did not find all copies proved, one after another
+    );
+    CREATE INDEX chunk_stale ON chunk (epoch);
+    CREATE INDEX chunk_wanted ON chunk (next_at) WHERE mine > 0 AND have = 0;
+    CREATE INDEX chunk_surplus ON chunk (next_at) WHERE mine = 0 AND have = 1;
+    CREATE INDEX chunk_audit ON chunk (first, audit_at);
+    CREATE INDEX chunk_document ON chunk (document);
+    CREATE TABLE member (
+        document INTEGER NOT NULL,
+        chunk    INTEGER NOT NULL,
+        PRIMARY KEY (document, chunk)
+    ) WITHOUT ROWID;
+    CREATE INDEX member_chunk ON member (chunk, document);
+    CREATE TABLE proof (
+        chunk    INTEGER NOT NULL,
+        node     INTEGER NOT NULL,
+        at       REAL NOT NULL,                 -- when it was asked last
+        outcome  INTEGER NOT NULL,              -- see OUTCOMES
+        since    REAL NOT NULL,                 -- since when the outcome is this
+        PRIMARY KEY (chunk, node)
+    ) WITHOUT ROWID;
+    CREATE TABLE evidence (
+        id        INTEGER PRIMARY KEY,
+        peer      BLOB NOT NULL,
+        at        REAL NOT NULL,
+        cid       BLOB NOT NULL,
+        statement BLOB NOT NULL,
+        signature BLOB NOT NULL
+    );
+    CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    """,
+)
+
+_CHUNK = (
+    "chunk.id, chunk.cid, chunk.size, chunk.home, chunk.mine, chunk.have, chunk.tries, chunk.audits, chunk.since,"
+    " document.organization, document.doc_id, document.owner, document.policy, document.factor, document.minimum,"
+    " document.topology"
+)
+_JOINED = f"SELECT {_CHUNK} FROM chunk JOIN document ON document.id = chunk.document"  # noqa: S608
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A document as the log has it, with what its policy wants."""
+
+    organization: str
+    doc_id: str
+    root: Cid
+    owner: PeerId
+    policy: str
+    factor: int
+    minimum: int
+    topology: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A document whose manifest is to be read. `tries` so far."""
+
+    id: int
+    organization: str
+    doc_id: str
+    root: Cid
+    owner: PeerId
+    tries: int
+    topology: str
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A chunk, where it belongs, and the policy that governs it."""
+
+    id: int
+    cid: Cid
+    size: int
+    home: tuple[PeerId, ...]
+    mine: int
+    have: int
+    tries: int
+    audits: int
+    since: float
+    organization: str
+    doc_id: str
+    owner: PeerId
+    policy: str
+    factor: int
+    minimum: int
+    topology: str
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of one holder of one chunk."""
+
+    peer: PeerId
+    outcome: Outcome
+    at: float
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyTotals:
+    """What one policy comes to."""
+
+    policy: str
+    factor: int
+    minimum: int
+    documents: int
+    chunks: int
+    size: int
+
+
+class Inventory:
+    """One node's. `path` None keeps it in memory."""
+
+    def __init__(self, path: Path | None, own: PeerId) -> None:
+        self._db = Database(
+            path, name="inventory", application_id=APPLICATION_ID, migrations=MIGRATIONS, cache_bytes=CACHE_BYTES
+        )
+        self._own = own
+        self._numbers: dict[PeerId, int] = {}
+        self._peers: dict[int, PeerId] = {}
+        with self._db.read() as db:
+            for number, peer in db.execute("SELECT id, peer FROM node").fetchall():
+                self._learn(number, PeerId(peer))
+            row = db.execute("SELECT value FROM setting WHERE name = 'epoch'").fetchone()
+            self._epoch = int(row[0]) if row else 1
+            row = db.execute("SELECT value FROM setting WHERE name = 'topology'").fetchone()
+            self._topology = row[0] if row else ""
+            row = db.execute("SELECT max(seen) FROM document").fetchone()
+            self._seen = row[0] or 0
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def _learn(self, number: int, peer: PeerId) -> None:
+        self._numbers[peer], self._peers[number] = number, peer
+
+    def number(self, peer: PeerId) -> int:
+        """A node's number in home sets, given now where it has none."""
+        found = self._numbers.get(peer)
+        if found is None:
+            with self._db.write(durable=False) as db:
+                db.execute("INSERT OR IGNORE INTO node (peer) VALUES (?)", (peer.multihash,))
+                found = db.execute("SELECT id FROM node WHERE peer = ?", (peer.multihash,)).fetchone()[0]
+            self._learn(found, peer)
+        return found
+
+    # --- documents ---
+
+    def begin_round(self) -> int:
+        """A round of reconciling: documents that it does not see are gone. Give the number to `see` and `forget`."""
+        self._seen += 1
+        return self._seen
+
+    def see(self, wanted: Iterable[Wanted], seen: int, now: float) -> int:
+        """Documents are so; those whose root is new are to be read, those whose policy is, placed anew.
+
+        Returns: how many were new or have changed.
+        """
+        changed = 0
+        with self._db.write(durable=False) as db:
+            for each in wanted:
+                changed += self._see(db, each, seen, now)
+        return changed
+
+    def _see(self, db: Connection, wanted: Wanted, seen: int, now: float) -> int:
+        old = db.execute(
+            "SELECT id, root, policy, factor, minimum, topology FROM document WHERE organization = ? AND doc_id = ?",
+            (wanted.organization, wanted.doc_id),
+        ).fetchone()
+        rules = (wanted.policy, wanted.factor, wanted.minimum, wanted.topology)
+        if old is None:
+            db.execute(
+                "INSERT INTO document (organization, doc_id, root, owner, policy, factor, minimum, topology, seen)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (wanted.organization, wanted.doc_id, bytes(wanted.root), wanted.owner.multihash, *rules, seen),
+            )
+            return 1
+        identity = old[0]
+        if old[1] != bytes(wanted.root):
+            self._leave(db, identity, now)
+            db.execute(
+                "UPDATE document SET root = ?, is_read = 0, read_at = 0, tries = 0 WHERE id = ?",
+                (bytes(wanted.root), identity),
+            )
+        is_ruled_anew = tuple(old[2:]) != rules
+        if is_ruled_anew:
+            db.execute(
+                "UPDATE document SET policy = ?, factor = ?, minimum = ?, topology = ? WHERE id = ?", (*rules, identity)
+            )
+            chunks = "SELECT chunk FROM member WHERE document = ?"
+            db.execute(f"UPDATE chunk SET epoch = 0 WHERE id IN ({chunks})", (identity,))  # noqa: S608
+        db.execute("UPDATE document SET seen = ? WHERE id = ?", (seen, identity))
+        return int(is_ruled_anew or old[1] != bytes(wanted.root))
+
+    def forget(self, seen: int, now: float) -> int:
+        """The round is over: documents that it did not see are gone. Returns: how many."""
+        with self._db.write(durable=False) as db:
+            gone = [row[0] for row in db.execute("SELECT id FROM document WHERE seen <> ?", (seen,)).fetchall()]
+            for identity in gone:
+                self._leave(db, identity, now)
+                db.execute("DELETE FROM document WHERE id = ?", (identity,))
+        return len(gone)
+
+    def forget_document(self, organization: str, doc_id: str, now: float) -> None:
+        """A document is gone."""
+        with self._db.write(durable=False) as db:
+            row = db.execute(
+                "SELECT id FROM document WHERE organization = ? AND doc_id = ?", (organization, doc_id)
+            ).fetchone()
+            if row is not None:
+                self._leave(db, row[0], now)
+                db.execute("DELETE FROM document WHERE id = ?", row)
+
+    def _leave(self, db: Connection, document: int, now: float) -> None:
+        """Its chunks are for it no more; those that are for nothing else belong nowhere."""
+        chunks = [row[0] for row in db.execute("SELECT chunk FROM member WHERE document = ?", (document,)).fetchall()]
+        db.execute("DELETE FROM member WHERE document = ?", (document,))
+        for chunk in chunks:
+            self._govern(db, chunk, now)
+
+    def _govern(self, db: Connection, chunk: int, now: float) -> None:
+        """Find which document governs a chunk: the one that wants most copies; none, and it belongs nowhere."""
+        row = db.execute(
+            "SELECT document.id FROM member JOIN document ON document.id = member.document WHERE chunk = ?"
+            " ORDER BY factor DESC, doc_id LIMIT 1",
+            (chunk,),
+        ).fetchone()
+        if row is None:
+            db.execute("DELETE FROM proof WHERE chunk = ?", (chunk,))
+            db.execute(
+                "UPDATE chunk SET document = 0, home = x'', first = 0, mine = 0, since = ?, next_at = 0 WHERE id = ?",
+                (now, chunk),
+            )
+            db.execute("DELETE FROM chunk WHERE id = ? AND have = 0", (chunk,))
+        else:
+            db.execute("UPDATE chunk SET document = ?, epoch = 0 WHERE id = ?", (row[0], chunk))
+
+    def unread(self, now: float, limit: int = 16) -> list[Unread]:
+        """Documents whose chunks are not known yet and whose reading is due."""
+        with self._db.read() as db:
+            rows = db.execute(
+                "SELECT id, organization, doc_id, root, owner, tries, topology FROM document"
+                " WHERE is_read = 0 AND read_at <= ? ORDER BY read_at, id DESC LIMIT ?",
+                (now, limit),
+            ).fetchall()
+        return [Unread(row[0], row[1], row[2], Cid.from_bytes(row[3]), PeerId(row[4]), row[5], row[6]) for row in rows]
+
+    def put_off(self, document: int, until: float) -> None:
+        """Its manifest could not be had: try again then."""
+        with self._db.write(durable=False) as db:
+            db.execute("UPDATE document SET read_at = ?, tries = tries + 1 WHERE id = ?", (until, document))
+
+    def read(self, document: int, root: Cid, members: Iterable[tuple[Cid, int]], now: float) -> None:
+        """A document's chunks are these, with their plain sizes; unless it has moved to another root meanwhile."""
+        with self._db.write(durable=False) as db:
+            row = db.execute("SELECT root FROM document WHERE id = ?", (document,)).fetchone()
+            if row is None or row[0] != bytes(root):
+                return
+            for cid, size in members:
+                key = bytes(cid)
+                db.execute(
+                    "INSERT OR IGNORE INTO chunk (cid, size, document, since) VALUES (?, ?, ?, ?)",
+                    (key, size, document, now),
+                )
+                chunk = db.execute("SELECT id, document FROM chunk WHERE cid = ?", (key,)).fetchone()
+                db.execute("INSERT OR IGNORE INTO member VALUES (?, ?)", (document, chunk[0]))
+                if chunk[1] != document:
+                    self._govern(db, chunk[0], now)
+            db.execute("UPDATE document SET is_read = 1 WHERE id = ?", (document,))
+
+    # --- placement ---
+
+    def use(self, topology: str) -> bool:
+        """From now on this topology holds (its digest). Whether it is another one: then all home sets are due."""
+        if topology == self._topology:
+            return False
+        self._topology = topology
+        self._epoch += 1
+        with self._db.write(durable=False) as db:
+            values = (("epoch", str(self._epoch)), ("topology", topology))
+            db.executemany("INSERT OR REPLACE INTO setting VALUES (?, ?)", values)
+        return True
+
+    def unplaced(self, limit: int = PAGE) -> list[Item]:
+        """A page of chunks whose home sets are of another topology, or not computed yet."""
+        with self._db.read() as db:
+            rows = db.execute(
+                f"{_JOINED} WHERE epoch < ? LIMIT ?",
+                (self._epoch, limit),
+            ).fetchall()
+        return [self._item(row) for row in rows]
+
+    def place(self, placed: Sequence[tuple[Item, Sequence[PeerId], bool]], now: float) -> None:
+        """Home sets, and whether the chunk is durable here already. What has become ours, or no longer is, is due."""
+        rows = []
+        for item, home, is_here in placed:
+            numbers = [self.number(peer) for peer in home]
+            mine = 1 if self._own in home else (2 if item.mine == 2 else 0)
+            have = item.have or int(is_here)
+            has_changed = (mine > 0) != (item.mine > 0) or have != item.have or tuple(home) != item.home
+            rows.append(
+                (
+                    struct.pack(f">{len(numbers)}H", *numbers),
+                    numbers[0] if numbers else 0,
+                    self._epoch,
+                    mine,
+                    have,
+                    now if has_changed else item.since,
+                    now if has_changed else None,
+                    now if has_changed else None,
+                    item.id,
+                )
+            )
+        with self._db.write(durable=False) as db:
+            db.executemany(
+                "UPDATE chunk SET home = ?, first = ?, epoch = ?, mine = ?, have = ?, since = ?,"
+                " next_at = COALESCE(?, next_at), audit_at = COALESCE(?, audit_at) WHERE id = ?",
+                rows,
+            )
+
+    # --- what is ours to hold ---
+
+    def wanted(self, now: float, limit: int) -> list[Item]:
+        """Chunks that are ours and not here, due now: those that a coordinator asked for first, then the newest."""
+        with self._db.read() as db:
+            rows = db.execute(
+                f"{_JOINED} WHERE mine > 0 AND have = 0 AND next_at <= ? ORDER BY mine DESC, since DESC LIMIT ?",
+                (now, limit),
+            ).fetchall()
+        return [self._item(row) for row in rows]
+
+    def surplus(self, now: float, limit: int) -> list[Item]:
+        """Chunks that are here and belong elsewhere, due now."""
+        with self._db.read() as db:
+            rows = db.execute(
+                f"{_JOINED} WHERE mine = 0 AND have = 1 AND next_at <= ? ORDER BY next_at LIMIT ?",
+                (now, limit),
+            ).fetchall()
+        return [self._item(row) for row in rows]
+
+    def orphans(self, limit: int) -> list[tuple[int, Cid]]:
+        """Chunks that are here for documents that are gone."""
+        with self._db.read() as db:
+            rows = db.execute("SELECT id, cid FROM chunk WHERE document = 0 LIMIT ?", (limit,)).fetchall()
+        return [(row[0], Cid.from_bytes(row[1])) for row in rows]
+
+    def drop_orphans(self, chunks: Iterable[int]) -> None:
+        """They were let go."""
+        with self._db.write(durable=False) as db:
+            db.executemany("DELETE FROM chunk WHERE id = ? AND document = 0", [(chunk,) for chunk in chunks])
+
+    def guests(self, limit: int = PAGE) -> list[Item]:
+        """Chunks that we hold because a coordinator asked."""
+        with self._db.read() as db:
+            rows = db.execute(f"{_JOINED} WHERE mine = 2 AND next_at <= 1e18 LIMIT ?", (limit,)).fetchall()
+        return [self._item(row) for row in rows]
+
+    def ask_to_hold(self, organization: str, cids: Iterable[Cid], now: float) -> int:
+        """A coordinator asks us to hold these. Returns: how many are known, and are held or will be."""
+        taken = 0
+        with self._db.write(durable=False) as db:
+            for cid in cids:
+                row = db.execute(
+                    "SELECT chunk.id, mine FROM chunk JOIN document ON document.id = chunk.document"
+                    " WHERE cid = ? AND organization = ?",
+                    (bytes(cid), organization),
+                ).fetchone()
+                if row is None:
+                    continue
+                taken += 1
+                if row[1] == 0:
+                    db.execute("UPDATE chunk SET mine = 2, since = ?, next_at = 0 WHERE id = ?", (now, row[0]))
+        return taken
+
+    def release_guests(self, chunks: Iterable[int], now: float) -> None:
+        """They are where they belong: we need hold them no more."""
+        with self._db.write(durable=False) as db:
+            db.executemany(
+                "UPDATE chunk SET mine = 0, since = ?, next_at = ? WHERE id = ? AND mine = 2",
+                [(now, now, chunk) for chunk in chunks],
+            )
+
+    def set_have(self, chunks: Iterable[int], have: int, now: float) -> None:
+        """They are here now (1), kept whatever placement says (2), or not (0)."""
+        with self._db.write(durable=False) as db:
+            db.executemany(
+                "UPDATE chunk SET have = ?, since = ?, next_at = 0, audit_at = 0, tries = 0 WHERE id = ?",
+                [(have, now, chunk) for chunk in chunks],
+            )
+
+    def lost(self, cids: Iterable[Cid], now: float) -> int:
+        """Rot was found, or a file is gone: what is ours of them is wanted again. Returns: how many are known."""
+        with self._db.write(durable=False) as db:
+            return sum(
+                db.execute(
+                    "UPDATE chunk SET have = 0, since = ?, next_at = 0, tries = 0 WHERE cid = ? AND have > 0",
+                    (now, bytes(cid)),
+                ).rowcount
+                for cid in cids
+            )
+
+    def put_off_chunks(self, chunks: Iterable[tuple[int, float]]) -> None:
+        """They could not be fetched or dropped now: (chunk, when to try again)."""
+        with self._db.write(durable=False) as db:
+            db.executemany(
+                "UPDATE chunk SET next_at = ?, tries = tries + 1 WHERE id = ?", [(at, chunk) for chunk, at in chunks]
+            )
+
+    def held(self, after: int, limit: int = PAGE) -> list[tuple[int, Cid]]:
+        """A page of chunks that are ours and that the inventory says are here, by id."""
+        with self._db.read() as db:
+            rows = db.execute(
+                "SELECT id, cid FROM chunk WHERE id > ? AND have > 0 ORDER BY id LIMIT ?", (after, limit)
+            ).fetchall()
+        return [(row[0], Cid.from_bytes(row[1])) for row in rows]
+
+    # --- audits ---
+
+    def due(self, firsts: Iterable[PeerId], now: float, limit: int) -> list[Item]:
+        """Chunks whose home sets begin with one of these nodes and whose audit is due, the longest due first."""
+        numbers = [self._numbers[peer] for peer in firsts if peer in self._numbers]
+        marks = ",".join("?" * len(numbers))
+        with self._db.read() as db:
+            rows = db.execute(
+                f"{_JOINED} WHERE first IN ({marks}) AND audit_at <= ? ORDER BY audit_at LIMIT ?",
+                (*numbers, now, limit),
+            ).fetchall()
+        return [self._item(row) for row in rows]
+
+    def hasten(self, peer: PeerId, now: float) -> int:
+        """What is to be done for the chunks of a node has changed: all of them are due. Returns: how many."""
+        number = self._numbers.get(peer)
+        if number is None:
+            return 0
+        pattern = struct.pack(">H", number)
+        with self._db.write(durable=False) as db:
+            rows = db.execute("SELECT id, home FROM chunk WHERE instr(home, ?) > 0", (pattern,)).fetchall()
+            due = [(now, row[0]) for row in rows if number in _numbers(row[1])]
+            db.executemany("UPDATE chunk SET audit_at = ?, audits = 0 WHERE id = ?", due)
+            db.execute("UPDATE proof SET at = 0 WHERE node = ? AND outcome <> 1", (number,))
+        return len(due)
+
+    def proofs(self, chunks: Sequence[int]) -> dict[int, list[Known]]:
+        """What is known of the holders of some chunks."""
+        found: dict[int, list[Known]] = {chunk: [] for chunk in chunks}
+        with self._db.read() as db:
+            for at in range(0, len(chunks), PAGE):
+                page = chunks[at : at + PAGE]
+                marks = ",".join("?" * len(page))
+                for chunk, node, when, outcome, since in db.execute(
+                    f"SELECT chunk, node, at, outcome, since FROM proof WHERE chunk IN ({marks})",  # noqa: S608
+                    tuple(page),
+                ):
+                    if node in self._peers:
+                        found[chunk].append(Known(self._peers[node], OUTCOMES[outcome], when, since))
+        return found
+
+    def note(self, told: Iterable[tuple[int, PeerId, Outcome]], now: float) -> None:
+        """What holders proved, or could not, just now."""
+        rows = [(chunk, self.number(peer), now, OUTCOMES.index(outcome), now) for chunk, peer, outcome in told]
+        with self._db.write(durable=False) as db:
+            db.executemany(
+                "INSERT INTO proof VALUES (?, ?, ?, ?, ?) ON CONFLICT (chunk, node) DO UPDATE SET at = excluded.at,"
+                " since = CASE outcome WHEN excluded.outcome THEN since ELSE excluded.since END,"
+                " outcome = excluded.outcome",
+                rows,
+            )
+
+    def audited(self, rows: Iterable[tuple[int, float, bool]]) -> None:
+        """(chunk, when it is due again, whether all its copies are proved)."""
+        with self._db.write(durable=False) as db:
+            db.executemany(
+                "UPDATE chunk SET audit_at = ?, audits = CASE ? WHEN 1 THEN 0 ELSE audits + 1 END WHERE id = ?",
+                [(at, int(is_proved), chunk) for chunk, at, is_proved in rows],
+            )
+
+    def keep_evidence(self, peer: PeerId, cid: Cid, statement: bytes, signature: bytes, now: float) -> bool:
+        """A signed statement that is wrong. Whether it was kept: of one peer the first ones are enough."""
+        with self._db.write(durable=False) as db:
+            count = db.execute("SELECT count(*) FROM evidence WHERE peer = ?", (peer.multihash,)).fetchone()[0]
+            total = db.execute("SELECT count(*) FROM evidence").fetchone()[0]
+            if count >= EVIDENCE_OF_ONE_MAX or total >= EVIDENCE_MAX:
+                return False
+            db.execute(
+                "INSERT INTO evidence (peer, at, cid, statement, signature) VALUES (?, ?, ?, ?, ?)",
+                (peer.multihash, now, bytes(cid), statement, signature),
+            )
+        return True
+
+    def liars(self) -> list[PeerId]:
+        """Peers against whom there is evidence."""
+        with self._db.read() as db:
+            return [PeerId(row[0]) for row in db.execute("SELECT DISTINCT peer FROM evidence ORDER BY peer").fetchall()]
+
+    # --- looking ---
+
+    def page(self, after: int = 0, limit: int = PAGE, *, policy: str = "", documents: Sequence[str] = ()) -> list[Item]:
+        """A page of chunks by id, of documents or a policy alone where they are named."""
+        where, values = ["chunk.id > ?"], [after]
+        more: list[object] = []
+        if policy:
+            where.append("document.policy = ?")
+            more.append(policy)
+        if documents:
+            marks = ",".join("?" * len(documents))
+            where.append(
+                "chunk.id IN (SELECT member.chunk FROM member JOIN document ON document.id = member.document"  # noqa: S608
+                f" WHERE doc_id IN ({marks}))"
+            )
+            more += documents
+        with self._db.read() as db:
+            rows = db.execute(
+                f"{_JOINED} WHERE {' AND '.join(where)} ORDER BY chunk.id LIMIT ?",
+                (*values, *more, limit),
+            ).fetchall()
+        return [self._item(row) for row in rows]
+
+    def find(self, cid: Cid) -> Item | None:
+        """One chunk."""
+        with self._db.read() as db:
+            row = db.execute(f"{_JOINED} WHERE cid = ?", (bytes(cid),)).fetchone()
+        return None if row is None else self._item(row)
+
+    def is_read(self, organization: str, doc_id: str) -> bool:
+        """Whether the chunks of a document are known and placed."""
+        with self._db.read() as db:
+            row = db.execute(
+                "SELECT is_read, (SELECT count(*) FROM member JOIN chunk ON chunk.id = member.chunk"
+                " WHERE member.document = document.id AND epoch < ?) FROM document"
+                " WHERE organization = ? AND doc_id = ?",
+                (self._epoch, organization, doc_id),
+            ).fetchone()
+        return bool(row and row[0] and not row[1])
+
+    def totals(self) -> list[PolicyTotals]:
+        """Policies at work, by name."""
+        with self._db.read() as db:
+            documents = dict(db.execute("SELECT policy, count(*) FROM document GROUP BY policy").fetchall())
+            rows = db.execute(
+                "SELECT policy, max(factor), max(minimum), count(*), sum(size) FROM chunk"
+                " JOIN document ON document.id = chunk.document GROUP BY policy ORDER BY policy"
+            ).fetchall()
+        return [PolicyTotals(row[0], row[1], row[2], documents.get(row[0], 0), row[3], row[4]) for row in rows]
+
+    def loads(self) -> dict[PeerId, tuple[int, int]]:
+        """Chunks and bytes that home sets give each node."""
+        loads: dict[int, list[int]] = {}
+        with self._db.read() as db:
+            for home, count, size in db.execute("SELECT home, count(*), sum(size) FROM chunk GROUP BY home"):
+                for number in _numbers(home):
+                    load = loads.setdefault(number, [0, 0])
+                    load[0] += count
+                    load[1] += size
+        return {self._peers[number]: (load[0], load[1]) for number, load in loads.items() if number in self._peers}
+
+    def backlog(self) -> tuple[int, int]:
+        """Chunks and bytes that this node has still to fetch."""
+        with self._db.read() as db:
+            row = db.execute(
+                "SELECT count(*), COALESCE(sum(size), 0) FROM chunk WHERE mine > 0 AND have = 0"
+            ).fetchone()
+        return row[0], row[1]
+
+    def unread_count(self) -> int:
+        """Documents whose chunks are not known yet."""
+        with self._db.read() as db:
+            return int(db.execute("SELECT count(*) FROM document WHERE is_read = 0").fetchone()[0])
+
+    def _item(self, row: Sequence[object]) -> Item:
+        identity, cid, size, home, mine, have, tries, audits, since, organization, doc_id, owner, *rules = row
+        peers = tuple(self._peers[number] for number in _numbers(home) if number in self._peers)  # type: ignore[arg-type]
+        return Item(
+            identity,  # type: ignore[arg-type]
+            Cid.from_bytes(cid),  # type: ignore[arg-type]
+            size,  # type: ignore[arg-type]
+            peers,
+            mine,  # type: ignore[arg-type]
+            have,  # type: ignore[arg-type]
+            tries,  # type: ignore[arg-type]
+            audits,  # type: ignore[arg-type]
+            since,  # type: ignore[arg-type]
+            organization,  # type: ignore[arg-type]
+            doc_id,  # type: ignore[arg-type]
+            PeerId(owner),  # type: ignore[arg-type]
+            *rules,  # type: ignore[arg-type]
+        )
+
+
+def _numbers(home: bytes) -> tuple[int, ...]:
+    return struct.unpack(f">{len(home) // 2}H", home)
+
+
+def open_inventory(path: Path | None, own: PeerId) -> Inventory:
+    """The inventory of a home; made anew where it cannot be read, as all of it follows from elsewhere."""
+    from rage_net.errors import ConflictError, IntegrityError
+
+    try:
+        return Inventory(path, own)
+    except (IntegrityError, ConflictError):
+        if path is None:
+            raise
+        for name in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+            name.unlink(missing_ok=True)
+        return Inventory(path, own)
