@@ -218,6 +218,13 @@ class Metrics:
             "rage_sync_agreed_timestamp_seconds", "When this node last agreed with another of its organisation; 0 never"
         )
         self.sync_conflicts = gauge("rage_sync_conflicts", "Contradictions that wait for a person")
+        self.audits = counter("rage_audit_proofs_total", "Proofs of possession asked for, by what came", "outcome")
+        self.replication_events = counter(
+            "rage_replication_events_total", "Replicas fetched, dropped, asked for, and what failed", "event"
+        )
+        self.replica_chunks = gauge(
+            "rage_replica_chunks", "Chunks that are waited for, and coordinated ones by their state", "state"
+        )
         self.denied = counter("rage_denied_total", "Requests refused for lack of rights", "door")
         self.http_requests = counter("rage_http_requests_total", "Answers of the HTTP door", "route", "code")
         self.http_bytes = counter("rage_http_bytes_sent_total", "Bytes of chunks sent by the HTTP door")

@@ -331,8 +331,10 @@ class Inventory:
         with self._db.write(durable=False) as db:
             db.execute("UPDATE document SET read_at = ?, tries = tries + 1 WHERE id = ?", (until, document))
 
-    def read(self, document: int, root: Cid, members: Iterable[tuple[Cid, int]], now: float) -> None:
-        """A document's chunks are these, with their plain sizes; unless it has moved to another root meanwhile."""
+    def read(
+        self, document: int, root: Cid, members: Iterable[tuple[Cid, int]], now: float, *, is_last: bool = True
+    ) -> None:
+        """Chunks of a document, with their plain sizes, a page at a time; unless it has moved to another root since."""
         with self._db.write(durable=False) as db:
             row = db.execute("SELECT root FROM document WHERE id = ?", (document,)).fetchone()
             if row is None or row[0] != bytes(root):
@@ -347,7 +349,8 @@ class Inventory:
                 db.execute("INSERT OR IGNORE INTO member VALUES (?, ?)", (document, chunk[0]))
                 if chunk[1] != document:
                     self._govern(db, chunk[0], now)
-            db.execute("UPDATE document SET is_read = 1 WHERE id = ?", (document,))
+            if is_last:
+                db.execute("UPDATE document SET is_read = 1 WHERE id = ?", (document,))
 
     # --- placement ---
 
