@@ -1,0 +1,227 @@
+"""What is ours to hold and not here is fetched: what a coordinator asked for first, then the newest.
+
+Nodes that should have chunks are asked which they have, a batch at a time; each chunk is fetched from one of those that
+said so, a few at once, and becomes durable and held in one commit with others. What cannot be had comes again later.
+The chunk exchange gives way to readers: these requests travel in the lane `replication`. Source: issue 5, C and E.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from rage_net.chunk import replicas
+from rage_net.chunk.shelf import attest
+from rage_net.chunk.store import Admitted, ChunkStore, admit
+from rage_net.cid import Cid
+from rage_net.env import Env
+from rage_net.errors import IntegrityError, RageError, StorageFullError
+from rage_net.libp2p.errors import Libp2pError
+from rage_net.libp2p.peer_id import PeerId
+from rage_net.messages import ChunkHeader
+from rage_net.metrics import Metrics
+from rage_net.replication.inventory import Inventory, Item
+from rage_net.services.replicating.prover import Fetch, Have, is_durable
+from rage_net.services.replicating.view import View
+
+log = logging.getLogger("rage.replication")
+
+BATCH = 128
+"""Chunks of one round."""
+SOURCES_MAX = 12
+"""Nodes asked which chunks of a batch they have."""
+FETCHES_AT_ONCE = 6
+"""Enough to fill a connection, few enough to leave the threads to readers."""
+COMMIT_CHUNKS = 32
+COMMIT_BYTES = 8 << 20
+"""Become durable in one commit, and are in memory until then."""
+AGAIN_S_MIN, AGAIN_S_MAX = 0.25, 60.0
+"""After a chunk could not be had: doubles."""
+FULL_AGAIN_S = 30.0
+IDLE_S_MAX = 5.0
+
+
+class Pulling:
+    """Fetches. `on_full` is told when the disk has no room; `now` is the inventory's clock."""
+
+    def __init__(
+        self,
+        store: ChunkStore,
+        inventory: Inventory,
+        env: Env,
+        metrics: Metrics,
+        view: View,
+        *,
+        have: Have,
+        fetch: Fetch,
+        on_full: Callable[[], None],
+        now: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._inventory = inventory
+        self._env = env
+        self._metrics = metrics
+        self._view = view
+        self._have = have
+        self._fetch = fetch
+        self._on_full = on_full
+        self._now = now
+        self._wake = asyncio.Event()
+        self.on_fetched: Callable[[], None] = lambda: None
+        """Called after each commit: more is here."""
+
+    def wake(self) -> None:
+        """Something may be due."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Fetch what is due, for as long as the task lives."""
+        while True:
+            self._wake.clear()
+            if not await self.round():
+                try:
+                    async with asyncio.timeout(IDLE_S_MAX):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+
+    async def round(self) -> int:
+        """Fetch one batch. Returns: how many chunks were due."""
+        items = await self._env.blocking(self._inventory.wanted, self._now(), BATCH)
+        if not items:
+            return 0
+        items = await self._take_what_is_here(items)
+        sources = await self._find_sources(items)
+        failed: dict[int, float] = {}
+        batch = _Batch(self, items)
+        places = asyncio.Semaphore(FETCHES_AT_ONCE)
+
+        async def fetch(item: Item) -> None:
+            async with places:
+                if batch.is_full or not await self._fetch_one(item, sources.get(item.cid, []), batch):
+                    failed[item.id] = self._again_at(item, is_full=batch.is_full)
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for item in items:
+                    tasks.create_task(fetch(item))
+        finally:
+            await batch.commit()
+        for item in items:  # a commit without room keeps nothing
+            if item.id not in failed and item.id not in batch.kept:
+                failed[item.id] = self._again_at(item, is_full=True)
+        if failed:
+            self._metrics.replication_events.add(len(failed), "fetch_failed")
+            await self._env.blocking(self._inventory.put_off_chunks, list(failed.items()))
+        return BATCH if len(failed) < BATCH else 0
+
+    def _again_at(self, item: Item, *, is_full: bool) -> float:
+        again_s = FULL_AGAIN_S if is_full else min(AGAIN_S_MAX, AGAIN_S_MIN * 2 ** min(item.tries, 10))
+        return self._now() + again_s * self._env.random.uniform(0.75, 1.25)
+
+    async def _take_what_is_here(self, items: Sequence[Item]) -> list[Item]:
+        """Durable chunks of documents that were put here become replicas, too; cached ones are fetched as others are."""
+
+        def take() -> list[Item]:
+            here = [item for item in items if is_durable(self._store, item.cid)]
+            if here:
+                replicas.hold(self._store, [item.cid for item in here])
+                self._inventory.set_have([item.id for item in here], 1, self._now())
+            taken = {item.id for item in here}
+            return [item for item in items if item.id not in taken]
+
+        return await self._env.blocking(take)
+
+    async def _find_sources(self, items: Sequence[Item]) -> dict[Cid, list[PeerId]]:
+        """Which nodes say that they have which chunks; each is asked about all that nobody before it has."""
+        view = self._view
+        counts: dict[PeerId, int] = {}
+        for item in items:
+            for peer in (item.owner, *item.home):
+                if peer != view.own and view.is_there(peer):
+                    counts[peer] = counts.get(peer, 0) + 1
+        ranked = sorted(counts, key=lambda peer: -counts[peer])
+        ranked += [peer for peer in sorted(view.nodes) if peer not in counts and peer != view.own and view.is_there(peer)]
+        found: dict[Cid, list[PeerId]] = {}
+        for peer in ranked[:SOURCES_MAX]:
+            missing = [item.cid for item in items if len(found.get(item.cid, ())) < 2]
+            if not missing:
+                break
+            try:
+                said = await self._have(peer, missing)
+            except (RageError, Libp2pError, TimeoutError) as error:
+                log.debug("%s does not say what it has: %s", peer, error)
+                continue
+            for cid, has in zip(missing, said, strict=True):
+                if has:
+                    found.setdefault(cid, []).append(peer)
+        return found
+
+    async def _fetch_one(self, item: Item, sources: Sequence[PeerId], batch: _Batch) -> bool:
+        for peer in self._env.random.sample(sources, len(sources)):
+            try:
+                received = await self._fetch(peer, item.cid)
+                header = received.header
+                admitted, _ = await self._env.blocking(
+                    admit, item.cid, header.encoding, b"".join(received.buffers), header.size
+                )
+            except IntegrityError as error:
+                log.warning("%s sent what is not %s: %s", peer, item.cid, error)
+                self._metrics.replication_events.add(1, "wrong_bytes")
+                continue
+            except (RageError, Libp2pError, TimeoutError) as error:
+                log.debug("%s does not give %s: %s", peer, item.cid, error)
+                continue
+            await batch.add(item, admitted, header)
+            return True
+        return False
+
+    def keep(self, fresh: Sequence[tuple[Item, Admitted, ChunkHeader]]) -> None:
+        """Make chunks durable and held, and note what they are for. Blocking. Raises StorageFullError."""
+        replicas.keep_replicas(self._store, [admitted for _, admitted, _ in fresh])
+        said = [
+            (item.cid, header.is_public, [(it.organization, it.doc_id) for it in header.documents])
+            for item, _, header in fresh
+        ]
+        attest(self._store, said)
+        self._inventory.set_have([item.id for item, _, _ in fresh], 1, self._now())
+
+    async def commit(self, fresh: Sequence[tuple[Item, Admitted, ChunkHeader]]) -> bool:
+        """As `keep`; False when there is no room."""
+        try:
+            await self._env.blocking(self.keep, fresh)
+        except StorageFullError as error:
+            log.warning("replicas cannot be kept: %s", error)
+            self._on_full()
+            return False
+        self._metrics.replication_events.add(len(fresh), "fetched")
+        self.on_fetched()
+        return True
+
+
+class _Batch:
+    """What was fetched and is not durable yet."""
+
+    def __init__(self, pulling: Pulling, items: Sequence[Item]) -> None:
+        self.is_full = False
+        """The disk has no room."""
+        self.kept: set[int] = set()
+        self._pulling = pulling
+        self._fresh: list[tuple[Item, Admitted, ChunkHeader]] = []
+        self._bytes = 0
+        self._committing = asyncio.Lock()
+
+    async def add(self, item: Item, admitted: Admitted, header: ChunkHeader) -> None:
+        self._fresh.append((item, admitted, header))
+        self._bytes += len(admitted.stored)
+        if len(self._fresh) >= COMMIT_CHUNKS or self._bytes >= COMMIT_BYTES:
+            await self.commit()
+
+    async def commit(self) -> None:
+        async with self._committing:  # whoever fetches on meanwhile waits here: memory is bounded
+            fresh, self._fresh, self._bytes = self._fresh, [], 0
+            if fresh and await self._pulling.commit(fresh):
+                self.kept.update(item.id for item, _, _ in fresh)
+            elif fresh:
+                self.is_full = True
