@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from sqlite3 import Connection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from blake3 import blake3
 
@@ -16,7 +16,6 @@ from rage_net.cid import BLOCK_BYTES_MAX, RAW, Cid
 from rage_net.errors import IntegrityError, UnavailableError
 
 if TYPE_CHECKING:
-    from rage_net.chunk.holds import Lease
     from rage_net.chunk.store import ChunkStore
 
 SMALL_BYTES_MAX = 16 * 1024
@@ -48,18 +47,32 @@ class Admitted:
     size: int
 
 
+class Holder(Protocol):
+    """What a batch's chunks are held by: a lease, or the store's replica holder."""
+
+    @property
+    def id(self) -> int:
+        """Its row."""
+        ...
+
+    @property
+    def organisation(self) -> str | None:
+        """For which its document counts for the chunks; None: they are only held."""
+        ...
+
+
 class Batch:
     """Puts that become durable together, at `commit`.
 
     `add` may be called from several threads, `commit` from one, when all adds have returned. Leaving the `with` without
     a commit drops what was staged.
 
-    With `lease` the commit also holds every chunk of the batch, and they count for its organisation (see `holds`).
+    With `holder` the commit also holds every chunk of the batch, and they count for its organisation (see `holds`).
     """
 
-    def __init__(self, store: ChunkStore, *, lease: Lease | None, cache: bool) -> None:
+    def __init__(self, store: ChunkStore, *, holder: Holder | None, cache: bool) -> None:
         self._store = store
-        self._lease = lease
+        self._holder = holder
         self._cache = cache
         self._lock = threading.Lock()
         self._staged: dict[Cid, Staged] = {}
@@ -116,8 +129,8 @@ class Batch:
                     if find(db, cid) is None:
                         raise UnavailableError(f"{cid} was lost while it was put again", mend=("put it again",))
                 added = sum(self._insert(db, staged) for staged in new.values())
-                if self._lease is not None:
-                    hold(db, self._lease.id, [*self._staged, *self._known], self._lease.organisation)
+                if self._holder is not None:
+                    hold(db, self._holder.id, [*self._staged, *self._known], self._holder.organisation)
                 store.failpoint("before commit")
         except BaseException:
             self._unpublish(published)

@@ -1,4 +1,4 @@
-"""What keeps chunks: leases of running puts, documents, pins; and how they let go.
+"""What keeps chunks: leases of running puts, documents, pins, this node's share of replicas; and how they let go.
 
 A holder is one row, its holds one row a chunk. A put takes a lease, each of its commits holds the chunks it brought,
 and at the end the lease *becomes* the document or the pin, in one row: so gc never sees a chunk of a put unheld, and a
@@ -9,11 +9,13 @@ Source: design D7 ("naming a CID grants nothing"); peers.md 7 and 10.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import islice
 from sqlite3 import Connection
 
 from rage_net.chunk.batch import hold
+from rage_net.chunk.stat import Stat, find
 from rage_net.chunk.store import ChunkStore
 from rage_net.cid import Cid
 from rage_net.errors import StorageFullError
@@ -114,8 +116,48 @@ def finish_release(store: ChunkStore, holder: int, now: float, *, spend_ballast:
         log.warning("holder %d is not released yet, gc will do it: %s", holder, error)
 
 
+def release_some(store: ChunkStore, holder: int, cids: Sequence[Cid], *, now: float, at_once: bool) -> int:
+    """Let go of some of what `holder` holds, RELEASE_BATCH in a transaction; it itself stays.
+
+    `at_once`: what nothing else holds is deleted without grace, but for chunks that a running put counts on. Gives
+    bytes at rest of what nothing holds any more: freed with `at_once`, else gc's after the grace. Raises
+    StorageFullError on a disk that has no room even for this; what was let go before stays so.
+    """
+    freed = 0
+    for at in range(0, len(cids), RELEASE_BATCH):
+        some = cids[at : at + RELEASE_BATCH]
+        loose = store.index.shrink(partial(_let_go, holder=holder, cids=some, now=now))
+        if at_once:
+            freed += sum(stat.stored for stat in store.discard([stat.cid for stat in loose]))
+        else:
+            freed += sum(stat.stored for stat in loose)
+    return freed
+
+
+def _let_go(db: Connection, holder: int, cids: Sequence[Cid], now: float) -> list[Stat]:
+    """Those that are here and that nothing holds any more."""
+    loose = []
+    for cid in cids:
+        key = bytes(cid)
+        if not db.execute("DELETE FROM hold WHERE holder = ? AND cid = ?", (holder, key)).rowcount:
+            continue
+        released = db.execute(
+            "UPDATE chunk SET released_at = ? WHERE cid = ? AND NOT EXISTS (SELECT 1 FROM hold WHERE cid = ?)",
+            (now, key, key),
+        ).rowcount
+        if released and (stat := find(db, cid)) is not None:
+            loose.append(stat)
+    return loose
+
+
+def is_held(store: ChunkStore, cid: Cid) -> bool:
+    """Whether anything holds a chunk, here or not."""
+    with store.index.read() as db:
+        return db.execute("SELECT 1 FROM hold WHERE cid = ? LIMIT 1", (bytes(cid),)).fetchone() is not None
+
+
 def count_holds(store: ChunkStore, cid: Cid) -> int:
-    """How many documents, pins and running puts hold a chunk."""
+    """How many documents, pins and running puts hold a chunk; one more where it is a replica."""
     with store.index.read() as db:
         row: tuple[int] = db.execute("SELECT count(*) FROM hold WHERE cid = ?", (bytes(cid),)).fetchone()
     return row[0]

@@ -40,7 +40,7 @@ MIGRATIONS: tuple[str, ...] = (
 
     CREATE TABLE holder (                       -- what holds chunks
         id          INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again: a release may still run for it
-        kind        TEXT NOT NULL,              -- lease (a running put), document, pin, gone (being released)
+        kind        TEXT NOT NULL,              -- lease (a running put), document, pin, replica, gone (being released)
         session     TEXT NOT NULL DEFAULT '',   -- of a lease: the process that took it
         root        BLOB                        -- of a pin
     );
@@ -133,6 +133,20 @@ MIGRATIONS: tuple[str, ...] = (
             cached_chunks = cached_chunks - old.cached, cached_stored = cached_stored - old.cached * old.stored;
     END;
     DROP TABLE vouched;
+    """,
+    """
+    CREATE UNIQUE INDEX holder_replica ON holder (kind) WHERE kind = 'replica';  -- one of a store
+
+    CREATE TABLE scrub (                        -- one row: how far reading everything again has come
+        began_at REAL NOT NULL,                 -- of this pass
+        length_s REAL NOT NULL,                 -- what it was drawn to take
+        after    BLOB NOT NULL,                 -- the last chunk it has read
+        chunks   INTEGER NOT NULL,              -- it has read so far
+        size     INTEGER NOT NULL,              -- plain bytes of these
+        bad      INTEGER NOT NULL,
+        is_done  INTEGER NOT NULL,              -- 1: all were read, the next pass is not due yet
+        ended_at REAL                           -- when a pass last came to its end; NULL: none has
+    );
     """,
 )
 """Each takes a store from version n to n + 1, in one transaction. Never change one that was released: add one."""

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
-from rage_net.chunk.batch import Admitted, Batch
+from rage_net.chunk.batch import Admitted, Batch, Holder
 from rage_net.chunk.encoding import Data, decode
 from rage_net.chunk.files import SHARDS, Bodies, FileBodies
 from rage_net.chunk.index import Index
@@ -35,7 +35,6 @@ from rage_net.database import Ballast, full
 from rage_net.errors import ConflictError, IntegrityError, NotFoundError, RageError, StorageFullError
 
 if TYPE_CHECKING:
-    from rage_net.chunk.holds import Lease
     from rage_net.env import Env  # which loads asyncio: nothing here needs it
 
 LIST_MAX = 10_000
@@ -164,9 +163,9 @@ class ChunkStore:
         with self.index.read() as db:
             return Totals(*db.execute("SELECT * FROM total").fetchone())
 
-    def batch(self, *, lease: Lease | None = None, cache: bool = False) -> Batch:
-        """Several puts with one commit; `lease` then holds them all (see `holds`)."""
-        return Batch(self, lease=lease, cache=cache)
+    def batch(self, *, lease: Holder | None = None, cache: bool = False) -> Batch:
+        """Several puts with one commit; `lease` then holds them all (see `holds`, and `replicas` for another)."""
+        return Batch(self, holder=lease, cache=cache)
 
     def promote(self, cids: Iterable[Cid]) -> None:
         """Make cached chunks durable: from then on they count as replicas. Absent and durable ones are skipped.

@@ -103,7 +103,7 @@ class GetChunk(Verb[GetChunkResult]):
 
 @dataclass(frozen=True, slots=True)
 class ChunkRow:
-    """One chunk of the store. `held_by` counts documents and pins; `cached` chunks may be evicted."""
+    """One chunk of the store. `held_by` counts documents, pins, and being a replica; `cached` chunks may be evicted."""
 
     cid: str
     size: int

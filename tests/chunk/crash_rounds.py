@@ -22,9 +22,11 @@ from rage_net.chunk.documents import Documents
 from rage_net.chunk.gc import collect
 from rage_net.chunk.ingest import ingest
 from rage_net.chunk.manifest import pieces
+from rage_net.chunk.replicas import is_held, keep_replicas, let_go, missing, walk
 from rage_net.chunk.split import Sizes
-from rage_net.chunk.store import ChunkStore, Quota, open_store, walk_chunks
+from rage_net.chunk.store import Admitted, ChunkStore, Quota, open_store, walk_chunks
 from rage_net.chunk.verify import verify
+from rage_net.cid import Cid
 
 SIZES = Sizes(16 * 1024, 32 * 1024, 128 * 1024)
 ROOMY = Quota(free_bytes_min=0, free_inodes_min=0)
@@ -70,16 +72,40 @@ def work(home: Path, rng: random.Random, acks: int) -> None:
             done = ingest(io.BytesIO(make(seed)), store, lease, sizes=SIZES)
             documents.put(lease, done.root, size=done.size, chunks=done.chunks, name=name)
         os.write(acks, json.dumps(["done", name, seed]).encode() + b"\n")
+    keep_and_let_go(store, rng, acks)
     if rng.random() < 0.5:
         collect(store, documents, grace_s=0)
     store.close()
 
 
+def keep_and_let_go(store: ChunkStore, rng: random.Random, acks: int) -> None:
+    """Replicas come as another node would send them, and some go again."""
+    seed = rng.randrange(1 << 30)
+    os.write(acks, json.dumps(["keep", "", seed]).encode() + b"\n")
+    keep_replicas(store, [Admitted(Cid.of(data), "raw", data, len(data)) for data in replicas_of(seed)])
+    os.write(acks, json.dumps(["kept", "", seed]).encode() + b"\n")
+    if rng.random() < 0.5:
+        os.write(acks, json.dumps(["let go", "", seed]).encode() + b"\n")
+        cids = [Cid.of(data) for data in replicas_of(seed)]
+        let_go(store, cids, now=time.time(), at_once=rng.random() < 0.5)
+        os.write(acks, json.dumps(["gone", "", seed]).encode() + b"\n")
+
+
+def replicas_of(seed: int) -> list[bytes]:
+    """A file and a small chunk of its own, and a file that it shares with others, which may have let it go."""
+    rng = random.Random(seed)
+    return [rng.randbytes(40_000), rng.randbytes(2000), random.Random(0).randbytes(30_000 + rng.randrange(2))]
+
+
 def check(home: Path, acks: Path, everything: bool) -> None:
     """What each name may hold: what was acknowledged last, or what was begun after that."""
     may: dict[str, list[int]] = {}
+    kept: dict[int, str] = {}
     for line in acks.read_text().splitlines():
         step, name, seed = json.loads(line)
+        if not name:
+            kept[seed] = step
+            continue
         may[name] = [seed] if step == "done" else [*may.get(name, [-1]), seed]
     store = open_store(home, World("check"), quota=ROOMY)
     try:
@@ -92,6 +118,13 @@ def check(home: Path, acks: Path, everything: bool) -> None:
                 cids = [piece.cid for piece in pieces(root, store.get)] if root.is_manifest() else [root]
                 whole = b"".join(store.get(cid) for cid in cids)
                 assert whole in [make(seed) for seed in seeds if seed >= 0], f"{name} holds other bytes"
+        for seed in [seed for seed, step in kept.items() if step == "kept"][0 if everything else -3 :]:
+            for data in replicas_of(seed)[:2]:
+                assert is_held(store, Cid.of(data)), f"replicas {seed} are held no longer"
+                assert store.get(Cid.of(data)) == data
+        for seed in [seed for seed, step in kept.items() if step == "gone"]:
+            assert not any(is_held(store, Cid.of(data)) for data in replicas_of(seed)[:2]), f"replicas {seed} are held"
+        assert not missing(store), "what is held is here"
         if everything:
             bad = verify(store).bad
             assert not bad, bad
@@ -141,6 +174,7 @@ def main() -> None:
     documents = Documents(store)
     for document in documents.list()[0]:
         documents.remove(document)
+    let_go(store, list(walk(store)), now=time.time(), at_once=False)
     collect(store, documents, grace_s=0)
     assert store.totals().chunks == 0
     store.close()

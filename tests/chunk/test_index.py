@@ -129,6 +129,11 @@ def test_the_questions_asked_of_a_large_store_use_an_index(tmp_path: Path, world
         "SELECT doc_id FROM document WHERE expires_at <= ? ORDER BY expires_at, doc_id",
         "SELECT doc_id FROM document WHERE (name, doc_id) > (?, 'a') ORDER BY name, doc_id LIMIT 10",
         "SELECT 1 FROM holder WHERE kind = 'pin' AND root = ?",
+        "SELECT id FROM holder WHERE kind = 'replica' AND root IS ?",
+        "SELECT cid FROM hold WHERE holder = (SELECT id FROM holder WHERE kind = 'replica') AND cid > ? ORDER BY cid",
+        "SELECT DISTINCT cid FROM hold WHERE cid > ? AND NOT EXISTS (SELECT 1 FROM chunk WHERE chunk.cid = hold.cid)"
+        " AND (SELECT kind FROM holder WHERE holder.id = hold.holder) IN ('document', 'pin', 'replica')"
+        " ORDER BY cid LIMIT 10",
     )
     with store.index.read() as db:
         for question in questions:
