@@ -302,7 +302,10 @@ def _winners(facts: Iterable[Entry], access: AccessList) -> Iterable[Entry]:
 
 
 def _principal(engine: Engine, verb: verbs.CheckAcl) -> Principal:
-    """Somebody of whom a door would know this much. An organisation stands for a peer of it that trust lets ask."""
+    """Somebody of whom a door would know this much.
+
+    An organisation stands for a peer of it that stores chunks, and that trust lets ask.
+    """
     name = acl.parse_principal(verb.principal)
     kind, _, rest = name.partition(":")
     if verb.groups and kind != "user":
@@ -315,7 +318,9 @@ def _principal(engine: Engine, verb: verbs.CheckAcl) -> Principal:
         return Principal("user", rest, rest.partition("/")[0], groups)
     if kind == "group":
         return Principal("user", "", rest.partition("/")[0], frozenset({rest}))
-    return Principal("peer", "", rest, scopes=acl.SCOPES) if kind == "org" else acl.ANYONE
+    if kind == "org":
+        return Principal("peer", "", rest, capabilities=frozenset({acl.STORES}), scopes=acl.SCOPES)
+    return acl.ANYONE
 
 
 def _rights(payload: AclPayload) -> verbs.AclRights:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rage_net.cid import BLOCK_BYTES_MAX, Cid, CidError
 from rage_net.errors import RemoteProtocolError
@@ -36,7 +36,12 @@ DENIED = 403
 NOT_FOUND = 404
 BUSY = 503
 
+Traffic = Literal["user", "replication", "background"]
+"""Why a chunk is asked for: for who reads it, to hold a copy of it, or for something that can wait."""
+
 _ENCODINGS = ("raw", "zstd")
+_TRAFFIC: tuple[Traffic, ...] = ("user", "replication", "background")
+"""By their numbers on the wire."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +49,15 @@ class GetRequest:
     """Send this chunk."""
 
     cid: Cid
+    traffic: Traffic = "user"
 
 
 @dataclass(frozen=True, slots=True)
 class HaveRequest:
-    """Which of these, at most HAVE_MAX, are here and readable by who asks."""
+    """Which of these, at most HAVE_MAX, are here, and for who asks: to read, or with `replication` to replicate."""
 
     cids: tuple[Cid, ...]
+    traffic: Traffic = "user"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,26 +95,36 @@ def encode_request(request: GetRequest | HaveRequest) -> bytes:
     from rage_net.pb import rage_pb2 as pb
 
     if isinstance(request, GetRequest):
-        return pb.ChunkRequest(chunk_id=bytes(request.cid)).SerializeToString()
-    return pb.ChunkRequest(have=pb.Have(chunk_ids=[bytes(cid) for cid in request.cids])).SerializeToString()
+        wire = pb.ChunkRequest(chunk_id=bytes(request.cid))
+    else:
+        wire = pb.ChunkRequest(have=pb.Have(chunk_ids=[bytes(cid) for cid in request.cids]))
+    if request.traffic != "user":
+        wire.traffic = pb.REPLICATION if request.traffic == "replication" else pb.BACKGROUND
+    return wire.SerializeToString()
 
 
 def decode_request(data: bytes) -> GetRequest | HaveRequest:
-    """Read a request. Raises: RemoteProtocolError."""
+    """Read a request. Raises: RemoteProtocolError.
+
+    Traffic of a kind that this version does not know counts as `user`: then the right to `read` decides, and the lane
+    is that of requests that say nothing; who invents a kind gains nothing by it.
+    """
     from rage_net.pb import rage_pb2 as pb
 
     message = pb.ChunkRequest()
     _parse(message, data, REQUEST_BYTES_MAX)
     kind = message.WhichOneof("ask")
+    number = message.traffic
+    traffic = _TRAFFIC[number] if 0 <= number < len(_TRAFFIC) else "user"
     try:
         if kind == "chunk_id":
-            return GetRequest(Cid.from_bytes(message.chunk_id))
+            return GetRequest(Cid.from_bytes(message.chunk_id), traffic)
         if kind == "have":
             if len(message.have.chunk_ids) > HAVE_MAX:
                 raise RemoteProtocolError(
                     f"asks for {len(message.have.chunk_ids)} chunks at once; {HAVE_MAX} is the most"
                 )
-            return HaveRequest(tuple(Cid.from_bytes(raw) for raw in message.have.chunk_ids))
+            return HaveRequest(tuple(Cid.from_bytes(raw) for raw in message.have.chunk_ids), traffic)
     except CidError as error:
         raise RemoteProtocolError(str(error)) from None
     raise RemoteProtocolError("a chunk request that asks for nothing")

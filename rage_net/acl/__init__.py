@@ -10,6 +10,7 @@ Source: design D6, D7, 4.4; specification, "ACL Enforcement in P2P", "Conflict R
 """
 
 from rage_net.acl.decide import (
+    STORES,
     ChunkResource,
     Decision,
     DocumentResource,
@@ -40,6 +41,7 @@ __all__ = [
     "LEEWAY_S",
     "OPERATOR",
     "SCOPES",
+    "STORES",
     "VISIBILITIES",
     "AccessList",
     "AclPayload",

@@ -5,6 +5,10 @@ exist there. With a CA, the order is: who is a stranger gets what is public, whe
 open the action to another organisation's peers; then the owner, the organisation's admins, denials, grants, visibility.
 A denial of any of the principal's names wins over every grant. The default is no.
 
+To replicate is another matter: visibility says who may read, not who may hold. The nodes of the document's organisation
+whose certificates have the capability `storage` hold it, whatever its visibility, unless a denial of `replicate` names
+them; an admin's node is no exception. Other organisations hold it by a grant alone, and nobody without a certificate.
+
 Naming a CID grants nothing: which documents count for a chunk is the store's record, and comes in as an argument.
 
 Source: design D7, 4.4.
@@ -116,16 +120,21 @@ SEEN = frozenset(("read", "query"))
 """Visibility opens these."""
 ENFORCED = frozenset(("read", "query", "replicate"))
 """acl_enforcement is about these."""
+STORES = "storage"
+"""The capability of nodes that hold copies for their organisation."""
 GROUPED_TOPICS = ("rage.org.", "rage.acl.")
 """Topics for holders of certificates alone."""
 
 _OPEN_RULES = ("operator", "public", "security.trusted_peers")
 _STRANGERS = ("operator", "certificate", "security.public_access", "denials", "public")
 _RULES = ("operator", "trust scope", "owner", "unknown facts", "admin capability", "denials", "grants", "visibility")
+_HOLDING = ("operator", "trust scope", "owner", "unknown facts", "denials", "grants", "storage capability")
+"""Of `replicate`."""
 
 _OPERATOR = Decision(True, "the operator of this node", _RULES[:1])
 _OPEN_PUBLIC = Decision(True, "a public document holds it", _OPEN_RULES[:2])
 _OPEN_TRUSTED = Decision(True, "security.trusted_peers names the peer", _OPEN_RULES)
+_OPEN_REPLICATE = Decision(False, "an open node replicates nothing", ("operator", "open node"))
 _OPEN_DEFAULT = Decision(
     False, "nothing allows it: it is not public, and trusted_peers does not name the peer", _OPEN_RULES
 )
@@ -141,6 +150,9 @@ _ADMIN = Decision(True, "an admin of its organisation", _RULES[:5])
 _MEMBER = Decision(
     True, "a member of the organisation", ("operator", "trust scope", "denials", "grants", "organisation")
 )
+_STORAGE = Decision(True, "a node of its organisation that stores", _HOLDING)
+_NO_STORAGE = Decision(False, "its certificate lacks the capability storage", _HOLDING)
+_NO_GRANT = Decision(False, "another organisation's node replicates by a grant alone", _HOLDING)
 _DEFAULT = Decision(False, "nothing allows it", _RULES)
 _UNCOUNTED = Decision(False, "no document counts for it", (*_RULES[:2], "documents"))
 _OFF = Decision(True, "security.acl_enforcement is off", (*_RULES[:2], "security.acl_enforcement"))
@@ -166,6 +178,8 @@ def authorize(resource: Resource, principal: Principal, action: Action, rules: R
             return _decide_stale(resource, principal, action, now)
         return _decide_stranger(resource, principal, action, rules, now)
     is_peer = principal.kind == "peer"
+    if not is_peer and action == "replicate":  # a token is no certificate, and a user holds no copies
+        return _NO_CERTIFICATE
     if is_peer and principal.organization != rules.organization:
         scope = "sync" if isinstance(resource, TopicResource) else SCOPE_OF[action]
         if scope not in principal.scopes:
@@ -203,7 +217,7 @@ def _decide(access: AccessList, principal: Principal, action: Action, rules: Rul
     if is_member and principal.kind == "peer":
         if principal.name == access.owner and access.owner:
             return _OWNER
-        if not access.flaw and "admin" in principal.capabilities:
+        if not access.flaw and action != "replicate" and "admin" in principal.capabilities:
             return _ADMIN
     if access.flaw:
         return _flawed(access.flaw)
@@ -222,6 +236,10 @@ def _decide(access: AccessList, principal: Principal, action: Action, rules: Rul
             return _VISIBLE[visibility]
         if visibility == "federated" and rules.organization in (organization, access.organization):
             return _VISIBLE[visibility]
+    elif action == "replicate":
+        if not is_member:
+            return _NO_GRANT
+        return _STORAGE if STORES in principal.capabilities else _NO_STORAGE
     return _DEFAULT
 
 
@@ -258,6 +276,8 @@ def _decide_open(resource: Resource, principal: Principal, action: Action, rules
             return _OPEN_ALL if action == "kad" else _OPEN_NONE
         case TopicResource():
             return _OPEN_NONE if resource.topic.startswith(GROUPED_TOPICS) else _OPEN_ALL
+    if action == "replicate":
+        return _OPEN_REPLICATE
     if action == "read" and is_public and rules.public_to_strangers:
         return _OPEN_PUBLIC
     if action == "read" and principal.kind == "peer" and principal.name in rules.trusted_peers:
@@ -315,12 +335,12 @@ def _named(until: Until, principal: Principal, action: str, now: float) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _denied(name: str, action: str) -> Decision:
-    return Decision(False, f"{name} is denied {action}", _RULES[:6])
+    return Decision(False, f"{name} is denied {action}", _HOLDING[:5] if action == "replicate" else _RULES[:6])
 
 
 @functools.lru_cache(maxsize=4096)
 def _granted(name: str, action: str) -> Decision:
-    return Decision(True, f"{name} is granted {action}", _RULES[:7])
+    return Decision(True, f"{name} is granted {action}", _HOLDING[:6] if action == "replicate" else _RULES[:7])
 
 
 @functools.lru_cache(maxsize=16)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from rage_net import messages
-from rage_net.acl import Principal, Rules
+from rage_net.acl import Action, Principal, Rules
 from rage_net.chunk.shelf import Hidden, Seen
 from rage_net.chunk.store import ChunkStore
 from rage_net.cid import BLOCK_BYTES_MAX, Cid
@@ -34,7 +34,7 @@ from rage_net.errors import (
 from rage_net.gate import AccessOf, Answer, Gate
 from rage_net.libp2p import varint
 from rage_net.libp2p.errors import Libp2pError, NegotiationError
-from rage_net.messages import ChunkHeader, ChunkResponse, DocumentName, GetRequest, HaveRequest
+from rage_net.messages import ChunkHeader, ChunkResponse, DocumentName, GetRequest, HaveRequest, Traffic
 
 if TYPE_CHECKING:
     from rage_net.libp2p.peer_id import PeerId
@@ -99,13 +99,13 @@ class PeerSource:
         """For people."""
         return str(self.connection.peer_id)
 
-    async def have(self, cids: Sequence[Cid]) -> Sequence[bool]:
+    async def have(self, cids: Sequence[Cid], traffic: Traffic = "user") -> Sequence[bool]:
         """See `Exchange.have`."""
-        return await self.exchange.have(self.connection, cids)
+        return await self.exchange.have(self.connection, cids, traffic=traffic)
 
-    async def fetch(self, cid: Cid, size_max: int) -> Received:
+    async def fetch(self, cid: Cid, size_max: int, traffic: Traffic = "user") -> Received:
         """See `Exchange.fetch`."""
-        return await self.exchange.fetch(self.connection, cid, size_max)
+        return await self.exchange.fetch(self.connection, cid, size_max, traffic=traffic)
 
     async def drop(self, reason: str) -> None:
         """Close the connection."""
@@ -261,10 +261,11 @@ class Exchange:
             await self._answer(stream, ChunkResponse(messages.BAD_REQUEST, message=str(error)))
             raise
         principal = self._principal_of(peer)
+        action: Action = "replicate" if request.traffic == "replication" else "read"
         if isinstance(request, HaveRequest):
-            await self._serve_have(stream, request, principal)
+            await self._serve_have(stream, request, principal, action)
             return
-        answer = await self._look_soon(request.cid, principal)
+        answer = await self._look_soon(request.cid, principal, action)
         seen = answer.found
         if not isinstance(seen, Seen):
             await self._answer(stream, _DENIED if answer.is_told else _ABSENT)
@@ -277,7 +278,7 @@ class Exchange:
         ):  # after the answer: its time tells nothing
             self._note(principal, request.cid, answer)
 
-    async def _serve_have(self, stream: Stream, request: HaveRequest, principal: Principal) -> None:
+    async def _serve_have(self, stream: Stream, request: HaveRequest, principal: Principal, action: Action) -> None:
         peer = stream.remote_peer
         if self._haves[peer] >= HAVES_MAX:
             self._metrics.shed.add(1, "chunk_have")
@@ -286,7 +287,7 @@ class Exchange:
         self._haves[peer] += 1
         try:
             async with self._having:
-                answers = await self._env.blocking(self._look_at_all, request.cids, principal)
+                answers = await self._env.blocking(self._look_at_all, request.cids, principal, action)
         finally:
             self._haves[peer] -= 1
             if not self._haves[peer]:
@@ -329,7 +330,7 @@ class Exchange:
         why = decision.would_deny or decision.reason
         self._denials.note("chunk", str(principal), f"chunk:{cid}", why, count=count, allowed=decision.allowed)
 
-    async def _look_soon(self, cid: Cid, principal: Principal) -> Answer:
+    async def _look_soon(self, cid: Cid, principal: Principal, action: Action) -> Answer:
         """As `_look`; on the event loop as long as the index lies in memory."""
         while self._looks >= LOOKS_A_TURN:  # noqa: ASYNC110  a turn is not worth an event
             await asyncio.sleep(0)  # what was answered leaves first, and its asker works on it meanwhile
@@ -339,8 +340,8 @@ class Exchange:
         now = self._env.monotonic
         started = now()
         if started < self._slow_until:
-            return await self._env.blocking(self._look, cid, principal)
-        answer = self._look(cid, principal)
+            return await self._env.blocking(self._look, cid, principal, action)
+        answer = self._look(cid, principal, action)
         self._look_s += (now() - started - self._look_s) / 8  # one that another process held up is no sign yet
         if self._look_s > LOOK_S_MAX:
             self._look_s, self._slow_until = 0.0, now() + SLOW_S
@@ -349,26 +350,32 @@ class Exchange:
     def _begin_turn(self) -> None:
         self._looks = 0
 
-    def _look(self, cid: Cid, principal: Principal) -> Answer:
-        """The chunk, if it is here and `principal` may read it, with its documents for holders of certificates."""
-        is_certified = bool(principal.organization) and not self.gate.rules.is_open
-        return self.gate.look(cid, principal, tell=messages.DOCUMENTS_MAX if is_certified else 0)
+    def _look(self, cid: Cid, principal: Principal, action: Action) -> Answer:
+        """The chunk, if it is here and `principal` may do that with it, with its documents for holders of certificates.
 
-    def _look_at_all(self, cids: Iterable[Cid], principal: Principal) -> list[Answer]:
-        return [self.gate.look(cid, principal) for cid in cids]
+        Documents are told to whom the same action is open: who replicates needs to know what for.
+        """
+        is_certified = bool(principal.organization) and not self.gate.rules.is_open
+        return self.gate.look(cid, principal, action, tell=messages.DOCUMENTS_MAX if is_certified else 0)
+
+    def _look_at_all(self, cids: Iterable[Cid], principal: Principal, action: Action) -> list[Answer]:
+        return [self.gate.look(cid, principal, action) for cid in cids]
 
     # --- the client ---
 
-    async def fetch(self, connection: Connection, cid: Cid, size_max: int = BLOCK_BYTES_MAX) -> Received:
+    async def fetch(
+        self, connection: Connection, cid: Cid, size_max: int = BLOCK_BYTES_MAX, *, traffic: Traffic = "user"
+    ) -> Received:
         """One chunk from a peer, in the stored form, not verified.
 
+        Args: traffic: why; with `replication` it is given by the right to replicate it, not to read it.
         Raises: NotFoundError (it lacks the chunk or will not say), AccessDeniedError, UnavailableError (busy, gone, or
         no byte for STALL_S_MAX), PeerProtocolError; IntegrityError `size-differs` when it announces more plain bytes
         than `size_max`, before they are read.
         """
         loop = asyncio.get_running_loop()
         ends = loop.time() + CHUNK_S_MAX
-        async with self._ask(connection, GetRequest(cid), STALL_S_MAX) as (stream, deadline):
+        async with self._ask(connection, GetRequest(cid, traffic), STALL_S_MAX) as (stream, deadline):
             response = await self._response(stream, "chunk_request")
             if response.header is None:
                 raise RemoteProtocolError("a chunk without its metadata")
@@ -397,9 +404,12 @@ class Exchange:
             header = replace(header, documents=())
         return Received(header, buffers)
 
-    async def have(self, connection: Connection, cids: Sequence[Cid]) -> tuple[bool, ...]:
-        """Which of `cids` (at most HAVE_MAX) the peer holds and lets us read. Raises as `fetch` does."""
-        async with self._ask(connection, HaveRequest(tuple(cids)), HAVE_S_MAX) as (stream, _):
+    async def have(self, connection: Connection, cids: Sequence[Cid], *, traffic: Traffic = "user") -> tuple[bool, ...]:
+        """Which of `cids` (at most HAVE_MAX) the peer holds and lets us read; with `replication`, lets us replicate.
+
+        Raises as `fetch` does.
+        """
+        async with self._ask(connection, HaveRequest(tuple(cids), traffic), HAVE_S_MAX) as (stream, _):
             response = await self._response(stream, "have_request")
             return messages.decode_have(response.have, len(cids))
 

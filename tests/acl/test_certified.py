@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rage_net.acl import (
+    ACTIONS,
     ANYONE,
     OPERATOR,
     AccessList,
@@ -76,8 +79,9 @@ def test_visibility_says_who_reads_without_a_right(visibility: str, readers: set
 
 
 def test_visibility_opens_reading_and_asking_and_nothing_else() -> None:
-    for action in ("write", "admin", "replicate"):
+    for action in ("write", "admin"):
         assert not decide(document("public"), MEMBER, action).allowed  # type: ignore[arg-type]
+    assert not decide(document("public"), FOREIGN, "replicate").allowed
     assert decide(document("org"), MEMBER, "query").allowed
 
 
@@ -94,7 +98,7 @@ def test_federated_documents_of_another_organisation_go_to_its_members_and_to_ou
 
 
 def test_an_organisation_admin_may_anything_on_its_own_documents_and_nothing_by_that_on_others() -> None:
-    for action in ("read", "write", "admin", "query", "replicate"):
+    for action in ("read", "write", "admin", "query"):
         assert decide(document("private", ("anyone", action, False)), ADMIN, action).allowed  # type: ignore[arg-type]
         assert not decide(document("private"), FOREIGN, action).allowed  # type: ignore[arg-type]
 
@@ -130,7 +134,7 @@ def test_a_group_of_another_organisation_with_the_same_name_is_another_group() -
 def test_admin_implies_read_write_and_query_and_write_implies_nothing() -> None:
     right = document("private", ("peer:member", "admin", True))
     assert all(decide(right, MEMBER, action).allowed for action in ("read", "write", "query", "admin"))  # type: ignore[arg-type]
-    assert not decide(right, MEMBER, "replicate").allowed
+    assert not decide(document("private", ("org:globex", "admin", True)), FOREIGN, "replicate").allowed
     right = document("private", ("peer:member", "write", True))
     assert not any(decide(right, MEMBER, action).allowed for action in ("read", "query", "admin"))  # type: ignore[arg-type]
 
@@ -250,6 +254,114 @@ def test_permissive_says_what_strict_would_deny_and_why() -> None:
     decision = decide(access, MEMBER, rules=rules)
     assert decision.would_deny == decide(access, MEMBER).reason == "peer:member is denied read"
     assert decide(document(), MEMBER, rules=rules).would_deny == ""
+
+
+# --- replicate ---
+
+PLAIN = Principal("peer", "plain", "acme", scopes=SCOPES)
+"""A member that stores nothing for others."""
+
+
+@pytest.mark.parametrize("visibility", ["public", "federated", "org", "private"])
+def test_nodes_of_the_organisation_that_store_hold_its_documents_whatever_their_visibility(visibility: str) -> None:
+    for principal in (OWNER, MEMBER, OPERATOR):
+        assert decide(document(visibility), principal, "replicate").allowed, principal
+    for principal in (PLAIN, ADMIN, FOREIGN, USER, STRANGER, ANYONE):
+        assert not decide(document(visibility), principal, "replicate").allowed, principal
+    assert "storage" in decide(document(visibility), PLAIN, "replicate").reason
+    assert decide(document(visibility, ("peer:plain", "replicate", True)), PLAIN, "replicate").allowed
+
+
+@pytest.mark.parametrize("name", ["peer:member", "org:acme", "anyone"])
+def test_a_denial_of_replicate_keeps_bytes_off_the_nodes_it_names_but_for_the_owners(name: str) -> None:
+    access = document("public", (name, "replicate", False), ("peer:boss", "replicate", True))
+    assert not decide(access, MEMBER, "replicate").allowed
+    assert decide(access, OWNER, "replicate").allowed
+    assert decide(access, MEMBER).allowed, "who may not hold it may still read it"
+    boss = Principal("peer", "boss", "acme", scopes=SCOPES, capabilities=frozenset({"admin", "storage"}))
+    assert decide(access, boss, "replicate").allowed is (name == "peer:member"), "an admin's node is no exception"
+
+
+def test_a_denial_of_read_says_nothing_of_replicate() -> None:
+    assert decide(document("private", ("org:acme", "read", False)), MEMBER, "replicate").allowed
+
+
+def test_another_organisation_replicates_by_a_grant_alone_and_its_own_documents_from_anyone() -> None:
+    stores = Principal("peer", "foreign", "globex", scopes=SCOPES, capabilities=frozenset({"storage"}))
+    assert not decide(document("public"), stores, "replicate").allowed
+    for name in ("peer:foreign", "org:globex", "anyone"):
+        assert decide(document("private", (name, "replicate", True)), stores, "replicate").allowed
+    assert decide(document("private", organization="globex"), stores, "replicate").allowed
+    assert not decide(document("private", organization="globex"), MEMBER, "replicate").allowed
+
+
+def test_a_flaw_in_the_facts_leaves_the_copies_to_the_owner_too() -> None:
+    access = compile_access(facts("org"), "most-restrictive", "owner", "acme", has_unknown=True)
+    assert decide(access, OWNER, "replicate").allowed
+    assert not decide(access, MEMBER, "replicate").allowed
+
+
+def test_a_stale_log_and_an_open_node_let_nobody_replicate() -> None:
+    for principal in (Principal("peer", "member", scopes=SCOPES), Principal("peer", "member")):
+        assert not decide(document("public"), principal, "replicate").allowed
+    open_node = Rules(frozenset({"member"}))
+    for principal in (MEMBER, STRANGER, USER, ANYONE):
+        assert not decide(document("public"), principal, "replicate", open_node).allowed
+
+
+@pytest.mark.parametrize("enforcement", ["permissive", "off"])
+def test_lenient_enforcement_lets_certified_peers_hold_and_never_those_without(enforcement: str) -> None:
+    rules = Rules(public_to_strangers=False, is_open=False, organization="acme", enforcement=enforcement)  # type: ignore[arg-type]
+    access = document("private", ("org:acme", "replicate", False))
+    assert decide(access, MEMBER, "replicate", rules).allowed
+    closed = Principal("peer", "foreign", "globex", scopes=frozenset({"sync"}))
+    for principal in (USER, STRANGER, ANYONE, closed):
+        assert not decide(access, principal, "replicate", rules).allowed
+
+
+NAMES = ("peer:owner", "peer:member", "peer:boss", "peer:foreign", "user:acme/alice", "group:acme/research", "anyone")
+PRINCIPALS = st.builds(
+    Principal,
+    st.sampled_from(["peer", "user", "anyone"]),
+    st.sampled_from(["owner", "member", "boss", "foreign", "acme/alice", ""]),
+    st.sampled_from(["", "acme", "globex", "initech"]),
+    st.frozensets(st.just("acme/research")),
+    st.frozensets(st.sampled_from(["storage", "admin"])),
+    st.frozensets(st.sampled_from(sorted(SCOPES))),
+)
+SAID = st.lists(
+    st.sampled_from(["public", "federated", "org", "private"])
+    | st.tuples(
+        st.sampled_from([*NAMES, "org:acme", "org:globex", "org:initech"]), st.sampled_from(ACTIONS), st.booleans()
+    ),
+    max_size=8,
+)
+
+
+@given(PRINCIPALS, SAID, st.sampled_from(["acme", "globex"]), st.booleans())
+def test_who_replicates_is_certified_undenied_and_stores_or_was_granted_it(
+    principal: Principal, said: list[tuple[str, str, bool] | str], organization: str, has_public_access: bool
+) -> None:
+    rules = Rules(public_to_strangers=has_public_access, is_open=False, organization="acme")
+    access = document(*said, organization=organization)
+    found = decide(access, principal, "replicate", rules)
+    is_member = principal.organization == organization
+    is_owner = is_member and principal.name == "owner"
+    granted = not set(principal.names).isdisjoint(access.grants.get("replicate", {}))
+    denied = not set(principal.names).isdisjoint(access.denials.get("replicate", {}))
+    stores = is_member and "storage" in principal.capabilities
+    is_let_in = principal.organization == "acme" or "chunks" in principal.scopes
+    is_certified = principal.kind == "peer" and bool(principal.organization)
+    assert found.allowed == (is_certified and is_let_in and (is_owner or (not denied and (granted or stores))))
+
+
+@given(PRINCIPALS, SAID, st.sampled_from(["public", "federated", "org", "private"]))
+def test_visibility_says_nothing_of_who_may_hold(
+    principal: Principal, said: list[tuple[str, str, bool] | str], visibility: str
+) -> None:
+    rights = [one for one in said if not isinstance(one, str)]
+    of_this = decide(document(visibility, *rights), principal, "replicate").allowed
+    assert of_this == decide(document("org", *rights), principal, "replicate").allowed
 
 
 # --- organisations and topics ---

@@ -224,6 +224,18 @@ async def test_a_check_knows_groups_owners_and_strangers(engine: Engine) -> None
         await may(engine, doc, "org:acme", groups=("acme/research",))
 
 
+async def test_a_check_of_replicate_is_about_a_node_that_stores(engine: Engine) -> None:
+    doc = await put(engine, visibility="private")
+    assert await may(engine, doc, "org:acme", "replicate")
+    for principal in ("org:globex", "user:acme/alice", "anyone", f"peer:{PEER}"):
+        assert not await may(engine, doc, principal, "replicate")
+    await engine.run(verbs.GrantAcl(doc, "org:globex", "replicate"))
+    await engine.run(verbs.RevokeAcl(doc, "org:acme", "replicate"))
+    assert await may(engine, doc, "org:globex", "replicate")
+    assert not await may(engine, doc, "org:acme", "replicate")
+    assert await may(engine, doc, f"peer:{engine.peer_id_text()}", "replicate"), "its owner holds it"
+
+
 async def test_a_list_has_what_is_in_force_of_all_or_of_one(engine: Engine) -> None:
     now = engine.env.now()
     for name in ("a", "b"):

@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,7 +105,7 @@ class Peer:
     async def connect(self, other: Peer) -> Connection:
         return await self.swarm.dial(other.swarm.peer_id, [other.address], timeout_s=5)
 
-    async def fetch(self, root: Cid, sources: Sequence[Peer], **options: bool) -> tuple[bytes, Outcomes]:
+    async def fetch(self, root: Cid, sources: Sequence[Peer], **options: Any) -> tuple[bytes, Outcomes]:
         sink = Collect()
 
         def way(peer: Peer) -> Way:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -252,6 +253,63 @@ async def test_one_sender_cannot_fill_the_store_with_claims(world: World) -> Non
         assert db.execute("SELECT count(*) FROM attested").fetchone() == (ATTESTED_MAX,)
     found = look(relay.store, root, lambda _: True)
     assert isinstance(found, Seen) and any(document.doc_id == name for document in found.documents)
+
+
+# --- to replicate ---
+
+
+STORES = frozenset({"storage"})
+
+
+async def test_replication_is_asked_for_by_another_right_than_reading(world: World) -> None:
+    holder, reader = await pair(world)
+    who = certify(holder, reader)
+    hidden = holder.put(b"hidden", "private", organization="acme")
+    shown = holder.put(b"shown", "org", organization="acme")
+    rule(holder, shown, Entry(b"1", "org:acme", "replicate", False))
+    connection = await reader.connect(holder)
+    roots = hidden.root, shown.root
+
+    async def asked(traffic: messages.Traffic) -> tuple[bool, ...]:
+        told = await reader.exchange.have(connection, roots, traffic=traffic)
+        for root, is_here in zip(roots, told, strict=True):
+            try:
+                received = await reader.exchange.fetch(connection, root, traffic=traffic)
+                assert is_here and b"".join(received.buffers) in (b"hidden", b"shown")
+                document = hidden if root == hidden.root else shown
+                assert received.header.documents == (DocumentName("acme", document.doc_id),)
+            except AccessDeniedError:
+                assert not is_here
+        return told
+
+    async with asyncio.timeout(10):
+        assert await asked("replication") == (False, False), "its certificate says nothing of storage"
+        holder.principals[reader.swarm.peer_id] = replace(who, capabilities=STORES)
+        assert await asked("replication") == (True, False)
+        assert await asked("user") == await asked("background") == (False, True)
+
+
+async def test_a_download_says_why_it_asks(world: World) -> None:
+    holder, replica = await pair(world)
+    who = certify(holder, replica)
+    holder.principals[replica.swarm.peer_id] = replace(who, capabilities=STORES)
+    data = world.rng.randbytes(200_000)
+    root = holder.put(data, "private", organization="acme").root
+    with pytest.raises(NotFoundError):
+        await replica.fetch(root, [holder])
+    assert (await replica.fetch(root, [holder], traffic="replication"))[0] == data
+
+
+async def test_what_may_not_be_replicated_is_denied_or_absent_as_what_may_not_be_read(world: World) -> None:
+    holder, reader = await pair(world, organization="globex")
+    document = holder.put(b"data", "public", organization="acme")
+    connection = await reader.connect(holder)
+    async with asyncio.timeout(10):
+        with pytest.raises(NotFoundError):
+            await reader.exchange.fetch(connection, document.root, traffic="replication")
+        rule(holder, document, Entry(b"1", "org:globex", "replicate", True))
+        received = await reader.exchange.fetch(connection, document.root, traffic="replication")
+    assert b"".join(received.buffers) == b"data"
 
 
 # --- attacks ---

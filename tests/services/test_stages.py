@@ -13,7 +13,7 @@ from rage_net.chunk.manifest import Link, Manifest
 from rage_net.chunk.store import memory_store
 from rage_net.cid import DAG_CBOR, Cid
 from rage_net.errors import NotFoundError, RageError, UnavailableError
-from rage_net.messages import ChunkHeader
+from rage_net.messages import ChunkHeader, Traffic
 from rage_net.metrics import Metrics
 from rage_net.services.exchange import STALL_S_MAX
 from rage_net.services.retrieval import Outcomes, Retrieval, Stage, Want, Way, known
@@ -54,11 +54,11 @@ class Fake:
     def key(self) -> str:
         return self.name
 
-    async def have(self, cids: Sequence[Cid]) -> Sequence[bool]:
+    async def have(self, cids: Sequence[Cid], traffic: Traffic) -> Sequence[bool]:
         await asyncio.sleep(self.delay_s)
         return [cid in self.blocks for cid in cids]
 
-    async def fetch(self, cid: Cid, size_max: int) -> Got:
+    async def fetch(self, cid: Cid, size_max: int, traffic: Traffic) -> Got:
         self.asked_at.append(asyncio.get_running_loop().time())
         await asyncio.sleep(self.delay_s)
         data = self.blocks.get(cid)
@@ -197,10 +197,10 @@ async def test_the_next_stage_takes_over_when_all_sources_die_midway() -> None:
     whole = {root: manifest, **{Cid.of(block): block for block in blocks}}
 
     class Dying(Fake):
-        async def fetch(self, cid: Cid, size_max: int) -> Got:
+        async def fetch(self, cid: Cid, size_max: int, traffic: Traffic) -> Got:
             if len(self.asked_at) > 10:
                 raise UnavailableError("gone", id="peer-gone")
-            return await super().fetch(cid, size_max)
+            return await super().fetch(cid, size_max, traffic)
 
     dying, second = Dying("dying", whole), Fake("second", whole)
     data, outcomes = await fetch([known("peers", [dying.way()]), known("dht", [second.way()])], root=root)
@@ -242,7 +242,7 @@ async def test_a_stage_that_names_a_million_sources_costs_a_few_questions(
 class Silent(Fake):
     """A holder by its own word, which takes each question and never answers."""
 
-    async def fetch(self, cid: Cid, size_max: int) -> Got:
+    async def fetch(self, cid: Cid, size_max: int, traffic: Traffic) -> Got:
         self.asked_at.append(asyncio.get_running_loop().time())
         await asyncio.sleep(STALL_S_MAX)
         raise UnavailableError("sent nothing", id="stalled")

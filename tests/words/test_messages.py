@@ -36,9 +36,27 @@ HEADERS = st.one_of(
 )
 
 
-@given(st.one_of(st.builds(GetRequest, CIDS), st.builds(HaveRequest, st.lists(CIDS, max_size=40).map(tuple))))
+TRAFFIC = st.sampled_from(["user", "replication", "background"])
+
+
+@given(
+    st.one_of(
+        st.builds(GetRequest, CIDS, TRAFFIC), st.builds(HaveRequest, st.lists(CIDS, max_size=40).map(tuple), TRAFFIC)
+    )
+)
 def test_requests_round_trip(request: GetRequest | HaveRequest) -> None:
     assert messages.decode_request(messages.encode_request(request)) == request
+
+
+@pytest.mark.parametrize("number", [3, 1000, -1])
+def test_traffic_of_a_kind_that_this_version_does_not_know_is_a_users(number: int) -> None:
+    wire = pb.ChunkRequest(chunk_id=bytes(Cid.of(b"x")), traffic=number)  # type: ignore[arg-type]
+    assert messages.decode_request(wire.SerializeToString()) == GetRequest(Cid.of(b"x"))
+
+
+def test_a_users_request_is_what_it_was_before_there_were_kinds_of_traffic() -> None:
+    cid = Cid.of(b"x")
+    assert messages.encode_request(GetRequest(cid)) == pb.ChunkRequest(chunk_id=bytes(cid)).SerializeToString()
 
 
 @given(st.integers(0, 599), st.none() | HEADERS, st.binary(max_size=128), st.text(max_size=50))

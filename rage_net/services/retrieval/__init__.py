@@ -23,6 +23,7 @@ from rage_net.chunk.store import ChunkStore
 from rage_net.cid import Cid
 from rage_net.env import Env
 from rage_net.errors import IntegrityError, NotFoundError, RageError
+from rage_net.messages import Traffic
 from rage_net.services.retrieval.remote import Remote
 from rage_net.services.retrieval.source import Kind, Source, Stage, Way, known
 from rage_net.verbs import Sink
@@ -56,6 +57,8 @@ class Want:
     local: bool = True
     elsewhere: bool = True
     cache: bool = True
+    traffic: Traffic = "user"
+    """Why: peers decide by it, and send in the lane of that name."""
 
 
 @dataclass(slots=True)

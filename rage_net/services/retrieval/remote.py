@@ -65,6 +65,7 @@ class Remote:
         self._outcomes = outcomes
         self._tasks = tasks
         self._cache = want.cache
+        self._traffic = want.traffic
         self._schedule = Schedule()
         self._wanted: dict[Cid, asyncio.Future[bytes]] = {}
         self._sizes_max: dict[Cid, int] = {}  # of those wanted whose size a manifest says
@@ -190,7 +191,7 @@ class Remote:
         if not cids:
             return
         try:
-            answers = await source.have(cids)
+            answers = await source.have(cids, self._traffic)
         except RageError as error:
             self._schedule.add_source(source.key)
             self._note(source.name, error)
@@ -242,7 +243,7 @@ class Remote:
         started = self._service.env.monotonic()
         try:
             size_max = self._sizes_max.get(ask.cid, BLOCK_BYTES_MAX)
-            received = await source.fetch(ask.cid, size_max)
+            received = await source.fetch(ask.cid, size_max, self._traffic)
             item, data = await self._service.env.blocking(_admit, ask.cid, received)
         except RageError as error:
             await self._note_failure(ask, source, error)

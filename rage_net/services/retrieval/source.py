@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from rage_net.cid import Cid
-from rage_net.messages import ChunkHeader
+from rage_net.messages import ChunkHeader, Traffic
 
 Kind = Literal["cdn", "p2p"]
 
@@ -48,11 +48,11 @@ class Source(Protocol):
         """What its chunks are counted as."""
         ...
 
-    async def have(self, cids: Sequence[Cid]) -> Sequence[bool]:
+    async def have(self, cids: Sequence[Cid], traffic: Traffic, /) -> Sequence[bool]:
         """Which of `cids` it has. Raises RageError."""
         ...
 
-    async def fetch(self, cid: Cid, size_max: int) -> Received:
+    async def fetch(self, cid: Cid, size_max: int, traffic: Traffic, /) -> Received:
         """One chunk. Raises RageError; IntegrityError `size-differs` when it is more than `size_max` plain bytes."""
         ...
 
