@@ -20,7 +20,7 @@ still keep copies apart.
 
 As -log2(1 - u), u uniform, divided by the weight is least for a node as often as its weight says, T makes loads follow
 weights, without floats. T rises strictly, so where all weights are equal the hashes alone are compared. Equal keys, one
-choice in 2^32, go by region, zone and peer id. All hashes of a chunk are made at once, by arithmetic on one integer with
+choice in 2^32, go by region, zone and peer id. All hashes of a chunk are made at once, arithmetic on one integer with
 a lane of 128 bits for each node. Not here: who is a candidate (signed node records), who is alive, and who has room.
 
 Source: design D5; Thaler and Ravishankar 1998, "Using name-based mappings to increase hit rates"; Steele, Lea and Flood
