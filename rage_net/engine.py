@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from rage_net.libp2p.transport import Transport
     from rage_net.metadata import Metadata
     from rage_net.online import Online
+    from rage_net.services.replicating import Replicating
     from rage_net.services.syncing import Syncing
     from rage_net.services.trust import Trust
 
@@ -392,6 +393,10 @@ class Engine:
     def syncing(self) -> Syncing | None:
         """The exchange of logs, once the network has started; None before, and on an open node."""
         return self._online.syncing if self._online is not None else None
+
+    def replicating(self) -> Replicating | None:
+        """What this node replicates, once the network has started; None before, and on an open node."""
+        return self._online.replicating if self._online is not None else None
 
     def trust(self) -> Trust | None:
         """Who is connected with which certificate, once the network has started."""

@@ -110,6 +110,11 @@ class Home:
         return self.root / "log.db"
 
     @property
+    def inventory(self) -> Path:
+        """What is known of chunks and their holders; made anew when it is gone."""
+        return self.root / "replicas.db"
+
+    @property
     def synced(self) -> Path:
         """When the log was last compared with another node's of the organisation; text, seconds since the epoch."""
         return self.root / "synced"

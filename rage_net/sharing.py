@@ -65,11 +65,22 @@ async def _apply(engine: Engine, metadata: Metadata, organization: str, facts: S
         return applied
 
     applied = await engine.env.blocking(apply)
+    _place_anew(engine, facts)
     if applied.trust_changed:
         engine.reconsider()
     if applied.roots_changed:
         engine.read_roots_anew()
     _announce(engine, metadata, metadata.organization, applied.written)
+
+
+def _place_anew(engine: Engine, facts: Sequence[Fact]) -> None:
+    """Where chunks belong may have changed: with documents and rights on them, with nodes, with whom to believe."""
+    replicating = engine.replicating()
+    if replicating is None:
+        return
+    resources = {fact.resource for fact in facts}
+    doc_ids = [resource[4:] for resource in resources if resource.startswith("doc:")]
+    replicating.changed(doc_ids if len(doc_ids) == len(resources) else None)
 
 
 def _announce(engine: Engine, metadata: Metadata, organization: str, facts: Sequence[Fact]) -> None:

@@ -26,6 +26,8 @@ from rage_net.durable import sync_data, sync_directory
 SHARDS = 256
 STRAYS_AT_OPEN_MAX = 64
 """Temporary files of dead processes that opening removes; gc removes the rest. Opening must not wait for many."""
+FREE_BYTES_UNKNOWN = 1 << 50
+"""Where nothing tells how much is left."""
 QUARANTINE_FILES_MAX = 128
 """Rotten files kept for a look; a dying disk must not fill itself with them."""
 
@@ -38,6 +40,9 @@ class Bodies(Protocol):
 
     def check_room(self, size: int, files: int, quota: Quota) -> None:
         """Raise StorageFullError when so many more bytes and files would leave less free than `quota` wants."""
+
+    def free_bytes(self) -> int:
+        """Bytes free where the bodies lie; as many as there could be where nobody knows."""
 
     def stage(self, cid: Cid, stored: Data) -> str:
         """Write bytes aside, to be published as `cid`, and give the token of the staged copy."""
@@ -103,6 +108,11 @@ class FileBodies:
             raise full("no room for more chunks", f"{free} bytes are free, {quota.free_bytes_min} must stay so")
         if files and stat.f_files and stat.f_favail - files < quota.free_inodes_min:
             raise full("no room for more chunks", f"{stat.f_favail} inodes are free on the file system of {self._root}")
+
+    def free_bytes(self) -> int:
+        """What the file system has left for us."""
+        stat = os.statvfs(self._root)
+        return stat.f_bavail * stat.f_frsize
 
     def stage(self, cid: Cid, stored: Data) -> str:
         """Write a temporary file and start its way to the disk; make its shard where that is missing."""

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 
 from rage_net.chunk.encoding import Data
-from rage_net.chunk.files import SHARDS, Spread
+from rage_net.chunk.files import FREE_BYTES_UNKNOWN, SHARDS, Spread
 from rage_net.chunk.room import Quota
 from rage_net.cid import Cid
 
@@ -25,6 +25,10 @@ class MemoryBodies:
 
     def check_room(self, size: int, files: int, quota: Quota) -> None:
         """There is always room below the quota of bytes, which the store checks."""
+
+    def free_bytes(self) -> int:
+        """Nobody knows: memory is not counted."""
+        return FREE_BYTES_UNKNOWN
 
     def stage(self, cid: Cid, stored: Data) -> str:
         """Copy aside."""

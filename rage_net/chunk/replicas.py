@@ -95,6 +95,13 @@ def release_document_holds(
     return release_some(store, document_holder, cids, now=now, at_once=at_once)
 
 
+def document_holders(store: ChunkStore, doc_ids: Iterable[str]) -> list[int]:
+    """The holders of those documents that are here."""
+    with store.index.read() as db:
+        rows = [db.execute("SELECT holder FROM document WHERE doc_id = ?", (doc_id,)).fetchone() for doc_id in doc_ids]
+    return [row[0] for row in rows if row is not None]
+
+
 def are_held(store: ChunkStore, cids: Iterable[Cid]) -> list[bool]:
     """Which chunks are replicas of this node, here or wanted."""
     query = "SELECT 1 FROM hold JOIN holder ON holder.id = holder WHERE hold.cid = ? AND kind = 'replica'"

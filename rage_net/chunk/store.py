@@ -237,6 +237,14 @@ class ChunkStore:
                 )
         self.bodies.check_room(size, files, self._quota)
 
+    def room(self) -> int:
+        """Bytes that the store may still take, as far as quota and disk tell; what is cache makes way."""
+        totals = self.totals()
+        free = max(0, self.bodies.free_bytes() - self._quota.free_bytes_min)
+        if self._quota.bytes_max is not None:
+            free = min(free, max(0, self._quota.bytes_max - totals.stored))
+        return free + totals.cached_stored
+
     def evict(self, limit: int) -> Sequence[Stat]:
         """Delete up to `limit` cached chunks, oldest first; empty when there is none left to evict."""
         with self.index.read() as db:

@@ -54,10 +54,12 @@ from rage_net.online.making import (
     told_addresses,
     topics_of,
 )
+from rage_net.online.placing import make_replicating
 from rage_net.services.discovering import Discovering
 from rage_net.services.exchange import Exchange
 from rage_net.services.membership import Membership
 from rage_net.services.presence import TOPIC, Presence
+from rage_net.services.replicating import Replicating
 from rage_net.services.routing import Routing
 from rage_net.services.syncing import OnFacts, Syncing
 from rage_net.services.trust import Trust
@@ -82,6 +84,8 @@ class Online:
     renewal: Renewal
     syncing: Syncing | None
     """On a node with a CA."""
+    replicating: Replicating | None
+    """On a node with a CA, where replication is not switched off."""
     exchange: Exchange
     membership: Membership
     discovering: Discovering
@@ -138,6 +142,11 @@ async def go_online(
                 swarm.handle(messages.SYNC_PROTOCOL, syncing.serve)
         membership = await make_membership(home, config, env, swarm)
         membership.meet_again = trust.meet_again
+        replicating = None
+        if metadata is not None:
+            replicating = await make_replicating(
+                stack, home, config, env, metrics, store, swarm, trust, exchange, membership, metadata
+            )
         addresses = functools.partial(told_addresses, swarm)
         servers = None
         if network.discovery.enabled:
@@ -196,6 +205,9 @@ async def go_online(
             claims=duties.claims,
         )
         duties.dht, duties.routing, duties.pubsub, duties.syncing = dht, routing, pubsub, syncing
+        duties.replicating = replicating
+        if syncing is not None:
+            syncing.on_report = duties.hear_report
         about = functools.partial(describe_about, config, addresses)
         duties.about = about
         yield Online(
@@ -203,6 +215,7 @@ async def go_online(
             trust,
             duties.renewal,
             syncing,
+            replicating,
             exchange,
             membership,
             discovering,

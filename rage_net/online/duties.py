@@ -27,10 +27,13 @@ from rage_net.liveness import TURN_S
 from rage_net.metrics import Metrics
 from rage_net.services.membership import Membership
 from rage_net.services.presence import Presence
+from rage_net.services.replicating import CHECK_EVERY_S, RECONCILE_EVERY_S, REPORT_EVERY_S, Replicating, Report
 from rage_net.services.routing import Routing
 from rage_net.services.syncing import Syncing
 from rage_net.services.trust import REFRESH_EVERY_S, Trust
 from rage_net.services.trust.enrolment import RENEW_EVERY_S, Enrolment, Renewal
+from rage_net.sync import wire
+from rage_net.sync.vocabulary import document_bytes, document_text
 
 log = logging.getLogger("rage.online")
 
@@ -75,6 +78,7 @@ class Duties:
         self.enrolment: Enrolment | None = None
         self.renewal: Renewal | None = None
         self.syncing: Syncing | None = None
+        self.replicating: Replicating | None = None
         self.drains: list[Subscription] = []
         self.heads: list[Subscription] = []
         """Topics on which nodes say that their chains have grown."""
@@ -248,6 +252,18 @@ class Duties:
                 job("sync_catch_up", MEET_EVERY_S, self.syncing.catch_up, at_once=True, timeout_s=None),
                 *(self._hear(self.syncing, subscription) for subscription in self.heads),
             ]
+        if self.replicating is not None:
+            replicating = self.replicating
+            found += [
+                job("replicas_watch", TURN_S, replicating.watch),
+                job("replicas_reconcile", RECONCILE_EVERY_S, replicating.reconcile, at_once=True),
+                job("replicas_changed", SPEAK_EVERY_S, replicating.reconcile_soon, at_once=True, timeout_s=None),
+                job("replicas_pull", SPEAK_EVERY_S, replicating.pulling.run, at_once=True, timeout_s=None),
+                job("replicas_audit", SPEAK_EVERY_S, replicating.coordinating.run, at_once=True, timeout_s=None),
+                job("replicas_drop", MEET_EVERY_S, replicating.drop),
+                job("replicas_check", CHECK_EVERY_S, replicating.check, at_once=True),
+                job("replicas_report", REPORT_EVERY_S, self.report, at_once=True),
+            ]
         if self._servers is not None and self._servers.servers:
             found += [
                 job("ask_servers", ASK_SERVERS_EVERY_S, self.ask_servers, at_once=True),
@@ -265,6 +281,19 @@ class Duties:
                 job("announce", ANNOUNCE_EVERY_S, self.routing.announce, at_once=True),
             ]
         return found
+
+    async def report(self) -> None:
+        """Tell our organisation how this node is, and what is asked for here."""
+        if self.replicating is not None and self.syncing is not None:
+            report = await self.replicating.describe()
+            usage = tuple((document_bytes(doc_id), per_day) for doc_id, per_day in report.usage)
+            self.syncing.report(wire.NodeReport(report.free_bytes, report.is_full, report.policies, usage))
+
+    def hear_report(self, peer: PeerId, report: wire.NodeReport) -> None:
+        """A node of our organisation says how it is."""
+        if self.replicating is not None:
+            usage = tuple((document_text(raw), per_day) for raw, per_day in report.usage)
+            self.replicating.hear(peer, Report(report.free_bytes, report.is_full, report.policies, usage))
 
     def _hear(self, syncing: Syncing, subscription: Subscription) -> Coroutine[Any, Any, None]:
         """Guarded as the jobs are: what one message does ends neither the node nor the hearing of others."""

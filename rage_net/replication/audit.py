@@ -3,8 +3,8 @@
     key    = BLAKE3 derive_key("rage audit v1", nonce auditor holder)
     digest = BLAKE3 keyed hash of the plain bytes [offset, offset + length)
 
-The holder signs the exact bytes of its `Proofs`, a relay those of its `Verdicts`. To `open_proofs` and `open_verdicts` a
-statement is nothing unless it answers exactly what was asked, of whom, by whom: a proof of another holder, of another
+The holder signs the exact bytes of its `Proofs`, a relay those of its `Verdicts`. To those who open them a statement is
+nothing unless it answers exactly what was asked, of whom, by whom: a proof of another holder, of another
 nonce, or for another range is none.
 
 Pure: randomness and time come in. Source: contracts/rage.proto, "Proof of possession"; design D5.
@@ -12,7 +12,6 @@ Pure: randomness and time come in. Source: contracts/rage.proto, "Proof of posse
 
 from __future__ import annotations
 
-import random as random_module
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -24,6 +23,8 @@ from rage_net.errors import RemoteProtocolError, from_wire
 from rage_net.libp2p.peer_id import PeerId, PeerIdError, verify
 
 if TYPE_CHECKING:
+    import random as random_module
+
     from google.protobuf.message import Message
 
 
@@ -44,6 +45,23 @@ OK, BAD_REQUEST, DENIED, NOT_FOUND, BUSY, FULL = 200, 400, 403, 404, 503, 507
 VerdictWord = Literal["unknown", "proved", "absent", "wrong", "unreachable"]
 VERDICTS: tuple[VerdictWord, ...] = ("unknown", "proved", "absent", "wrong", "unreachable")
 """By their numbers on the wire."""
+
+
+Outcome = Literal["proved", "claims", "absent", "lied", "late", "unreachable", "unknown"]
+"""What asking a holder for a chunk came to. `claims`: it says so. `lied`: it signed a wrong digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a holder came to, for one chunk. `is_kept`: it means to go on holding it."""
+
+    outcome: Outcome
+    is_kept: bool = False
+    evidence: tuple[bytes, bytes] | None = None
+    """Statement and signature, where it signed a wrong digest."""
+
+
+UNKNOWN = Answer("unknown")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,10 @@
     evidence   signed statements that were wrong
 
 All of it follows from the log, the store and what peers say: the file may be deleted, and is made anew. So nothing here
-is synced, and nothing that was acknowledged rests on it. Home sets carry the epoch of the topology that they were
-computed for; a new topology makes all of them due, and a page at a time is computed again.
+is synced, and nothing that was acknowledged rests on it. Times are of a clock of its own that goes on only while the
+node runs: neither a wall clock that jumps nor a long stop makes everything due, or nothing. Home sets carry the epoch
+of the topology that they were computed for; a new topology makes all of them due, and a page at a time is computed
+again.
 
 Blocking; thread-safe. Not here: where a chunk belongs (place), what is done about it (services.replicating).
 Source: design D5; issue 5, B to D; peers.md 12 to 14.
@@ -20,11 +22,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from sqlite3 import Connection
-from typing import Literal
 
 from rage_net.cid import Cid
 from rage_net.database import Database
 from rage_net.libp2p.peer_id import PeerId
+from rage_net.replication.audit import Outcome
 
 APPLICATION_ID = 0x52475250
 """`RGRP`."""
@@ -35,7 +37,6 @@ EVIDENCE_MAX = 1000
 EVIDENCE_OF_ONE_MAX = 10
 CACHE_BYTES = 16 << 20
 
-Outcome = Literal["proved", "claims", "absent", "lied", "late", "unreachable", "unknown"]
 OUTCOMES: tuple[Outcome, ...] = ("unknown", "proved", "absent", "lied", "unreachable", "late", "claims")
 """By the number under which a row keeps them. Never change one: add."""
 
@@ -207,10 +208,18 @@ class Inventory:
             self._topology = row[0] if row else ""
             row = db.execute("SELECT max(seen) FROM document").fetchone()
             self._seen = row[0] or 0
+            row = db.execute("SELECT value FROM setting WHERE name = 'clock'").fetchone()
+        self.clock_at_open = float(row[0]) if row else 1.0
+        """Its clock when it was last saved: it goes on from there, and so counts the time that this node runs."""
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+    def save_clock(self, now: float) -> None:
+        """Write down the time, so that what is due then is not due much later after a restart."""
+        with self._db.write(durable=False) as db:
+            db.execute("INSERT OR REPLACE INTO setting VALUES ('clock', ?)", (repr(now),))
 
     def _learn(self, number: int, peer: PeerId) -> None:
         self._numbers[peer], self._peers[number] = number, peer
@@ -230,6 +239,10 @@ class Inventory:
     def begin_round(self) -> int:
         """A round of reconciling: documents that it does not see are gone. Give the number to `see` and `forget`."""
         self._seen += 1
+        return self._seen
+
+    def same_round(self) -> int:
+        """The number of the last round: for documents that are looked at by themselves."""
         return self._seen
 
     def see(self, wanted: Iterable[Wanted], seen: int, now: float) -> int:
@@ -282,15 +295,12 @@ class Inventory:
                 db.execute("DELETE FROM document WHERE id = ?", (identity,))
         return len(gone)
 
-    def forget_document(self, organization: str, doc_id: str, now: float) -> None:
+    def forget_document(self, doc_id: str, now: float) -> None:
         """A document is gone."""
         with self._db.write(durable=False) as db:
-            row = db.execute(
-                "SELECT id FROM document WHERE organization = ? AND doc_id = ?", (organization, doc_id)
-            ).fetchone()
-            if row is not None:
-                self._leave(db, row[0], now)
-                db.execute("DELETE FROM document WHERE id = ?", row)
+            for (identity,) in db.execute("SELECT id FROM document WHERE doc_id = ?", (doc_id,)).fetchall():
+                self._leave(db, identity, now)
+                db.execute("DELETE FROM document WHERE id = ?", (identity,))
 
     def _leave(self, db: Connection, document: int, now: float) -> None:
         """Its chunks are for it no more; those that are for nothing else belong nowhere."""
@@ -479,6 +489,31 @@ class Inventory:
                 db.execute(
                     "UPDATE chunk SET have = 0, since = ?, next_at = 0, tries = 0 WHERE cid = ? AND have > 0",
                     (now, bytes(cid)),
+                ).rowcount
+                for cid in cids
+            )
+
+    def begin_drop(self, chunk: int) -> bool:
+        """It is let go now, unless it has become ours meanwhile. From here on we say no more that we keep it."""
+        with self._db.write(durable=False) as db:
+            return bool(
+                db.execute("UPDATE chunk SET have = 0 WHERE id = ? AND mine = 0 AND have = 1", (chunk,)).rowcount
+            )
+
+    def documents_of(self, chunk: int) -> list[str]:
+        """The ids of the documents that a chunk is for."""
+        query = (
+            "SELECT doc_id FROM member JOIN document ON document.id = member.document WHERE chunk = ? ORDER BY doc_id"
+        )
+        with self._db.read() as db:
+            return [row[0] for row in db.execute(query, (chunk,)).fetchall()]
+
+    def noted(self, cids: Iterable[Cid], now: float) -> int:
+        """These are held here. Returns: of how many the inventory did not know."""
+        with self._db.write(durable=False) as db:
+            return sum(
+                db.execute(
+                    "UPDATE chunk SET have = 1, since = ?, next_at = 0 WHERE cid = ? AND have = 0", (now, bytes(cid))
                 ).rowcount
                 for cid in cids
             )

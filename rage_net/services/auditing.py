@@ -19,7 +19,6 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rage_net.acl import Principal
@@ -36,17 +35,19 @@ from rage_net.libp2p.rates import Rates
 from rage_net.metrics import Metrics
 from rage_net.replication import audit
 from rage_net.replication.audit import (
+    UNKNOWN,
+    Answer,
     AuditResponse,
     Challenge,
     Challenges,
     Hold,
+    Outcome,
     Proof,
     Proofs,
     Relay,
     Verdict,
     Verdicts,
 )
-from rage_net.replication.inventory import Outcome
 
 if TYPE_CHECKING:
     from rage_net.libp2p.swarm import Connection, Stream
@@ -70,17 +71,6 @@ ASKED_AT_ONCE = 8
 """Holders that are challenged at a time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a holder came to, for one chunk. `is_kept`: it means to go on holding it."""
-
-    outcome: Outcome
-    is_kept: bool = False
-    evidence: tuple[bytes, bytes] | None = None
-    """Statement and signature, where it signed a wrong digest."""
-
-
-UNKNOWN = Answer("unknown")
 _BY_VERDICT: dict[str, Outcome] = {
     "unknown": "unknown",
     "proved": "proved",

@@ -180,6 +180,8 @@ class Syncing:
         self._is_behind = asyncio.Event()
         self._rates = Rates(burst=HEARD_BURST, rate_s=HEARD_PER_S, names_max=STATES_MAX)
         self._pubsub: PubSub | None = None
+        self.on_report: Callable[[PeerId, wire.NodeReport], None] = lambda peer, report: None
+        """Called with what nodes of our organisation say of themselves."""
 
     # --- gossip ---
 
@@ -214,9 +216,17 @@ class Syncing:
                     with suppress(Libp2pError):
                         self._pubsub.publish(topic, data)
 
+    def report(self, report: wire.NodeReport) -> None:
+        """Tell our organisation how this node is."""
+        topic = f"rage.org.{self.organization}"
+        if self._pubsub is not None and self._pubsub.peers(topic):
+            with suppress(Libp2pError):
+                self._pubsub.publish(topic, wire.encode_node_report(self.organization, report))
+
     def judge(self, message: Message) -> Verdict:
         """Whether an announcement is passed on: it must be one, and its author must not say too much."""
-        if wire.decode_announcement(message.data) is None:
+        is_report = message.topic != wire.UPDATES_TOPIC and wire.decode_node_report(message.data) is not None
+        if not is_report and wire.decode_announcement(message.data) is None:
             return Verdict.REJECT
         if self._rates.take(message.author, self._env.monotonic()):
             return Verdict.IGNORE
@@ -230,7 +240,12 @@ class Syncing:
     def hear(self, message: Message) -> None:
         """Others' chains have grown: what we lack of them is fetched."""
         heard = wire.decode_announcement(message.data)
-        if heard is None or message.author == self._swarm.peer_id:
+        if message.author == self._swarm.peer_id:
+            return
+        if heard is None:
+            told = wire.decode_node_report(message.data) if message.topic != wire.UPDATES_TOPIC else None
+            if told is not None and told[0] == self.organization:
+                self.on_report(message.author, told[1])
             return
         organization, heads = heard
         if organization != self.organization and organization not in self._log.organizations():

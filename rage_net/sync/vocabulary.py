@@ -131,10 +131,20 @@ def document_id(author: PeerId, bits: int) -> str:
     return base64.b32encode(raw + digest).decode("ascii").lower().rstrip("=")
 
 
+def document_bytes(doc_id: str) -> bytes:
+    """A document's id in 16 bytes. Raises ValueError for what is none."""
+    return base64.b32decode(doc_id.upper() + "======")
+
+
+def document_text(raw: bytes) -> str:
+    """A document's id from its 16 bytes."""
+    return base64.b32encode(raw).decode("ascii").lower().rstrip("=")
+
+
 @functools.lru_cache(maxsize=8192)
 def is_named_owner(doc_id: str, author: PeerId) -> bool:
     """Whether the document's id names `author` as its owner."""
-    raw = base64.b32decode(doc_id.upper() + "======")
+    raw = document_bytes(doc_id)
     return raw[8:] == blake3(_DOC + author.multihash + raw[:8]).digest(8)
 
 

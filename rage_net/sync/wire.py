@@ -31,6 +31,7 @@ RESPONSE_BYTES_MAX = 5 << 20
 REPORT_BYTES_MAX = 1 << 20
 ANNOUNCEMENT_BYTES_MAX = 4 << 10
 HEADS_ANNOUNCED_MAX = 32
+USAGE_MAX = 100
 SEGMENTS_MAX = 8192
 TAGS_MAX = 64
 CONFLICTS_MAX = 1000
@@ -198,6 +199,52 @@ def decode_announcement(data: bytes) -> tuple[str, tuple[Head, ...]] | None:
     if not message.organization or not heads or len(heads) > HEADS_ANNOUNCED_MAX:
         return None
     return message.organization, heads
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """What a node tells its own organisation of itself: what placement and policies go by. Claims, all of it."""
+
+    free_bytes: int
+    is_full: bool
+    policies: bytes
+    """Digest of its policies and strategy."""
+    usage: tuple[tuple[bytes, int], ...] = ()
+    """Documents (16 bytes each) and their uses a day, at most USAGE_MAX."""
+
+
+def encode_node_report(organization: str, report: NodeReport) -> bytes:
+    """For gossip on the organisation's own topic."""
+    from rage_net.pb import rage_pb2 as pb
+
+    message = pb.HeadsAnnouncement(organization=organization)
+    message.report.free_bytes = report.free_bytes
+    message.report.full = report.is_full
+    message.report.policies = report.policies
+    for doc_id, per_day in report.usage[:USAGE_MAX]:
+        message.report.usage.add(doc_id=doc_id, per_day=min(per_day, 0xFFFFFFFF))
+    return message.SerializeToString()
+
+
+def decode_node_report(data: bytes) -> tuple[str, NodeReport] | None:
+    """None for what is none, or too large."""
+    from rage_net.pb import rage_pb2 as pb
+
+    if len(data) > ANNOUNCEMENT_BYTES_MAX:
+        return None
+    message = pb.HeadsAnnouncement()
+    try:
+        _parse(message, data)
+    except RemoteProtocolError:
+        return None
+    report = message.report
+    is_sound = len(report.usage) <= USAGE_MAX and len(report.policies) in (0, 16)
+    if not message.organization or message.heads or not message.HasField("report") or not is_sound:
+        return None
+    if any(len(each.doc_id) != 16 for each in report.usage):
+        return None
+    usage = tuple((each.doc_id, each.per_day) for each in report.usage)
+    return message.organization, NodeReport(report.free_bytes, report.full, report.policies, usage)
 
 
 def _heads(messages: Sequence[Any]) -> tuple[Head, ...]:

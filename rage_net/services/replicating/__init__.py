@@ -16,10 +16,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from rage_net.chunk import replicas
 from rage_net.chunk.store import ChunkStore
 from rage_net.cid import Cid
 from rage_net.env import Env
@@ -27,10 +28,11 @@ from rage_net.errors import StorageFullError
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.metrics import Metrics
 from rage_net.replication.inventory import Inventory, Wanted
-from rage_net.services.auditing import Auditing
+from rage_net.replication.policy import Policies
+from rage_net.replication.usage import Rates
 from rage_net.services.replicating.coordinating import Coordinating
 from rage_net.services.replicating.dropping import Dropping
-from rage_net.services.replicating.prover import Fetch, Have, Prover
+from rage_net.services.replicating.prover import Auditing, Fetch, Have, Prover, is_durable
 from rage_net.services.replicating.pulling import Pulling
 from rage_net.services.replicating.reading import Reading
 from rage_net.services.replicating.view import Node, View
@@ -40,9 +42,22 @@ log = logging.getLogger("rage.replication")
 T = TypeVar("T")
 
 REPORT_EVERY_S = 30.0
+RECONCILE_EVERY_S = 600.0
+CHECK_EVERY_S = 3600.0
+DROPS_MAX = 64
+"""Batches of copies too many that one round lets go."""
 REPORTS_MAX = 4096
+USAGE_MAX = 100
+"""Documents in one report."""
 FULL_S = 30.0
 """After a disk was found full, room is looked for again."""
+PAGE_MAX = 500
+STALE_MAX = 10_000
+"""Documents that have changed and are looked at one by one; of more, all are."""
+UNREAD_S = 1.0
+"""While the chunks of some document are not known, so often it is looked at again."""
+GATHER_S = 0.1
+LOOK_S_MIN, LOOK_S_MAX = 0.1, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +65,24 @@ class Report:
     """What a node last said of itself."""
 
     free_bytes: int
+    """That its store may still take."""
     is_full: bool
     policies: bytes
+    """Digest of its policies: equal where nodes place alike."""
     usage: tuple[tuple[str, int], ...] = ()
-    """Document and uses a day."""
-    at: float = 0.0
+    """Documents and their uses a day."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
     """Where the facts come from. Blocking, but for `is_alive`.
 
-    nodes: those that placement may name. documents: those to be replicated, with their policies. is_alive: whether a
-    peer lives; None when it was never heard.
+    nodes: those that placement may name. documents: those to be replicated, with their policies: all, or of some ids.
+    is_alive: whether a peer lives; None when it was never heard.
     """
 
     nodes: Callable[[], Sequence[Node]]
-    documents: Callable[[], Iterator[Wanted]]
+    documents: Callable[[Collection[str] | None], Iterator[Wanted]]
     is_alive: Callable[[PeerId], bool | None]
 
 
@@ -87,13 +103,15 @@ class Replicating:
         have: Have,
         fetch: Fetch,
         audit_period_s: float,
-        policies_digest: bytes,
+        policies: Policies,
     ) -> None:
         self.own = own
         self.view = view
         self.inventory = inventory
         self.auditing = auditing
-        self.policies_digest = policies_digest
+        self.policies = policies
+        self.usage = Rates()
+        """How often documents are asked for at this node."""
         self.reports: OrderedDict[PeerId, Report] = OrderedDict()
         self.prover = Prover(store, env, own, auditing, have, fetch)
         self._store = store
@@ -102,12 +120,22 @@ class Replicating:
         self._sources = sources
         self._full_until = 0.0
         self._is_stale = asyncio.Event()
-        self.reading = Reading(store, inventory, env, view, fetch)
-        self.pulling = Pulling(store, inventory, env, metrics, view, have=have, fetch=fetch, on_full=self._note_full)
-        self.coordinating = Coordinating(
-            inventory, env, metrics, view, self.prover, auditing, is_full=self.is_full, period_s=audit_period_s
+        self._stale: set[str] | None = set()  # ids of documents that have changed; None: all, and the nodes
+        self._opened_at = env.monotonic()
+        now = self.now
+        self.reading = Reading(store, inventory, env, view, fetch, now)
+        self.pulling = Pulling(
+            store, inventory, env, metrics, view, have=have, fetch=fetch, on_full=self._note_full, now=now
         )
-        self.dropping = Dropping(store, inventory, env, metrics, view, self.prover)
+        self.coordinating = Coordinating(
+            inventory, env, metrics, view, self.prover, auditing, is_full=self.is_full, period_s=audit_period_s, now=now
+        )
+        self.pulling.on_fetched = self.coordinating.wake
+        self.dropping = Dropping(store, inventory, env, metrics, view, self.prover, now)
+
+    def now(self) -> float:
+        """The inventory's clock: seconds that this node has run."""
+        return self.inventory.clock_at_open + self._env.monotonic() - self._opened_at
 
     # --- what is known of nodes ---
 
@@ -145,7 +173,7 @@ class Replicating:
         """A coordinator asks us to hold chunks: how many will be, and whether there is room."""
         if not self.view.is_candidate(self.own) or not await self.has_room():
             return 0, False
-        now = self._env.monotonic()
+        now = self.now()
         taken = await self._env.blocking(self.inventory.ask_to_hold, organization, cids, now)
         self._metrics.replication_events.add(taken, "asked_to_hold")
         self.pulling.wake()
@@ -158,40 +186,67 @@ class Replicating:
 
     # --- jobs, each one bounded round ---
 
-    def changed(self) -> None:
-        """Facts have come that may change what belongs where: look soon."""
+    def changed(self, doc_ids: Collection[str] | None = None) -> None:
+        """Facts that change what belongs where have come: look soon, at some documents alone, or at all and nodes."""
+        if doc_ids is None or self._stale is None or len(self._stale) + len(doc_ids) > STALE_MAX:
+            self._stale = None
+        else:
+            self._stale.update(doc_ids)
         self._is_stale.set()
 
     async def reconcile(self) -> None:
-        """Compare the inventory with the log, then read and place what is new."""
+        """Compare all of the inventory with the log, then read and place what is new."""
+        self.changed()
+        await self._reconcile_stale()
+
+    async def reconcile_soon(self) -> None:
+        """Whenever facts have changed, compare what they are about; for as long as the task lives."""
+        while True:
+            try:
+                async with asyncio.timeout(UNREAD_S):
+                    await self._is_stale.wait()
+            except TimeoutError:
+                if not await self._env.blocking(self.inventory.unread_count):
+                    continue
+            await asyncio.sleep(GATHER_S)  # facts come in bunches
+            await self._reconcile_stale()
+
+    async def _reconcile_stale(self) -> None:
         self._is_stale.clear()
-        await self._env.blocking(self._reconcile)
-        await self.reading.round()
+        stale, self._stale = self._stale, set()
+        try:
+            await self._env.blocking(self._reconcile, stale)
+        except BaseException:
+            self._stale = None
+            raise
+        while await self.reading.round():
+            pass
         await self._env.blocking(self._place_all)
         self.pulling.wake()
         self.coordinating.wake()
 
-    async def reconcile_soon(self) -> None:
-        """As `reconcile`, whenever facts have changed, for as long as the task lives."""
-        while True:
-            await self._is_stale.wait()
-            await asyncio.sleep(GATHER_S)  # facts come in bunches
-            await self.reconcile()
-
-    def _reconcile(self) -> None:
-        now = self._env.monotonic()
-        if self.view.set_nodes(self._sources.nodes()):
-            log.info("%d nodes to place on", sum(node.state == "active" for node in self.view.nodes.values()))
-        self.inventory.use(self.view.digest)
-        seen = self.inventory.begin_round()
+    def _reconcile(self, doc_ids: Collection[str] | None) -> None:
+        now = self.now()
+        if doc_ids is None:
+            if self.view.set_nodes(self._sources.nodes()):
+                log.info("%d nodes to place on", sum(node.state == "active" for node in self.view.nodes.values()))
+            self.inventory.use(self.view.digest)
+            seen = self.inventory.begin_round()
+        else:
+            seen = self.inventory.same_round()
         page: list[Wanted] = []
-        for wanted in self._sources.documents():
+        found: set[str] = set()
+        for wanted in self._sources.documents(doc_ids):
             page.append(wanted)
+            found.add(wanted.doc_id)
             if len(page) >= PAGE_MAX:
                 self.inventory.see(page, seen, now)
                 page.clear()
         self.inventory.see(page, seen, now)
-        self.inventory.forget(seen, now)
+        if doc_ids is None:
+            self.inventory.forget(seen, now)
+        for doc_id in set(doc_ids or ()) - found:
+            self.inventory.forget_document(doc_id, now)
 
     def _place_all(self) -> None:
         while self.reading.place_page():
@@ -199,7 +254,7 @@ class Replicating:
 
     async def watch(self) -> None:
         """Look who is there; what changes for the chunks of those who went or came back is due at once."""
-        now = self._env.monotonic()
+        now = self.now()
         gone, back = self.view.observe(self._sources.is_alive, now)
         for peer in gone:
             log.warning("%s is taken for lost until it comes back: others hold its chunks", peer)
@@ -215,10 +270,44 @@ class Replicating:
 
     async def heal(self, cids: Sequence[Cid]) -> int:
         """Rot was found, or files are gone: what is ours of them is fetched again. Returns: how many are ours."""
-        count = await self._env.blocking(self.inventory.lost, cids, self._env.monotonic())
+        count = await self._env.blocking(self.inventory.lost, cids, self.now())
         if count:
             self.pulling.wake()
         return count
+
+    async def drop(self) -> None:
+        """Let copies too many go, a few batches."""
+        for _ in range(DROPS_MAX):
+            if not await self.dropping.round():
+                break
+
+    async def describe(self) -> Report:
+        """What this node tells its organisation of itself."""
+        has_room = await self.has_room()
+        room = await self._env.blocking(self._store.room)
+        return Report(room, not has_room, self.policies.digest, tuple(self.usage.top(USAGE_MAX, self.now())))
+
+    async def check(self) -> None:
+        """Compare the inventory with the store: what is held and not noted, noted and not there."""
+        await self._env.blocking(self._check)
+        self.pulling.wake()
+
+    def _check(self) -> None:
+        self.inventory.save_clock(self.now())
+        after, lost = 0, 0
+        while page := self.inventory.held(after):
+            gone = [cid for _, cid in page if not is_durable(self._store, cid)]
+            lost += self.inventory.lost(gone, self.now()) if gone else 0
+            after = page[-1][0]
+        found: list[Cid] = []
+        for cid in replicas.walk(self._store):
+            found.append(cid)
+            if len(found) >= PAGE_MAX:
+                self.inventory.noted([cid for cid in found if is_durable(self._store, cid)], self.now())
+                found.clear()
+        self.inventory.noted([cid for cid in found if is_durable(self._store, cid)], self.now())
+        if lost:
+            log.warning("%d chunks that this node should hold are not here, and are fetched again", lost)
 
     async def settle(self, done: Callable[[], Awaitable[bool]], within_s: float) -> bool:
         """Wait until `done`, looking often; False when the time ran out."""
@@ -231,8 +320,3 @@ class Replicating:
             await asyncio.sleep(min(pause, left))
             pause = min(LOOK_S_MAX, pause * 1.5)
         return True
-
-
-PAGE_MAX = 500
-GATHER_S = 0.1
-LOOK_S_MIN, LOOK_S_MAX = 0.1, 2.0

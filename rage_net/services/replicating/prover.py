@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
 
 from rage_net.chunk.store import ChunkStore, admit
 from rage_net.cid import Cid
@@ -15,13 +16,42 @@ from rage_net.env import Env
 from rage_net.errors import IntegrityError, NotFoundError, RageError
 from rage_net.libp2p.errors import Libp2pError
 from rage_net.libp2p.peer_id import PeerId
-from rage_net.messages import HAVE_MAX
-from rage_net.replication.audit import CHALLENGES_MAX
-from rage_net.services.auditing import UNKNOWN, Answer, Auditing
-from rage_net.services.exchange import Received
+from rage_net.messages import HAVE_MAX, ChunkHeader
+from rage_net.replication.audit import CHALLENGES_MAX, UNKNOWN, Answer
 
 FETCHES_AT_ONCE = 8
 ASKED_AT_ONCE = 8
+
+
+class Received(Protocol):
+    """A chunk as a node sent it."""
+
+    @property
+    def header(self) -> ChunkHeader:
+        """Its sizes and encoding."""
+        ...
+
+    @property
+    def buffers(self) -> Sequence[bytes | memoryview]:
+        """The bytes, in order."""
+        ...
+
+
+class Auditing(Protocol):
+    """The audit protocol's asking end: see services.auditing."""
+
+    async def prove(self, asks: Mapping[PeerId, Sequence[Cid]]) -> dict[tuple[PeerId, Cid], Answer]:
+        """Ask nodes for proof of chunks that are here."""
+        ...
+
+    async def relay(self, relay: PeerId, holder: PeerId, cids: Sequence[Cid]) -> dict[Cid, Answer]:
+        """Have one holder challenge another."""
+        ...
+
+    async def hold(self, peer: PeerId, organization: str, cids: Sequence[Cid]) -> int:
+        """Ask a node to hold chunks; how many it will."""
+        ...
+
 
 Answers = dict[tuple[PeerId, Cid], Answer]
 Have = Callable[[PeerId, Sequence[Cid]], Awaitable[Sequence[bool]]]
@@ -31,9 +61,7 @@ Fetch = Callable[[PeerId, Cid], Awaitable[Received]]
 class Prover:
     """Asks nodes about chunks. Args: have, fetch: of the chunk exchange, for replication; raise RageError."""
 
-    def __init__(
-        self, store: ChunkStore, env: Env, own: PeerId, auditing: Auditing, have: Have, fetch: Fetch
-    ) -> None:
+    def __init__(self, store: ChunkStore, env: Env, own: PeerId, auditing: Auditing, have: Have, fetch: Fetch) -> None:
         self._store = store
         self._env = env
         self._own = own
@@ -61,7 +89,10 @@ class Prover:
                 if peer == self._own:
                     here = await self._env.blocking(self._are_durable, cids)
                     answers.update(
-                        {(peer, cid): Answer("claims" if has else "absent") for cid, has in zip(cids, here, strict=True)}
+                        {
+                            (peer, cid): Answer("claims" if has else "absent")
+                            for cid, has in zip(cids, here, strict=True)
+                        }
                     )
                     continue
                 for at in range(0, len(cids), HAVE_MAX):
@@ -112,7 +143,11 @@ class Prover:
             for (by, holder), cids in rings.items():
                 for at in range(0, len(cids), CHALLENGES_MAX):
                     tasks.create_task(relay(by, holder, cids[at : at + CHALLENGES_MAX]))
-        alone += [(peer, cid) for (peer, cid), answer in answers.items() if answer.outcome == "claims" and (peer, cid) not in alone]
+        alone += [
+            (peer, cid)
+            for (peer, cid), answer in answers.items()
+            if answer.outcome == "claims" and (peer, cid) not in alone
+        ]
         async with asyncio.TaskGroup() as tasks:
             for peer, cid in alone:
                 tasks.create_task(self._check_by_fetching(peer, cid, places, answers))
@@ -164,4 +199,4 @@ def _check(cid: Cid, received: Received) -> None:
     admit(cid, header.encoding, b"".join(received.buffers), header.size)
 
 
-__all__ = ["UNKNOWN", "Answer", "Answers", "Fetch", "Have", "Prover", "is_durable"]
+__all__ = ["UNKNOWN", "Answer", "Answers", "Auditing", "Fetch", "Have", "Prover", "Received", "is_durable"]

@@ -121,7 +121,7 @@ class Pulling:
         return self._now() + again_s * self._env.random.uniform(0.75, 1.25)
 
     async def _take_what_is_here(self, items: Sequence[Item]) -> list[Item]:
-        """Durable chunks of documents that were put here become replicas, too; cached ones are fetched as others are."""
+        """Durable chunks of documents that were put here become replicas; cached ones are fetched as others are."""
 
         def take() -> list[Item]:
             here = [item for item in items if is_durable(self._store, item.cid)]
@@ -142,7 +142,9 @@ class Pulling:
                 if peer != view.own and view.is_there(peer):
                     counts[peer] = counts.get(peer, 0) + 1
         ranked = sorted(counts, key=lambda peer: -counts[peer])
-        ranked += [peer for peer in sorted(view.nodes) if peer not in counts and peer != view.own and view.is_there(peer)]
+        ranked += [
+            peer for peer in sorted(view.nodes) if peer not in counts and peer != view.own and view.is_there(peer)
+        ]
         found: dict[Cid, list[PeerId]] = {}
         for peer in ranked[:SOURCES_MAX]:
             missing = [item.cid for item in items if len(found.get(item.cid, ())) < 2]

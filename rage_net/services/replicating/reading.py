@@ -17,8 +17,7 @@ from rage_net.errors import IntegrityError, NotFoundError, RageError
 from rage_net.libp2p.errors import Libp2pError
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.replication.inventory import Inventory, Unread
-from rage_net.services.exchange import Received
-from rage_net.services.replicating.prover import Fetch, is_durable
+from rage_net.services.replicating.prover import Fetch, Received, is_durable
 from rage_net.services.replicating.view import View
 
 log = logging.getLogger("rage.replication")
@@ -75,9 +74,7 @@ class Reading:
 
     async def _note(self, document: Unread, page: list[tuple[Cid, int]], *, is_last: bool) -> None:
         now = self._now()
-        await self._env.blocking(
-            lambda: self._inventory.read(document.id, document.root, page, now, is_last=is_last)
-        )
+        await self._env.blocking(lambda: self._inventory.read(document.id, document.root, page, now, is_last=is_last))
 
     async def _block(self, document: Unread, cid: Cid) -> bytes:
         """A block that is here, or that some node has; kept as cache. Raises RageError."""

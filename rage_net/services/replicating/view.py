@@ -105,16 +105,25 @@ class View:
     # --- what belongs where ---
 
     def topology(self, organization: str, others: str, *, available: bool = False) -> Topology:
-        """The candidates for documents of an organisation, with those of the organisations in `others` (by comma)."""
+        """The candidates for documents of an organisation.
+
+        `others`, words by comma, changes whose nodes they are: `globex` adds an organisation, `-<peer id>` and
+        `-org:<organisation>` take away.
+        """
         key = organization, others, available
         found = self._topologies.get(key)
         if found is None:
-            among = {organization, *filter(None, others.split(","))}
-            left_out = self.unavailable if available else frozenset()
+            words = [word for word in others.split(",") if word]
+            among = {organization, *(word for word in words if not word.startswith("-"))}
+            among -= {word[5:] for word in words if word.startswith("-org:")}
+            left_out = {word[1:] for word in words if word.startswith("-")}
             candidates = [
                 node.candidate
                 for peer, node in self.nodes.items()
-                if node.state == "active" and node.candidate.organization in among and peer not in left_out
+                if node.state == "active"
+                and node.candidate.organization in among
+                and not (available and peer in self.unavailable)
+                and str(peer) not in left_out
             ]
             found = self._topologies[key] = Topology(candidates, self.strategy)
         return found
