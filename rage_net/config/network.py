@@ -33,7 +33,6 @@ NOT_BUILT = (
     "network.bandwidth",
     "network.cdn",
     "network.geo",
-    "network.replication",
 )
 """Sections and keys that are read and checked, and that nothing obeys yet: a file that sets one is told so."""
 

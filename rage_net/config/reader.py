@@ -262,7 +262,7 @@ class Reader:
             value = draft.get(name, REQUIRED)
             if isinstance(value, Draft):
                 value = self.build(value, _join(path, name))
-            elif isinstance(value, tuple):
+            elif type(value) is tuple:  # a list; a bound is a named one, and stays what it is
                 items = enumerate(value)
                 value = tuple(self.build(v, f"{path}.{name}[{at}]") if isinstance(v, Draft) else v for at, v in items)
             if value is REQUIRED:

@@ -1,4 +1,4 @@
-"""Every key of replication.yaml with its type, default, unit and meaning. Read by what places, moves or audits chunks."""
+"""Every key of replication.yaml with its type, default, unit and meaning. For what places, moves or audits chunks."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Placement(Section):
     """Which nodes hold the copies."""
 
     strategy: Literal["geographic_diversity", "zone_diversity", "capacity", "none"] = "geographic_diversity"
-    """`geographic_diversity`: distinct regions first, then distinct zones, then distinct nodes. `zone_diversity`: distinct
-    zones. `capacity`: by the weights of nodes alone. `none`: all nodes alike. Equal on all nodes of an organisation."""
+    """`geographic_diversity`: distinct regions first, then distinct zones, then distinct nodes. `zone_diversity`:
+    distinct zones. `capacity`: by nodes' weights. `none`: all nodes alike. Equal on all nodes of an organisation."""
 
 
 class Replication(Section):
@@ -61,7 +61,7 @@ class Replication(Section):
     default_factor: Annotated[int, Between(1, 32)] | None = None
     """Nodes that hold each chunk, 1 to 32; null takes network.yaml's. RAGE_REPLICATION_FACTOR wins over both."""
     default_min: Annotated[int, Between(1, 32)] | None = None
-    """Copies below which a chunk is at risk, where its policy does not say; null is 2, and never more than the factor."""
+    """Copies below which a chunk is at risk, where its policy does not say; null is 2. Never above the factor."""
     grace: Seconds = Seconds(30)
     """How long a node must be out of reach before others hold copies in its stead: a restart is no loss."""
     audit_period: Seconds = Seconds(7 * 86_400)

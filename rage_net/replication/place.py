@@ -7,10 +7,10 @@ Weighted rendezvous hashing. Every pair of node and chunk has a key, and each ne
     (key)                                                                capacity, and none, which ignores weights too
 
 A zone is one of its region: `a` of `eu` is not `a` of `us`. A node that is not chosen changes nothing by being there:
-each step is a plain minimum, so candidates that are taken away move only the copies that they held. With N like nodes
-in regions of like size, one that comes or goes moves about 1/N of all copies. Where regions differ in size, the nodes
-of a small one hold more than others, and one that comes or goes moves its own share; no function can move less and
-still keep copies apart.
+each step is a plain minimum. One that is taken away moves its own copy and no other, though zones and regions be short.
+With N like nodes in regions of like size, one that comes or goes so moves about 1/N of all copies. Where regions differ
+in size, the nodes of a small one hold more than others, and one that comes or goes moves its own share; no function can
+move less and still keep copies apart.
 
     seed(node)    first 8 bytes, big endian, of BLAKE3("rage:place:1" NUL peer id)
     value(CID)    first 8 bytes, big endian, of its digest
@@ -115,8 +115,9 @@ class Topology:
         lanes = [places[index] for index in self._indices]
         self._spans = _runs([place[:1] if strategy == "geographic_diversity" else place for place in lanes])
         self._zones: list[tuple[int, int] | None] = [None] * len(lanes)
-        for zone in set(_runs(lanes)).difference(self._spans):  # in a region of one zone, zones make no difference
-            self._zones[zone[0] : zone[1]] = [zone] * (zone[1] - zone[0])
+        zones = _runs(lanes)
+        for start, end in zones if zones != self._spans else ():  # where each region is one zone, zones say no more
+            self._zones[start:end] = [(start, end)] * (end - start)
         if len(self._spans) == len(lanes):  # nor do regions of one node each
             self._spans = [(0, len(lanes))]
 

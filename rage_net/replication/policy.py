@@ -2,8 +2,8 @@
 
 A policy matches a document when the document's record names it, or when all keys of its selector do: any of the tags,
 and the bound of days. Of those that match the highest factor wins, then the first in the file; where none does, the
-default factor holds. A selector without a bound matches nothing by itself. One with `query_count` does not either: rates
-are measured and differ from node to node, so whoever measures writes the policy's name into the record (usage), and
+default factor holds. A selector without a bound matches nothing by itself. One with `query_count` does not either, as
+rates are measured and differ from node to node: whoever measures writes the policy's name into the record (usage), and
 every node chooses alike.
 
 Pure. Source: specification, "Replication Policies"; design D5. Not here: where copies go (place).
@@ -130,8 +130,7 @@ def _consider(policy: config.Policy, subject: Subject) -> Considered:
         return Considered(policy.name, policy.factor, True, "the record names it")
     found = list(_bounds(selector, subject))
     if selector.query_count is not None:
-        words = f"query_count: a document comes under {selector.query_count} by being measured, and the record does not say so"
-        found.append((False, words))
+        found.append((False, f"query_count: the record does not say that it was measured {selector.query_count}"))
     if not found:
         return Considered(
             policy.name, policy.factor, False, "its selector has no bound, and the record does not name it"
