@@ -198,6 +198,10 @@ class Metrics:
         self.store_free_bytes = gauge("rage_store_free_bytes", "Bytes free for the store: disk or quota")
         self.failures = counter("rage_guard_failures_total", "Failures that a guard kept from spreading", "kind")
         self.shed = counter("rage_shed_total", "Requests, connections and streams refused for overload", "what")
+        self.lane_bytes = counter(
+            "rage_lane_bytes_total", "Bytes of chunks and of the log, by why they travelled", "lane", "direction"
+        )
+        self.lane_waiting = counter("rage_lane_waiting_seconds_total", "Time that bytes waited for their lane", "lane")
         self.swarm_events = counter("rage_swarm_events_total", "What the swarm refused, dropped or failed at", "event")
         self.gossip_events = counter("rage_gossip_events_total", "What gossip rejected, dropped or repeated", "event")
         self.dht_events = counter("rage_dht_events_total", "Look-ups, questions, records and failures", "event")

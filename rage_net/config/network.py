@@ -30,7 +30,6 @@ VERSION = 1
 """The version of all three files."""
 
 NOT_BUILT = (
-    "network.bandwidth",
     "network.cdn",
     "network.geo",
 )
@@ -313,20 +312,20 @@ class Rates(Section):
     """Rates of the whole node."""
 
     upload_mbps: Annotated[float, Between(0.1, 1_000_000)] | None = None
-    """Megabits a second sent; null sets no limit."""
+    """Megabits a second of chunks and logs sent to peers; null sets no limit."""
     download_mbps: Annotated[float, Between(0.1, 1_000_000)] | None = None
-    """Megabits a second received; null sets no limit."""
+    """Megabits a second of chunks and logs fetched from peers; null sets no limit."""
 
 
 class Lane(Section):
     """A kind of traffic and its part of the rates."""
 
     priority: Annotated[int, Between(1, 100)]
-    """Order of the lanes; 1 goes first."""
+    """Order of the lanes; 1 goes first. One that is not listed comes last."""
     traffic: Literal["user_queries", "replication", "background_sync"]
     """What travels in this lane."""
     max_bandwidth: Share = Share(1.0)
-    """Largest part of the rate, above 0% to 100%; lanes borrow what others leave."""
+    """Largest part of the rate while others want it, above 0% to 100%; lanes borrow what others leave, and keep 5 %."""
 
 
 class Bandwidth(Section):

@@ -45,6 +45,7 @@ from rage_net.online.making import (
     make_dht,
     make_mdns,
     make_membership,
+    make_pacing,
     make_pubsub,
     make_renewal,
     make_swarm,
@@ -131,11 +132,12 @@ async def go_online(
     async with AsyncExitStack() as stack:
         swarm = await stack.enter_async_context(make_swarm(key, config, env, transports))
         trust = await make_trust(home, config, env, swarm, metadata)
-        exchange = Exchange(store, env, rules, metrics, principal_of=trust.principal_of, denials=denials)
+        pacing = make_pacing(config, env, metrics)
+        exchange = Exchange(store, env, rules, metrics, principal_of=trust.principal_of, denials=denials, pacing=pacing)
         syncing = None
         if metadata is not None:
             exchange.gate.access_of = metadata.access.access_of
-            syncing = make_syncing(config, env, metrics, swarm, trust, metadata, rules, denials, on_facts)
+            syncing = make_syncing(config, env, metrics, swarm, trust, metadata, rules, denials, on_facts, pacing)
         if serves:
             swarm.handle(messages.CHUNK_PROTOCOL, exchange.serve)
             if syncing is not None:

@@ -11,6 +11,7 @@ from rage_net import __version__, durable, messages
 from rage_net import env as environment
 from rage_net import home as homes
 from rage_net.acl import OrganizationResource, Principal, Rules, TopicResource, authorize
+from rage_net.bandwidth import Bandwidth, Lane
 from rage_net.bans import Bans
 from rage_net.certfiles import CertFiles
 from rage_net.config import Config
@@ -27,6 +28,7 @@ from rage_net.libp2p.scope import Scope, scope_of
 from rage_net.libp2p.swarm import Connected, Event, Limits, Swarm
 from rage_net.messages import NodeInfo
 from rage_net.metrics import Metrics
+from rage_net.pacing import Pacing
 from rage_net.peerstore import Peerstore
 from rage_net.services.membership import Membership
 from rage_net.services.presence import Self
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 
 Found = Callable[[PeerId, tuple[Multiaddr, ...]], None]
 
+BYTES_S_PER_MBPS = 1_000_000 / 8
 CAPABILITIES = ("storage",)
 """What a node offers that stores and serves chunks."""
 
@@ -73,6 +76,18 @@ def make_swarm(key: Ed25519PrivateKey, config: Config, env: Env, transports: Seq
         clock=env.monotonic,
         random=env.random,
     )
+
+
+def make_pacing(config: Config, env: Env, metrics: Metrics) -> Pacing:
+    """The lanes of both directions, as `network.bandwidth` says."""
+    said = config.network.bandwidth
+    lanes = [Lane(lane.traffic, lane.priority, lane.max_bandwidth) for lane in said.prioritization]
+
+    def bandwidth(mbps: float | None) -> Bandwidth:
+        return Bandwidth(None if mbps is None else mbps * BYTES_S_PER_MBPS, lanes)
+
+    limits = said.limits
+    return Pacing(env.monotonic, metrics, bandwidth(limits.upload_mbps), bandwidth(limits.download_mbps))
 
 
 async def make_membership(home: Home, config: Config, env: Env, swarm: Swarm) -> Membership:
@@ -180,6 +195,7 @@ def make_syncing(
     rules: Rules,
     denials: Denials | None,
     on_facts: OnFacts | None,
+    pacing: Pacing,
 ) -> Syncing:
     """The exchange of logs, with what the configuration and the log say of who may have what."""
 
@@ -217,6 +233,7 @@ def make_syncing(
         ),
         peers=[PeerId.parse(peer) for peer in sync.peers],
         tags=sync.tags,
+        pacing=pacing,
     )
 
     def meet(event: Event) -> None:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from rage_net import messages
+from rage_net import bandwidth, messages
 from rage_net.acl import Action, Principal, Rules
 from rage_net.chunk.shelf import Hidden, Seen
 from rage_net.chunk.store import ChunkStore
@@ -35,6 +35,7 @@ from rage_net.gate import AccessOf, Answer, Gate
 from rage_net.libp2p import varint
 from rage_net.libp2p.errors import Libp2pError, NegotiationError
 from rage_net.messages import ChunkHeader, ChunkResponse, DocumentName, GetRequest, HaveRequest, Traffic
+from rage_net.pacing import Pacing, Taken
 
 if TYPE_CHECKING:
     from rage_net.libp2p.peer_id import PeerId
@@ -71,6 +72,14 @@ CROWDED_BYTES = 64 << 10
 """An answer that sheds fewer bytes in CROWDED_S is given up while others wait: its peer does not read."""
 WAITING_S_MAX = 5.0
 """And those that waited so long, before their askers take us for dead."""
+UNKNOWN_BYTES = 64 << 10
+"""What a chunk of unknown size takes of the lane before it is asked for; the rest once its size has been told."""
+
+_LANES: dict[Traffic, bandwidth.Traffic] = {
+    "user": "user_queries",
+    "replication": "replication",
+    "background": "background_sync",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +177,17 @@ class Room:
             try:
                 yield
             finally:
-                del self._sending[deadline]
+                self._sending.pop(deadline, None)
+
+    @contextmanager
+    def held_up(self, stream: Stream) -> Iterator[None]:
+        """The time in which we keep an answer back ourselves: it says nothing of whether its peer reads."""
+        mine = [deadline for deadline, (each, _, _) in self._sending.items() if each is stream]
+        for deadline in mine:
+            del self._sending[deadline]
+        yield
+        for deadline in mine:
+            self._sending[deadline] = stream, 0.0, None
 
     def _grant(self) -> None:
         """Give room to those who wait, in turn; the first for whom there is too little makes the others wait too."""
@@ -220,7 +239,7 @@ class Exchange:
     """Both ends of the chunk protocol.
 
     Args: principal_of: who a connected peer is, by its certificate. access_of: see `Gate`. denials: where they are
-    noted; without one they are counted alone.
+    noted; without one they are counted alone. pacing: the lanes of this node; without it nothing is limited.
     """
 
     def __init__(
@@ -233,6 +252,7 @@ class Exchange:
         principal_of: Callable[[PeerId], Principal] = stranger,
         access_of: AccessOf = lambda organization, doc_id: None,
         denials: Denials | None = None,
+        pacing: Pacing | None = None,
     ) -> None:
         self.gate = Gate(store, env, rules, access_of)
         self._store = store
@@ -240,6 +260,8 @@ class Exchange:
         self._metrics = metrics
         self._principal_of = principal_of
         self._denials = denials or Denials(None, env, metrics)
+        pacing = pacing or Pacing(env.monotonic, metrics)
+        self._upload, self._download = pacing.upload, pacing.download
         self._room = Room()
         self._haves: Counter[PeerId] = Counter()
         self._having = asyncio.Lock()
@@ -269,10 +291,10 @@ class Exchange:
         seen = answer.found
         if not isinstance(seen, Seen):
             await self._answer(stream, _DENIED if answer.is_told else _ABSENT)
-        elif seen.small is not None:
-            await self._answer(stream, ChunkResponse(messages.OK, _header(seen, answer)), seen.small)
+        elif self._upload.is_limited:
+            await self._serve_limited(stream, _header(seen, answer), request, seen.small)
         else:
-            await self._serve_large(stream, _header(seen, answer), request.cid)
+            await self._serve_chunk(stream, _header(seen, answer), request, seen.small)
         if isinstance(seen, Hidden) or (
             seen and answer.decision.would_deny
         ):  # after the answer: its time tells nothing
@@ -302,7 +324,22 @@ class Exchange:
         if denied:
             self._note(principal, *denied[0], count=len(denied))
 
-    async def _serve_large(self, stream: Stream, header: ChunkHeader, cid: Cid) -> None:
+    async def _serve_limited(
+        self, stream: Stream, header: ChunkHeader, request: GetRequest, small: bytes | None
+    ) -> None:
+        """Bytes that must wait for their lane are promised only where not too many wait there already."""
+        with self._upload.queue(_LANES[request.traffic], header.stored_size) as has_place:
+            if has_place:
+                await self._serve_chunk(stream, header, request, small)
+                return
+        self._metrics.shed.add(1, "chunk_lane")
+        await self._answer(stream, ChunkResponse(messages.BUSY))
+
+    async def _serve_chunk(self, stream: Stream, header: ChunkHeader, request: GetRequest, small: bytes | None) -> None:
+        lane = _LANES[request.traffic]
+        if small is not None:
+            await self._answer(stream, ChunkResponse(messages.OK, header), small, lane)
+            return
         peer, size = stream.remote_peer, header.stored_size
         if not await self._room.take(peer, size):
             self._metrics.shed.add(1, "chunk_serve")
@@ -310,18 +347,37 @@ class Exchange:
             return
         try:
             try:
-                _, stored = await self._env.blocking(self._store.get_stored, cid)
+                _, stored = await self._env.blocking(self._store.get_stored, request.cid)
             except (NotFoundError, IntegrityError):  # evicted, or found rotten, since we looked
                 await self._answer(stream, ChunkResponse(messages.NOT_FOUND))
                 return
             async with self._room.sending(stream):
-                await self._answer(stream, ChunkResponse(messages.OK, header), stored)
+                await self._answer(stream, ChunkResponse(messages.OK, header), stored, lane)
         finally:
             await self._room.give_back(peer, size)
 
-    async def _answer(self, stream: Stream, response: ChunkResponse, stored: bytes = b"") -> None:
+    async def _answer(
+        self,
+        stream: Stream,
+        response: ChunkResponse,
+        stored: bytes = b"",
+        lane: bandwidth.Traffic = "user_queries",
+    ) -> None:
         head = messages.encode_response(response)
-        await stream.write(varint.encode(len(head)) + head, stored)
+        start = varint.encode(len(head)) + head
+        if not stored:
+            await stream.write(start)
+        elif not self._upload.is_limited:
+            await stream.write(start, stored)
+            self._upload.count(lane, len(stored))
+        else:
+            rest, piece = memoryview(stored), self._upload.piece
+            for at in range(0, len(stored), piece):
+                with self._room.held_up(stream):
+                    await self._upload.take(lane, len(rest[at : at + piece]))
+                await stream.write(start, rest[at : at + piece])
+                start = b""
+                self._upload.count(lane, len(rest[at : at + piece]))
         await stream.close_write()
         self._metrics.bytes_sent.add(len(head) + len(stored), str(stream.remote_peer), "chunk_response")
 
@@ -373,9 +429,26 @@ class Exchange:
         no byte for STALL_S_MAX), PeerProtocolError; IntegrityError `size-differs` when it announces more plain bytes
         than `size_max`, before they are read.
         """
+        lane, download = _LANES[traffic], self._download
+        if not download.is_limited:
+            received = await self._fetch(connection, GetRequest(cid, traffic), size_max, None)
+        else:
+            paid = Taken(download, lane)
+            try:
+                await paid.take(size_max if size_max < BLOCK_BYTES_MAX else UNKNOWN_BYTES)
+                received = await self._fetch(connection, GetRequest(cid, traffic), size_max, paid)
+            finally:
+                paid.settle()
+        download.count(lane, received.header.stored_size)
+        self._metrics.bytes_received.add(received.header.stored_size, str(connection.peer_id), "chunk_response")
+        if self.gate.rules.is_open and received.header.documents:  # an open node takes no claim of an organisation (D7)
+            return Received(replace(received.header, documents=()), received.buffers)
+        return received
+
+    async def _fetch(self, connection: Connection, request: GetRequest, size_max: int, paid: Taken | None) -> Received:
         loop = asyncio.get_running_loop()
         ends = loop.time() + CHUNK_S_MAX
-        async with self._ask(connection, GetRequest(cid, traffic), STALL_S_MAX) as (stream, deadline):
+        async with self._ask(connection, request, STALL_S_MAX) as (stream, deadline):
             response = await self._response(stream, "chunk_request")
             if response.header is None:
                 raise RemoteProtocolError("a chunk without its metadata")
@@ -384,13 +457,20 @@ class Exchange:
                     f"it has {response.header.size} bytes where {size_max} are wanted", id="size-differs"
                 )
             left = response.header.stored_size
+            if paid is not None and left > paid.taken:
+                deadline.reschedule(ends)  # while we do not read, the peer is not to blame
+                await paid.take(left - paid.taken)
+                deadline.reschedule(min(loop.time() + STALL_S_MAX, ends))
             buffers: list[bytes | memoryview] = []
             joined = 0
             while left:
                 arrived = await stream.read()
                 if not arrived:
                     raise RemoteProtocolError(f"the stream ended {left} bytes early")
-                left -= sum(map(len, arrived))
+                size = sum(map(len, arrived))
+                left -= size
+                if paid is not None:
+                    paid.used += size
                 if left < 0:
                     raise RemoteProtocolError("more bytes than announced")
                 buffers += arrived
@@ -398,11 +478,7 @@ class Exchange:
                     buffers[joined:] = [b"".join(buffers[joined:])]
                     joined += 1
                 deadline.reschedule(min(loop.time() + STALL_S_MAX, ends))
-        self._metrics.bytes_received.add(response.header.stored_size, str(connection.peer_id), "chunk_response")
-        header = response.header
-        if self.gate.rules.is_open and header.documents:  # an open node takes no claim of an organisation (design D7)
-            header = replace(header, documents=())
-        return Received(header, buffers)
+        return Received(response.header, buffers)
 
     async def have(self, connection: Connection, cids: Sequence[Cid], *, traffic: Traffic = "user") -> tuple[bool, ...]:
         """Which of `cids` (at most HAVE_MAX) the peer holds and lets us read; with `replication`, lets us replicate.

@@ -31,6 +31,7 @@ from rage_net.libp2p.gossipsub import Message, Verdict
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.libp2p.rates import Rates
 from rage_net.metrics import Metrics
+from rage_net.pacing import Pacing
 from rage_net.sync import wire
 from rage_net.sync.envelope import HASH_BYTES, ChainId, Head, Segment
 from rage_net.sync.facts import Access, Fact
@@ -59,6 +60,9 @@ AT_ONCE = 4
 """Exchanges of one round that may be under way together."""
 FRUITLESS_MAX = 4
 """Responses that bring nothing new, one after another; another exchange may just have brought the same."""
+PACED_S_MAX = 10.0
+"""For the lane to make up for one response, before the next. What an admin takes back must not wait, so what is given
+first is never held up; a limit slows down who has much to catch up on, and does not stop it."""
 RESPONSE_PAYLOAD_BYTES = 4 << 20
 EXCHANGE_PAYLOAD_BYTES = 4 << 30
 """Given in one exchange, a response at a time: none is that large."""
@@ -140,7 +144,7 @@ class Syncing:
     """One node's exchange of logs.
 
     Args: organization: our own. peers: those to exchange with, none for all that trust allows. tags: of the documents
-    that we take facts about, none for all.
+    that we take facts about, none for all. pacing: the lanes of this node; without it nothing is limited.
     """
 
     def __init__(
@@ -154,6 +158,7 @@ class Syncing:
         *,
         peers: Sequence[PeerId] = (),
         tags: Sequence[str] = (),
+        pacing: Pacing | None = None,
     ) -> None:
         self.organization = organization
         """Our own."""
@@ -168,6 +173,7 @@ class Syncing:
         self._rules = rules
         self._peers = frozenset(peers)
         self._tags = tuple(tags)
+        self._pacing = pacing or Pacing(env.monotonic, metrics)
         self._states: OrderedDict[tuple[PeerId, str], PeerState] = OrderedDict()
         self._serving: Counter[PeerId] = Counter()
         self._serving_others = 0
@@ -452,6 +458,9 @@ class Syncing:
                 tally.received += len(taken.new)
                 tally.refused += len(taken.refused)
                 has_more = response.more
+                self._pacing.download.count("background_sync", len(data))
+                if has_more:
+                    await self._pacing.download.follow("background_sync", len(data), PACED_S_MAX)
                 is_fruitless = not len(taken.new) and self._log.heads(organization) == before
                 fruitless = fruitless + 1 if is_fruitless else 0
                 if has_more and fruitless >= FRUITLESS_MAX:
@@ -600,6 +609,9 @@ class Syncing:
             response, has_more = await self._env.blocking(_fill, segments, shown)
             async with asyncio.timeout(RESPONSE_S_MAX):
                 await _write(stream, response)
+            self._pacing.upload.count("background_sync", len(response))
+            if has_more:
+                await self._pacing.upload.follow("background_sync", len(response), PACED_S_MAX)
             shown = ()
         async with asyncio.timeout(RESPONSE_S_MAX):
             closing = await self._read_closing(stream)

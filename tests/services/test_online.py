@@ -15,7 +15,7 @@ from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.metrics import Metrics
 from rage_net.online.duties import NAMED_MAX, Duties
-from rage_net.online.making import describe_about
+from rage_net.online.making import describe_about, make_pacing
 from tests.services.test_membership import Members, members  # noqa: F401  a fixture
 from tests.sim.env import SimulatedEnv
 from tests.sim.virtual_loop import VirtualLoop
@@ -62,3 +62,22 @@ def test_what_a_node_tells_discovery_servers_follows_the_configuration(tmp_path:
     about = describe_about(config.load(tmp_path, environ={}, flags=flags), tuple)
     assert (about.organization_id, about.zone, about.private) == ("acme", "eu-1a", is_private)
     assert about.members == (friend,) and about.capabilities == ("storage",)
+
+
+def test_the_lanes_of_a_node_follow_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "network.yaml").write_text(
+        "bandwidth:\n  limits: {upload_mbps: 8}\n  prioritization:\n"
+        "    - {priority: 2, traffic: user_queries, max_bandwidth: 30%}\n"
+        "    - {priority: 1, traffic: replication}\n"
+    )
+    found = config.load(tmp_path, environ={})
+    assert found.warnings == ()
+    pacing = make_pacing(found, SimulatedEnv("lanes"), Metrics())
+    assert pacing.upload.is_limited and not pacing.download.is_limited
+    bandwidth = pacing.upload._bandwidth
+    assert bandwidth.rate_bytes_s == 1_000_000
+    assert list(bandwidth.shares.items()) == [("replication", 1.0), ("user_queries", 0.3), ("background_sync", 1.0)]
+    assert not make_pacing(
+        config.load(tmp_path / "none", environ={}), SimulatedEnv("lanes"), Metrics()
+    ).upload.is_limited

@@ -14,7 +14,7 @@ from rage_net.cid import BLOCK_BYTES_MAX, DAG_CBOR, Cid
 from rage_net.errors import IntegrityError, NotFoundError, UnavailableError
 from rage_net.libp2p import varint
 from rage_net.libp2p.swarm import Connection, Stream
-from rage_net.messages import ChunkHeader, ChunkResponse, GetRequest
+from rage_net.messages import ChunkHeader, ChunkResponse, GetRequest, Traffic
 from rage_net.services import exchange, retrieval
 from rage_net.services.retrieval import remote
 
@@ -323,9 +323,9 @@ async def test_an_interrupted_download_goes_on_without_fetching_a_chunk_twice(wo
 
     looked = holder.exchange._look
 
-    def look(cid: Cid, principal: object) -> object:
+    def look(cid: Cid, *who: object) -> object:
         asked.append(cid)
-        return looked(cid, principal)  # type: ignore[arg-type]
+        return looked(cid, *who)  # type: ignore[arg-type]
 
     holder.exchange._look = look  # type: ignore[method-assign, assignment]
     holder.answer(serve)
@@ -413,9 +413,11 @@ async def test_a_manifest_that_belittles_its_chunks_cannot_make_the_window_hold_
     read = 0
     fetch = exchange.Exchange.fetch
 
-    async def counted(self: exchange.Exchange, connection: Connection, cid: Cid, size_max: int) -> exchange.Received:
+    async def counted(
+        self: exchange.Exchange, connection: Connection, cid: Cid, size_max: int, *, traffic: Traffic
+    ) -> exchange.Received:
         nonlocal read
-        received = await fetch(self, connection, cid, size_max)
+        received = await fetch(self, connection, cid, size_max, traffic=traffic)
         read += received.header.size
         return received
 

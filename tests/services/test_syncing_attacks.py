@@ -13,6 +13,7 @@ import pytest
 
 from rage_net import keys
 from rage_net.acl import Principal
+from rage_net.bandwidth import Bandwidth
 from rage_net.libp2p import varint
 from rage_net.libp2p.errors import Libp2pError
 from rage_net.libp2p.gossipsub import Message
@@ -21,6 +22,7 @@ from rage_net.libp2p.peer_id import PeerId
 from rage_net.libp2p.swarm import Connection, Stream, Swarm
 from rage_net.libp2p.transport import MemoryNetwork, MemoryTransport
 from rage_net.metrics import Metrics
+from rage_net.pacing import Pacing
 from rage_net.services import syncing
 from rage_net.services.syncing import Rules, Syncing
 from rage_net.sync import wire
@@ -279,6 +281,27 @@ async def test_a_log_of_any_size_comes_in_one_exchange(world: World, monkeypatch
     assert {head.chain: head for head in side.log.heads(ORGANIZATION)}.items() >= {
         head.chain: head for head in honest.log.heads(ORGANIZATION)
     }.items()
+
+
+async def test_a_limit_slows_down_who_catches_up_and_neither_stops_it_nor_holds_up_news(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(syncing, "RESPONSE_PAYLOAD_BYTES", 4096)
+    loop = asyncio.get_running_loop()
+    metrics = Metrics()
+    slow, reader = await world.side("storage"), await world.side("storage")
+    slow.syncing._pacing = Pacing(loop.time, metrics, Bandwidth(12_500.0))
+    connection = await meet(reader, slow)
+    began = loop.time()
+    assert (await reader.syncing.pull(connection, ORGANIZATION)).received == 1
+    assert loop.time() - began < 0.1, "the first answer waits for nothing"
+    for _ in range(600):
+        put_document(slow.log, world.rng)
+    began = loop.time()
+    done = await reader.syncing.pull(connection, ORGANIZATION)
+    assert (done.received, done.error) == (600, "")
+    assert metrics.lane_bytes.read()["background_sync", "sent"][0] > done.received_bytes > 30_000
+    assert loop.time() - began >= (done.received_bytes - 20_000) / 12_500, "but for the burst, and the last answer"
 
 
 async def test_an_answer_of_100_mib_is_not_read(world: World) -> None:
