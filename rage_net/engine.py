@@ -30,13 +30,14 @@ from rage_net import (
     sharing,
     sync_verbs,
     trust_verbs,
+    upkeep,
 )
 from rage_net import config as configuration
 from rage_net import env as environment
 from rage_net import home as homes
 from rage_net.acl import Principal, Rules
 from rage_net.acl_ledger import LogRights
-from rage_net.chunk import manifest, views
+from rage_net.chunk import views
 from rage_net.chunk.documents import Documents, check_words
 from rage_net.chunk.shelf import Hidden, Seen, is_public
 from rage_net.chunk.store import ChunkStore, Quota, open_store
@@ -114,6 +115,7 @@ class Engine:
         """Where CDNs are configured: the stage that asks them."""
         self.env = env
         self.metrics = metrics
+        store.on_lost.append(lambda cid, found_by: metrics.rot.add(1, found_by))
         self.metadata = metadata
         """The log and what is read from it; None on an open node."""
         self.rules = rules_of(config)
@@ -215,7 +217,7 @@ class Engine:
         root = await sharing.find_root(self, verb.ref)
         elsewhere = any(kind in verb.sources for kind in ("cdn", "p2p"))
         want = Want(root, not verb.raw, "local" in verb.sources, elsewhere, verb.cache)
-        stages = functools.partial(self._stages, root, verb.sources, verb.peers)
+        stages = functools.partial(self.stages, root, verb.sources, verb.peers)
         try:
             outcomes = await self.retrieval.fetch(want, stages, Counted(sink, report))
         except (NotFoundError, UnavailableError) as error:
@@ -322,6 +324,7 @@ class Engine:
             organization=network.organization_id,
             region=network.region,
             problems=(*(await self._room_problems()), *map(str, self.config.warnings)),
+            scrub=await self.env.blocking(upkeep.glance, self),
         )
         return self.node_status(await glance.complete(self, status))
 
@@ -375,7 +378,7 @@ class Engine:
             )
         )
 
-    async def _stages(self, root: Cid, sources: Sequence[str], named: Sequence[str]) -> Sequence[Stage]:
+    async def stages(self, root: Cid, sources: Sequence[str], named: Sequence[str]) -> Sequence[Stage]:
         """Where a download looks, best first: the CDN, peers, those that servers name, those that the DHT does."""
         from rage_net import lookups
 
@@ -472,13 +475,13 @@ class Engine:
         return document_id(PeerId.parse(self.peer_id_text()), self.env.random.getrandbits(64))
 
     def _verify(self, verb: chunks.VerifyChunks, report: Report, cancelled: Cancelled) -> chunks.VerifyChunksResult:
-        from rage_net.chunk.verify import verify
+        from rage_net.chunk.verify import blocks_here, verify
 
         if not 0 < verb.sample <= 1:
             raise UsageError("a sample is above 0 and at most 1", mend=["--sample 5%"])
         cids = None
         if verb.ref:
-            cids = manifest.blocks(views.find_root(self.documents, verb.ref), self.store.get)
+            cids = blocks_here(self.store, views.find_root(self.documents, verb.ref))
         return verify(self.store, cids, sample=verb.sample, progress=report, cancelled=cancelled)
 
     def _collect(

@@ -196,6 +196,17 @@ class Metrics:
         self.store_chunks = gauge("rage_store_chunks", "Chunks in the store")
         self.store_bytes = gauge("rage_store_bytes", "Bytes the store takes")
         self.store_free_bytes = gauge("rage_store_free_bytes", "Bytes free for the store: disk or quota")
+        self.rot = counter(
+            "rage_rot_total", "Chunks found rotten, unreadable or without their file, by what met them", "found_by"
+        )
+        self.scrub_bytes = counter("rage_scrub_bytes_total", "Plain bytes that the scrub has read again")
+        self.scrub_age = gauge(
+            "rage_scrub_age_seconds", "Since the scrub had last read the whole store, or since it began; 0 without one"
+        )
+        self.healing = counter(
+            "rage_healing_total", "Attempts to bring back what was lost from a peer, by outcome", "outcome"
+        )
+        self.healing_waiting = gauge("rage_healing_waiting", "Chunks held here that are missing, as far as is known")
         self.failures = counter("rage_guard_failures_total", "Failures that a guard kept from spreading", "kind")
         self.shed = counter("rage_shed_total", "Requests, connections and streams refused for overload", "what")
         self.lane_bytes = counter(

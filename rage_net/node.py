@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rage_net import __version__, lifetime, sharing, verbs
+from rage_net import __version__, lifetime, sharing, upkeep, verbs
 from rage_net import config as configuration
 from rage_net import home as homes
 from rage_net import log as logs
@@ -225,6 +225,7 @@ class Node:
 
         return [
             *online.jobs(),
+            *upkeep.jobs(self.engine, upkeep.healing_of(self.engine)),
             job("gc", GC_EVERY_S, collect),
             job("records", RECORDS_EVERY_S, lambda: sharing.keep(self.engine), at_once=True),
             job("measure", MEASURE_EVERY_S, self._measure),

@@ -250,7 +250,8 @@ def verify(
         render(result, columns, identifier=lambda it: "")
     elif result.bad:
         render(result, columns, items=result.bad, identifier=lambda it: it.cid)
-    say(f"{result.checked} chunks, {format_size(result.bytes)}: {len(result.bad)} bad")
+    elsewhere = f", {result.elsewhere} kept by other nodes" if result.elsewhere else ""
+    say(f"{result.checked} chunks, {format_size(result.bytes)}: {len(result.bad)} bad{elsewhere}")
     return EXIT_FINDINGS if result.bad else EXIT_OK
 
 

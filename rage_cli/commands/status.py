@@ -21,6 +21,8 @@ STATUS = (
     Column("chunks", lambda it: it.chunks, "count"),
     Column("size", lambda it: it.bytes, "size"),
     Column("free", lambda it: it.free_bytes, "size"),
+    Column("scrubbed at", lambda it: (it.scrub.ended_at or None) if it.scrub else None, "time"),
+    Column("scrub", lambda it: f"{it.scrub.progress:.0%}, {it.scrub.bad} bad" if it.scrub else None),
     Column("uptime", lambda it: it.uptime_s if it.pid else None, "seconds"),
     Column("organization", lambda it: it.organization),
     Column("region", lambda it: it.region),

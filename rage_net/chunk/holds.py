@@ -17,6 +17,7 @@ from sqlite3 import Connection
 from rage_net.chunk.batch import hold
 from rage_net.chunk.stat import Stat, find
 from rage_net.chunk.store import ChunkStore
+from rage_net.chunk.store import is_held as has_hold
 from rage_net.cid import Cid
 from rage_net.errors import StorageFullError
 
@@ -153,7 +154,17 @@ def _let_go(db: Connection, holder: int, cids: Sequence[Cid], now: float) -> lis
 def is_held(store: ChunkStore, cid: Cid) -> bool:
     """Whether anything holds a chunk, here or not."""
     with store.index.read() as db:
-        return db.execute("SELECT 1 FROM hold WHERE cid = ? LIMIT 1", (bytes(cid),)).fetchone() is not None
+        return has_hold(db, cid)
+
+
+def roots_of(store: ChunkStore, cid: Cid, limit: int) -> list[Cid]:
+    """Roots of documents and pins that hold a chunk: under these others may be found that have it."""
+    query = (
+        "SELECT root FROM hold JOIN document USING (holder) WHERE cid = ?1"
+        " UNION SELECT root FROM hold JOIN holder ON holder.id = holder WHERE cid = ?1 AND kind = 'pin' LIMIT ?2"
+    )
+    with store.index.read() as db:
+        return [Cid.from_bytes(root) for (root,) in db.execute(query, (bytes(cid), limit))]
 
 
 def count_holds(store: ChunkStore, cid: Cid) -> int:

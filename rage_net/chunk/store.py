@@ -16,10 +16,11 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from sqlite3 import Connection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from blake3 import blake3
 
@@ -42,6 +43,10 @@ LIST_MAX = 10_000
 DELETE_BATCH = 128
 """Chunks deleted in one transaction: some 2 MiB of index pages at the worst, so it fits into the ballast, and a writer
 waits for one such batch at most."""
+
+FoundBy: TypeAlias = Literal["read", "scrub"]
+"""What met a chunk that is rotten, or whose file is gone: somebody's reading, or the scrub's."""
+Told: TypeAlias = Callable[[Cid, FoundBy], object]
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +86,9 @@ class ChunkStore:
         self._promised = 0
         self.lost_leases: set[int] = set()
         """Leases of this process that a full disk kept from letting go: gc does it."""
+        self.on_lost: list[Told] = []
+        """Told of each chunk that can be given no longer, rotten or without its file, cache that nothing holds left
+        out. Called in the thread that met it, outside of the index's lock; must not fail, and must not take long."""
 
     def put(self, cid: Cid, data: Data, *, cache: bool = False) -> Stat:
         """Store plain bytes; durable when it returns, unless `cache`. What is here already is not written again.
@@ -103,19 +111,31 @@ class ChunkStore:
         return stat, plain
 
     def keep(self, items: Iterable[Admitted]) -> None:
-        """Store as cache, in one commit, what `admit` let in. Raises StorageFullError."""
+        """Store as cache, in one commit, what `admit` let in; what something holds, and had lost, is made durable.
+
+        Raises StorageFullError.
+        """
+        cids = []
         with self.batch(cache=True) as batch:
             for item in items:
-                batch.add_admitted(item)
+                cids.append(batch.add_admitted(item).cid)
             batch.commit()
+        with self.index.read() as db:
+            held = [cid for cid in cids if is_held(db, cid)]
+        if held:
+            with suppress(IntegrityError, NotFoundError):  # torn or gone within this moment: reading it will tell
+                self.promote(held)
 
-    def get(self, cid: Cid) -> bytes:
-        """The plain bytes, verified. Raises NotFoundError; IntegrityError for rot, which is quarantined by then."""
+    def get(self, cid: Cid, *, found_by: FoundBy = "read") -> bytes:
+        """The plain bytes, verified. Raises NotFoundError; IntegrityError for rot, which is quarantined by then.
+
+        UnavailableError where the disk does not give them.
+        """
         stat, _, stored = self._load(cid)
         try:
             return _open(stat, stored)
         except (IntegrityError, NotFoundError):
-            stat, stored = self._settle(cid)
+            stat, stored = self._settle(cid, found_by)
             return _open(stat, stored)
 
     def get_stored(self, cid: Cid) -> tuple[Stat, bytes]:
@@ -125,7 +145,7 @@ class ChunkStore:
         """
         stat, checksum, stored = self._load(cid)
         if stored is None or blake3(stored).digest(length=CHECKSUM_BYTES) != checksum:
-            return self._settle(cid)
+            return self._settle(cid, "read")
         return stat, stored
 
     def has(self, cid: Cid) -> bool:
@@ -184,6 +204,25 @@ class ChunkStore:
                 keys = [(bytes(cid),) for cid in cached]
                 self.bodies.persist(cid for cid in cached if not has_body(db, cid))
                 db.executemany("UPDATE chunk SET cached = 0 WHERE cid = ?", keys)
+
+    def condemn(self, cid: Cid) -> bool:
+        """Take a chunk away as rot is, unread; False when it was not here. What holds it stays.
+
+        For one that the disk does not give, once good bytes are at hand: a put would take it for stored.
+        """
+        with self.index.write() as db:
+            if find(db, cid) is None:
+                return False
+            in_index = has_body(db, cid)
+            db.execute("DELETE FROM chunk WHERE cid = ?", (bytes(cid),))
+            if not in_index:
+                self.bodies.quarantine(cid, None)
+        return True
+
+    def tell_lost(self, cid: Cid, found_by: FoundBy) -> None:
+        """Tell whoever wants to know that a chunk cannot be given."""
+        for told in self.on_lost:
+            told(cid, found_by)
 
     def discard(self, cids: Sequence[Cid], *, before: float | None = None) -> Sequence[Stat]:
         """Delete those that nothing holds and no running put counts on, DELETE_BATCH at a time; gives what went.
@@ -296,14 +335,16 @@ class ChunkStore:
                 stored = None
         return Stat(cid, row[0], row[1], row[2], bool(row[3])), row[4], stored
 
-    def _settle(self, cid: Cid) -> tuple[Stat, bytes]:
+    def _settle(self, cid: Cid, found_by: FoundBy) -> tuple[Stat, bytes]:
         """Look again, alone, at bytes that seemed wrong: a writer may have been replacing them. Rot is quarantined.
 
         What cannot be given is no longer claimed: the row goes, what holds the chunk stays, and so a good copy that
         comes later is held again. A cached chunk that a crash has torn is no rot, and simply goes.
         """
+        is_told = True
 
         def change(db: Connection) -> tuple[Stat, bytes] | RageError:
+            nonlocal is_told
             stat, checksum, stored = self._load(cid, db)
             try:
                 _open(stat, stored)
@@ -311,6 +352,7 @@ class ChunkStore:
                     raise mismatch(cid)
             except (IntegrityError, NotFoundError) as error:
                 in_index = has_body(db, cid)
+                is_told = not stat.cached or is_held(db, cid)
                 db.execute("DELETE FROM chunk WHERE cid = ?", (bytes(cid),))
                 if stat.cached:
                     self.bodies.delete(cid)
@@ -323,9 +365,12 @@ class ChunkStore:
             with self.index.write() as db:
                 found = change(db)
         except StorageFullError as error:  # reading works on a full disk, and leaves the ballast to gc
+            self.tell_lost(cid, found_by)
             raise mismatch(cid) from error
         if isinstance(found, RageError):
             log.error("chunk %s: %s", cid, found)
+            if is_told:
+                self.tell_lost(cid, found_by)
             raise found
         return found
 
@@ -412,6 +457,11 @@ def has_body(db: Connection, cid: Cid) -> bool:
     """Whether the stored form of a chunk lies in the index."""
     query = "SELECT 1 FROM body JOIN chunk ON body.chunk = chunk.id WHERE cid = ?"
     return db.execute(query, (bytes(cid),)).fetchone() is not None
+
+
+def is_held(db: Connection, cid: Cid) -> bool:
+    """Whether anything holds a chunk, here or not."""
+    return db.execute("SELECT 1 FROM hold WHERE cid = ? LIMIT 1", (bytes(cid),)).fetchone() is not None
 
 
 def is_released(db: Connection, cid: Cid, before: float | None) -> bool:

@@ -275,6 +275,8 @@ class Store(Section):
     """Bytes that stay free on the file system: a put that would leave less is refused."""
     grace: Seconds = Seconds(86_400)
     """Time for which garbage collection keeps what nothing holds any more."""
+    scrub: Annotated[Seconds, Between(0, 315_360_000)] = Seconds(30 * 86_400)
+    """Time in which everything stored is read again, to find rot; each pass takes 5/6 to 7/6 of it. 0 never does."""
     split: Split = Split()
     """Sizes of chunks."""
 

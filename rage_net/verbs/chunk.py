@@ -214,6 +214,8 @@ class VerifyChunksResult:
     bytes: int
     bad: tuple[BadChunk, ...]
     seconds: float
+    elsewhere: int = 0
+    """Of the document's, those that are not kept here and need not be: other nodes have them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,20 @@ class SyncGlance:
 
 
 @dataclass(frozen=True, slots=True)
+class ScrubGlance:
+    """How far reading the whole store again has come."""
+
+    ended_at: float
+    """When it had last read everything; 0 never. Since the epoch."""
+    progress: float
+    """The share of the store that this pass has read, 0 to 1."""
+    due_at: float
+    """When this pass should have read everything; 0 before the first has begun."""
+    bad: int
+    """Chunks that this pass has found rotten or missing."""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
     """A node at a glance. `state` is starting, ready, draining or read-only; `problems` come first for people."""
 
@@ -62,6 +76,8 @@ class NodeStatus:
     """Other organisations that are trusted."""
     sync: SyncGlance | None = None
     """Of a node with a CA."""
+    scrub: ScrubGlance | None = None
+    """Where it is on."""
 
 
 @dataclass(frozen=True, slots=True)

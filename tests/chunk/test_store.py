@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
 
+from rage_net.chunk import manifest
 from rage_net.chunk.batch import SMALL_BYTES_MAX
+from rage_net.chunk.documents import Documents
 from rage_net.chunk.files import STRAYS_AT_OPEN_MAX, FileBodies
-from rage_net.chunk.store import ChunkStore, Quota, open_store, walk_chunks
-from rage_net.chunk.verify import verify
+from rage_net.chunk.ingest import ingest
+from rage_net.chunk.replicas import hold, holder_of, keep_replicas, missing, release_document_holds
+from rage_net.chunk.split import Sizes
+from rage_net.chunk.store import Admitted, ChunkStore, Quota, open_store, walk_chunks
+from rage_net.chunk.verify import blocks_here, verify
 from rage_net.cid import BLOCK_BYTES_MAX, Cid
 from rage_net.errors import ConflictError, IntegrityError, NotFoundError, StorageFullError
 
@@ -382,7 +389,89 @@ def test_verify_names_each_bad_chunk_with_its_reason(
         (str(Cid.of(blocks[7])), "missing"),
     }
     assert verify(file_store).bad == ()
-    assert [bad.reason for bad in verify(file_store, [Cid.of(blocks[3])]).bad] == ["missing"]
+    gone = verify(file_store, [Cid.of(blocks[3])])
+    assert (gone.bad, gone.checked, gone.elsewhere) == ((), 0, 1), "nothing holds it: it is not meant to be here"
+
+
+def test_verify_of_a_document_tells_what_is_missing_from_what_is_kept_elsewhere(
+    file_store: ChunkStore, world: Any, rng: random.Random
+) -> None:
+    documents = Documents(file_store)
+    with documents.lease() as lease:
+        found = ingest(io.BytesIO(rng.randbytes(400_000)), file_store, lease, sizes=Sizes(4096, 16384, 65536))
+        document = documents.put(lease, found.root, size=found.size, chunks=found.chunks)
+    root, *chunks = manifest.blocks(found.root, file_store.get)
+    assert len(chunks) > 8
+    release_document_holds(file_store, document.holder, chunks[:3], now=world.time, at_once=True)
+    result = verify(file_store, blocks_here(file_store, root))
+    assert (result.checked, result.elsewhere, result.bad) == (len(chunks) - 2, 3, ())
+    assert file_store.totals().chunks == result.checked
+    file_store.condemn(chunks[4])
+    result = verify(file_store, blocks_here(file_store, root))
+    assert (result.elsewhere, [(bad.cid, bad.reason) for bad in result.bad]) == (3, [(str(chunks[4]), "missing")])
+    release_document_holds(file_store, document.holder, [root], now=world.time, at_once=True)
+    result = verify(file_store, blocks_here(file_store, root))
+    assert (result.checked, result.elsewhere) == (len(chunks) - 3, 1), "without its manifest, what is held is read"
+    assert [bad.cid for bad in result.bad] == [str(chunks[4])]
+    with pytest.raises(NotFoundError):
+        verify(file_store, blocks_here(file_store, Cid.of(b"never here")))
+
+
+class TestTelling:
+    """Whoever wants to know is told of what can be given no longer, and is not told of cache."""
+
+    def test_of_rot_and_of_files_that_are_gone(
+        self, file_store: ChunkStore, tmp_path: Path, rng: random.Random
+    ) -> None:
+        told: list[tuple[Cid, str]] = []
+        file_store.on_lost.append(lambda cid, found_by: told.append((cid, found_by)))
+        blocks = [rng.randbytes(40_000) for _ in range(3)]
+        rotten, missing, whole = cids = [Cid.of(block) for block in blocks]
+        for cid, block in zip(cids, blocks, strict=True):
+            file_store.put(cid, block)
+        flip(chunk_file(tmp_path, rotten))
+        chunk_file(tmp_path, missing).unlink()
+        with pytest.raises(IntegrityError):
+            file_store.get(rotten, found_by="scrub")
+        with pytest.raises(NotFoundError):
+            file_store.get_stored(missing)
+        file_store.get(whole)
+        assert told == [(rotten, "scrub"), (missing, "read")]
+
+    def test_of_cache_only_where_something_holds_it(
+        self, file_store: ChunkStore, tmp_path: Path, rng: random.Random
+    ) -> None:
+        told: list[Cid] = []
+        file_store.on_lost.append(lambda cid, found_by: told.append(cid))
+        blocks = [rng.randbytes(40_000) for _ in range(2)]
+        for block in blocks:
+            file_store.put(Cid.of(block), block, cache=True)
+            flip(chunk_file(tmp_path, Cid.of(block)))
+        holder = holder_of(file_store).id
+        with file_store.index.write() as db:
+            db.execute("INSERT INTO hold VALUES (?, ?, NULL)", (holder, bytes(Cid.of(blocks[1]))))
+        for block in blocks:
+            with pytest.raises(IntegrityError):
+                file_store.get(Cid.of(block))
+        assert told == [Cid.of(blocks[1])]
+
+
+def test_what_is_held_and_comes_back_as_cache_is_made_durable(store: ChunkStore, rng: random.Random) -> None:
+    held, other = rng.randbytes(40_000), rng.randbytes(40_000)
+    hold(store, [Cid.of(held)])
+    store.keep(Admitted(Cid.of(data), "raw", data, len(data)) for data in (held, other))
+    assert [store.stat(Cid.of(data)).cached for data in (held, other)] == [False, True]
+
+
+def test_what_is_condemned_is_gone_and_stays_wanted(store: ChunkStore, rng: random.Random) -> None:
+    for data in (rng.randbytes(100), rng.randbytes(40_000)):
+        cid = Cid.of(data)
+        keep_replicas(store, [Admitted(cid, "raw", data, len(data))])
+        assert store.condemn(cid)
+        assert not store.has(cid) and not store.condemn(cid)
+        assert cid in missing(store)
+        store.put(cid, data)
+        assert store.get(cid) == data and missing(store) == []
 
 
 def test_verify_of_a_sample_reads_that_share_at_that_rate(store: ChunkStore) -> None:
