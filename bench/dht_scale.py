@@ -16,9 +16,9 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
+from rage_lab.sim.virtual_loop import VirtualLoop
 from rage_net.libp2p.kad.keys import K, place_of
 from tests.sim.dht_net import DhtNet, multihash
-from tests.sim.virtual_loop import VirtualLoop
 
 GONE = 0.3
 AT_ONCE = 32

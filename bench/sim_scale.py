@@ -1,7 +1,7 @@
 """Many whole engines in one process: `python -m bench.sim_scale [--nodes N] [--mode quiet|dht|gossip] [--seed S]`.
 
 The engines are real, with their stores, cryptography and protocols; the network is in memory and the clock virtual
-(tests/sim). Each node puts a document, which two others fetch and keep; then a part of the nodes goes, half of it
+(rage_lab/sim). Each node puts a document, which two others fetch and keep; then a part of the nodes goes, half of it
 without notice, some come back, some stand still, a part is parted from the others for a minute, and packets are lost;
 all the while everyone fetches documents. The last line is for those who remain and documents that one of them has.
 
@@ -26,10 +26,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rage_lab.sim import churn
+from rage_lab.sim.node import Node
+from rage_lab.sim.world import World, play
 from rage_net.errors import RageError
-from tests.sim import churn
-from tests.sim.node import Node
-from tests.sim.world import World, play
 
 DOCUMENT_BYTES = 40_000
 COPIES = 3

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from rage_lab.sim.env import EPOCH_S as NOW
+from rage_lab.sim.organizations import Organization
 from rage_net import checkup, config
 from rage_net import home as homes
 from rage_net.cert import issue, parse_ca
@@ -23,8 +25,6 @@ from rage_net.home import Home
 from rage_net.sync.log import open_log
 from rage_net.verbs.diagnose import Check
 from tests.services.trust_world import Authority
-from tests.sim.env import EPOCH_S as NOW
-from tests.sim.organizations import Organization
 
 DAY = 86_400.0
 WEEK = 7 * DAY

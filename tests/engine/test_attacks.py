@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from rage_lab.sim.node import Collect, Given, Node
+from rage_lab.sim.organizations import Organization
+from rage_lab.sim.world import World, play
 from rage_net import sharing
 from rage_net.chunk.shelf import public_roots
 from rage_net.cid import Cid
@@ -20,9 +23,6 @@ from rage_net.verbs.acl import SetAcl
 from rage_net.verbs.chunk import RemoveChunk
 from rage_net.verbs.sync import ExportSync, ImportSync
 from rage_net.verbs.trust import AddTrust, RemoveTrust
-from tests.sim.node import Collect, Given, Node
-from tests.sim.organizations import Organization
-from tests.sim.world import World, play
 
 Play = Callable[[Callable[[World], Awaitable[Any]]], Any]
 SETTLE_S = 20.0

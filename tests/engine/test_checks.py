@@ -11,6 +11,10 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from rage_lab.sim.env import EPOCH_S
+from rage_lab.sim.node import Node
+from rage_lab.sim.organizations import Organization
+from rage_lab.sim.world import World, play
 from rage_net.denials import append
 from rage_net.diagnose.ledger import recent_denials
 from rage_net.errors import RageError
@@ -22,10 +26,6 @@ from rage_net.verbs.cert import RevokeCertificate
 from rage_net.verbs.diagnose import Check, Doctor
 from rage_net.verbs.node import NodeStatus, ShowStatus
 from rage_net.verbs.trust import AddTrust
-from tests.sim.env import EPOCH_S
-from tests.sim.node import Node
-from tests.sim.organizations import Organization
-from tests.sim.world import World, play
 from tests.sync.world import Forger, document, end_of, grant, judge
 
 Play = Callable[[Callable[[World], Awaitable[Any]]], Any]

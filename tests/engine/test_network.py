@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from rage_lab.sim.node import Node
+from rage_lab.sim.world import World, play
 from rage_net.cid import Cid
 from rage_net.errors import AccessDeniedError, NotFoundError, RageError, UnavailableError, UsageError
 from rage_net.services.presence import ANNOUNCE_S_MIN
@@ -21,8 +23,6 @@ from rage_net.verbs.diagnose import Doctor, Why
 from rage_net.verbs.discovery import ListRegistered, ListServers, Register
 from rage_net.verbs.peer import BanPeer, DiscoverPeers, FindPeer, FoundPeer, ListPeers, UnbanPeer
 from rage_net.verbs.topic import MESSAGE_BYTES_MAX, ListTopics, PublishTopic, TailTopic, TopicMessage
-from tests.sim.node import Node
-from tests.sim.world import World, play
 
 SETTLE_S = 20.0
 

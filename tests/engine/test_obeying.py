@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from rage_lab.sim.organizations import Organization
+from rage_lab.sim.world import World, play
 from rage_net.errors import RemoteProtocolError
 from rage_net.services.syncing import Syncing
 from rage_net.verbs.acl import SetAcl
-from tests.sim.organizations import Organization
-from tests.sim.world import World, play
 
 SETTLE_S = 20.0
 

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from rage_lab.sim.node import Collect, Given, Node
+from rage_lab.sim.organizations import Organization
+from rage_lab.sim.world import World, play
 from rage_net import sharing
 from rage_net.errors import AccessDeniedError, IntegrityError, NotFoundError, RageError, UsageError
 from rage_net.sync.facts import Access, Document, New, NodeRecord
@@ -19,9 +22,6 @@ from rage_net.verbs.cert import RevokeCertificate
 from rage_net.verbs.chunk import ListChunks, RemoveChunk
 from rage_net.verbs.sync import ExportSync, ImportSync, ListConflicts, ResolveConflict, RunSync, ShowLog, ShowSync
 from rage_net.verbs.trust import AddTrust, RemoveTrust
-from tests.sim.node import Collect, Given, Node
-from tests.sim.organizations import Organization
-from tests.sim.world import World, play
 
 Play = Callable[[Callable[[World], Awaitable[Any]]], Any]
 SETTLE_S = 20.0

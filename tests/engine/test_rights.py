@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from rage_lab.sim.organizations import Organization
+from rage_lab.sim.world import World, play
 from rage_net.errors import RageError
 from rage_net.verbs import acl
-from tests.sim.organizations import Organization
-from tests.sim.world import World, play
 
 Play = Callable[[Callable[[World], Awaitable[Any]]], Any]
 SETTLE_S = 20.0

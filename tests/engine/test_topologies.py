@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from rage_cli.profiles import settings_of
+from rage_lab.sim.geography import REGIONS
+from rage_lab.sim.node import Node
+from rage_lab.sim.organizations import Organization
+from rage_lab.sim.world import World, play
 from rage_net.errors import AccessDeniedError, RageError
 from rage_net.libp2p.transport.memory import MemoryLink
 from rage_net.messages import CHUNK_PROTOCOL, SYNC_PROTOCOL
 from rage_net.verbs.acl import GrantAcl
 from rage_net.verbs.trust import AddTrust, ProbeTrust
-from tests.sim.geography import REGIONS
-from tests.sim.node import Node
-from tests.sim.organizations import Organization
-from tests.sim.world import World, play
 
 Play = Callable[[Callable[[World], Awaitable[Any]]], Any]
 

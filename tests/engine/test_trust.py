@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from rage_lab.sim.env import EPOCH_S
+from rage_lab.sim.node import Node
+from rage_lab.sim.world import World, play
 from rage_net import certfiles
 from rage_net import home as homes
 from rage_net.certfiles import CertFiles
@@ -32,9 +35,6 @@ from rage_net.verbs.peer import ListPeers, PingPeer
 from rage_net.verbs.topic import ListTopics
 from rage_net.verbs.trust import AddTrust, ListTrust, ProbeTrust, RemoveTrust, ShowTrust
 from tests.services.trust_world import Authority, pem
-from tests.sim.env import EPOCH_S
-from tests.sim.node import Node
-from tests.sim.world import World, play
 
 SETTLE_S = 20.0
 

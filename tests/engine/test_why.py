@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from rage_lab.sim.node import Node
+from rage_lab.sim.organizations import Organization
+from rage_lab.sim.world import World, play
 from rage_net.cid import Cid
 from rage_net.errors import NotFoundError, UsageError
 from rage_net.verbs.acl import GrantAcl, RevokeAcl, SetAcl
@@ -18,9 +21,6 @@ from rage_net.verbs.chunk import RemoveChunk
 from rage_net.verbs.diagnose import Why, WhyResult, WhyStep
 from rage_net.verbs.peer import ListPeers, ShowPeer
 from rage_net.verbs.trust import AddTrust
-from tests.sim.node import Node
-from tests.sim.organizations import Organization
-from tests.sim.world import World, play
 
 Play = Callable[[Callable[[World], Awaitable[Any]]], Any]
 SETTLE_S = 20.0

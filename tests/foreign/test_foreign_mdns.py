@@ -10,11 +10,11 @@ import pytest
 from foreign_peers import Peer, missing
 from rage_side import make_swarm
 
+from rage_lab.net import namespaces
+from rage_lab.net.lab import Host, Lab
 from rage_net.libp2p.mdns import Mdns
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
-from tests.lab import namespaces
-from tests.lab.lab import Host, Lab
 
 pytestmark = [pytest.mark.anyio, pytest.mark.foreign("js-libp2p", "ip")]
 

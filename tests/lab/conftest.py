@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.lab import Lab
-from tests.lab.namespaces import missing
+from rage_lab.net.lab import Lab
+from rage_lab.net.namespaces import missing
 
 
 @pytest.fixture

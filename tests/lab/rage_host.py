@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.lab.lab import Host
-from tests.lab.namespaces import urgent
+from rage_lab.net.lab import Host
+from rage_lab.net.namespaces import urgent
 
 READY_S = 30.0
 

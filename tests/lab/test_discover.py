@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from .lab import Lab
+from rage_lab.net.lab import Lab
+
 from .rage_host import RageHost
 
 CONFIG = "  libp2p: {bootstrap_peers: [], dht: {enabled: false}}\n"

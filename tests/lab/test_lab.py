@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from .lab import Host, Lab
-from .namespaces import LabError, has_netem, stale, sweep
+from rage_lab.net.lab import Host, Lab
+from rage_lab.net.namespaces import LabError, has_netem, stale, sweep
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE_S = 0.04
@@ -170,7 +170,7 @@ def test_nothing_is_left_of_a_lab_whose_test_failed(lab: Lab) -> None:
 
 def test_what_a_killed_process_left_is_swept_up(lab: Lab) -> None:
     program = (
-        "from tests.lab.lab import Lab\n"
+        "from rage_lab.net.lab import Lab\n"
         "lab = Lab(); a, b = lab.host('a'), lab.host('b'); link = lab.link(a, b, delay_s=0.01)\n"
         "sleeper = a.spawn(['sleep', '1000'])\n"
         "print(a.namespace, link._process.pid, sleeper.pid, flush=True)\n"

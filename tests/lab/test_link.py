@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from .link import QUEUE_BYTES_MAX, REORDER_S, Conditions, Pipe
+from rage_lab.net.link import QUEUE_BYTES_MAX, REORDER_S, Conditions, Pipe
 
 
 def test_a_packet_comes_out_after_the_delay_and_not_before() -> None:

@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .lab import Host, Lab
+from rage_lab.net.lab import Host, Lab
+
 from .mdns_node import peer_id
 
 PROGRAM = str(Path(__file__).with_name("mdns_node.py"))

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from .lab import Lab
+from rage_lab.net.lab import Lab
+
 from .rage_host import RageHost
 
 LIMIT_S = 3.0

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from rage_lab.sim.virtual_loop import VirtualLoop
 from rage_net.libp2p.dht import Hop
 from rage_net.libp2p.kad.keys import distance_bits, place_of
 from rage_net.libp2p.kad.values import ValueRefusedError
 from rage_net.libp2p.peer_id import encode_public_key
 from tests.libp2p.dht_world import World, join, multihash, peer_id
-from tests.sim.virtual_loop import VirtualLoop
 
 pytestmark = pytest.mark.anyio
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from rage_lab.sim.virtual_loop import VirtualLoop
 from rage_net.libp2p import varint
 from rage_net.libp2p.dht import Dht, Hop
 from rage_net.libp2p.errors import Libp2pError, StreamResetError
@@ -21,7 +22,6 @@ from rage_net.libp2p.kad.messages import MESSAGE_BYTES_MAX, PROTOCOL, Kind, Mess
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.swarm import Stream, Swarm
 from tests.libp2p.dht_world import World, address, ask, join, multihash, peer_id, told
-from tests.sim.virtual_loop import VirtualLoop
 
 pytestmark = pytest.mark.anyio
 

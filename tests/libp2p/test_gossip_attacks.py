@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from rage_lab.sim.virtual_loop import VirtualLoop
 from rage_net.libp2p import varint
 from rage_net.libp2p.errors import Libp2pError
 from rage_net.libp2p.gossipsub import PROTOCOLS, Frames, Message, Params, Rpc, ScoreParams, decode, encode
@@ -34,7 +35,6 @@ from rage_net.libp2p.pubsub.inbound import (
 )
 from rage_net.libp2p.swarm import Stream, Swarm
 from rage_net.libp2p.transport import Conditions, MemoryNetwork, MemoryTransport
-from tests.sim.virtual_loop import VirtualLoop
 
 pytestmark = pytest.mark.anyio
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from rage_lab.sim.virtual_loop import VirtualLoop
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.transport import Conditions, Link, MemoryNetwork, MemoryTransport
 from rage_net.libp2p.transport.memory.conditions import PACKET_BYTES, RETRY_S_MAX, RETRY_S_MIN, recovery_s, retried_at
 from rage_net.libp2p.transport.memory.line import TURN_BYTES
 from rage_net.libp2p.transport.memory.network import FIRST_PORT
-from tests.sim.virtual_loop import VirtualLoop
 
 pytestmark = pytest.mark.anyio
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from rage_lab.sim.virtual_loop import VirtualLoop
 from rage_net.libp2p.errors import LimitError
 from rage_net.libp2p.gossipsub import Message, Verdict
 from rage_net.libp2p.gossipsub.message import check_signature
@@ -19,7 +20,6 @@ from rage_net.libp2p.pubsub import PubSub, Subscription
 from rage_net.libp2p.pubsub.readers import SUBSCRIPTION_MESSAGES_MAX
 from rage_net.libp2p.swarm import Limits, Swarm
 from rage_net.libp2p.transport import Conditions, MemoryNetwork, MemoryTransport
-from tests.sim.virtual_loop import VirtualLoop
 
 pytestmark = pytest.mark.anyio
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from rage_lab.sim.virtual_loop import VirtualLoop
 from rage_net.libp2p.errors import (
     DialError,
     NegotiationError,
@@ -21,7 +22,6 @@ from rage_net.libp2p.errors import (
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.swarm import Connected, Connection, Disconnected, Event, Identified, Limits, Stream, Swarm
 from rage_net.libp2p.transport import Conditions, MemoryNetwork, MemoryTransport
-from tests.sim.virtual_loop import VirtualLoop
 
 pytestmark = pytest.mark.anyio
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from rage_lab.sim.virtual_loop import VirtualLoop
 from rage_net.libp2p import identify, multistream, ping, varint
 from rage_net.libp2p.errors import Libp2pError
 from rage_net.libp2p.multiaddr import Multiaddr
@@ -21,7 +22,6 @@ from rage_net.libp2p.swarm.services import PING_STREAMS_MAX, PUSHES_MAX
 from rage_net.libp2p.swarm.upgrade import upgrade
 from rage_net.libp2p.transport import Link, MemoryNetwork, MemoryTransport
 from rage_net.libp2p.yamux import Flag, Type
-from tests.sim.virtual_loop import VirtualLoop
 
 pytestmark = pytest.mark.anyio
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from rage_lab.sim.env import SimulatedEnv
+from rage_lab.sim.virtual_loop import VirtualLoop
 from rage_net import keys
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.services.discovering import CONNECTING_S_MAX, Discovering
 from rage_net.verbs.peer import DiscoverPeers, FoundPeer
-from tests.sim.env import SimulatedEnv
-from tests.sim.virtual_loop import VirtualLoop
 
 pytestmark = pytest.mark.anyio
 

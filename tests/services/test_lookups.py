@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from rage_lab.sim.virtual_loop import VirtualLoop
 from rage_net import keys, lookups
 from rage_net.cid import Cid
 from rage_net.libp2p.peer_id import PeerId
-from tests.sim.virtual_loop import VirtualLoop
 
 pytestmark = pytest.mark.anyio
 

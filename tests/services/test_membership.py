@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from rage_lab.sim.env import SimulatedEnv
+from rage_lab.sim.virtual_loop import VirtualLoop
 from rage_net import keys
 from rage_net.bans import Bans
 from rage_net.errors import AccessDeniedError, NotFoundError, UnavailableError
@@ -25,8 +27,6 @@ from rage_net.services import membership
 from rage_net.services.membership import WANTED, Membership, believe_announced
 from rage_net.services.membership.views import show_peers
 from rage_net.verbs.peer import ListPeers
-from tests.sim.env import SimulatedEnv
-from tests.sim.virtual_loop import VirtualLoop
 
 pytestmark = pytest.mark.anyio
 

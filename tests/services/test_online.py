@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from rage_lab.sim.env import SimulatedEnv
+from rage_lab.sim.virtual_loop import VirtualLoop
 from rage_net import config, keys
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
@@ -17,8 +19,6 @@ from rage_net.metrics import Metrics
 from rage_net.online.duties import NAMED_MAX, Duties
 from rage_net.online.making import describe_about, make_pacing
 from tests.services.test_membership import Members, members  # noqa: F401  a fixture
-from tests.sim.env import SimulatedEnv
-from tests.sim.virtual_loop import VirtualLoop
 
 pytestmark = pytest.mark.anyio
 

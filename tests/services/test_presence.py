@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
+from rage_lab.sim.env import SimulatedEnv
+from rage_lab.sim.virtual_loop import VirtualLoop
 from rage_net import keys, liveness, messages
 from rage_net.libp2p.gossipsub import Message, Verdict
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.messages import Heartbeat, NodeInfo, PeerAnnouncement
 from rage_net.services import presence
 from rage_net.services.presence import Presence, Self
-from tests.sim.env import SimulatedEnv
-from tests.sim.virtual_loop import VirtualLoop
 
 pytestmark = pytest.mark.anyio
 

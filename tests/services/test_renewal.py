@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from rage_lab.sim.env import EPOCH_S
+from rage_lab.sim.virtual_loop import VirtualLoop
 from rage_net import keys
 from rage_net.cert import NodeCertificate, issue, secret
 from rage_net.certfiles import CertFiles
 from rage_net.errors import CertificateError, UnavailableError
 from rage_net.services.trust.enrolment import EnrolFiles, Enrolment, Renewal
 from tests.services.trust_world import DAY_S, Authority, Node, TrustWorld, write_pem
-from tests.sim.env import EPOCH_S
-from tests.sim.virtual_loop import VirtualLoop
 
 pytestmark = pytest.mark.anyio
 

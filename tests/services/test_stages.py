@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import pytest
 
+from rage_lab.sim.env import SimulatedEnv
+from rage_lab.sim.virtual_loop import VirtualLoop
 from rage_net.chunk.manifest import Link, Manifest
 from rage_net.chunk.store import memory_store
 from rage_net.cid import DAG_CBOR, Cid
@@ -19,8 +21,6 @@ from rage_net.services.exchange import STALL_S_MAX
 from rage_net.services.retrieval import Outcomes, Retrieval, Stage, Want, Way, known
 from rage_net.services.retrieval.remote import PATIENCE_FIRST_S, PATIENCE_S, SOURCES_MAX
 from tests.services.conftest import Collect
-from tests.sim.env import SimulatedEnv
-from tests.sim.virtual_loop import VirtualLoop
 
 pytestmark = pytest.mark.anyio
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from rage_lab.sim.env import SimulatedEnv
+from rage_lab.sim.virtual_loop import VirtualLoop
 from rage_net import keys
 from rage_net.acl import Principal
 from rage_net.bandwidth import Bandwidth
@@ -29,8 +31,6 @@ from rage_net.sync import wire
 from rage_net.sync.envelope import SEGMENT_ENTRIES_MAX, ChainId, Entry, Head, Segment, payload_hash
 from rage_net.sync.facts import Fact, New
 from rage_net.sync.log import Log, open_log
-from tests.sim.env import SimulatedEnv
-from tests.sim.virtual_loop import VirtualLoop
 from tests.sync.world import ORGANIZATION, Forger, certificate, grant, judge, put_document
 
 pytestmark = pytest.mark.anyio

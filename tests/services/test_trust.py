@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from rage_lab.sim.env import EPOCH_S
+from rage_lab.sim.virtual_loop import VirtualLoop
 from rage_net import keys, messages
 from rage_net.acl import SCOPES
 from rage_net.cert import Anchor
@@ -23,8 +25,6 @@ from rage_net.libp2p.swarm import Connected, Disconnected, Identified
 from rage_net.messages import CHUNK_PROTOCOL, QUERY_PROTOCOL, SYNC_PROTOCOL, TRUST_PROTOCOL
 from rage_net.services.trust import REFRESH_EVERY_S, REQUESTS_BURST, TRUST_S_MAX, Files, Trust
 from tests.services.trust_world import DAY_S, Authority, Node, ShiftedEnv, TrustWorld, write_pem
-from tests.sim.env import EPOCH_S
-from tests.sim.virtual_loop import VirtualLoop
 
 pytestmark = pytest.mark.anyio
 

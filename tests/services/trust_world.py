@@ -13,6 +13,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from rage_lab.sim.env import EPOCH_S, SimulatedEnv
 from rage_net import keys, messages
 from rage_net.cert import Anchor, CaCertificate, issue, parse_ca, read_csr
 from rage_net.libp2p import varint
@@ -31,7 +32,6 @@ from rage_net.messages import (
     TrustResponse,
 )
 from rage_net.services.trust import Files, Trust
-from tests.sim.env import EPOCH_S, SimulatedEnv
 
 DAY_S = 86_400.0
 PROTOCOLS = (CHUNK_PROTOCOL, QUERY_PROTOCOL, SYNC_PROTOCOL)

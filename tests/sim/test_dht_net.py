@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rage_lab.sim.virtual_loop import VirtualLoop
 from rage_net.libp2p.kad import lookup, regions
 from rage_net.libp2p.kad.answers import Asker
 from rage_net.libp2p.kad.contact import Contact
@@ -18,7 +19,6 @@ from rage_net.libp2p.kad.messages import PROVIDERS_MAX, Kind, Message, PeerInfo
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
 from tests.sim.dht_net import DhtNet, Peer, multihash
-from tests.sim.virtual_loop import VirtualLoop
 
 pytestmark = pytest.mark.anyio
 

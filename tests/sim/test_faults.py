@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from rage_lab.sim.node import Collect, Node
+from rage_lab.sim.scenarios import a_holder_leaves, a_holder_vanishes, a_newcomer_among_strangers, churn_of_a_third
+from rage_lab.sim.world import Scenario, World, play
 from rage_net.errors import UnavailableError
 from rage_net.libp2p.swarm import Disconnected
 from rage_net.verbs.peer import PingPeer
-from tests.sim.node import Collect, Node
-from tests.sim.scenarios import a_holder_leaves, a_holder_vanishes, a_newcomer_among_strangers, churn_of_a_third
-from tests.sim.world import Scenario, World, play
 
 
 @pytest.mark.parametrize("scenario", [a_holder_leaves, a_holder_vanishes])

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.sim import churn
-from tests.sim.scenarios import SCENARIOS, a_holder_leaves, a_rough_day
-from tests.sim.virtual_loop import NODE, VirtualLoop
-from tests.sim.world import Scenario, World, play
+from rage_lab.sim import churn
+from rage_lab.sim.scenarios import SCENARIOS, a_holder_leaves, a_rough_day
+from rage_lab.sim.virtual_loop import NODE, VirtualLoop
+from rage_lab.sim.world import Scenario, World, play
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +28,7 @@ def test_a_play_repeats_exactly_from_its_seed_and_in_another_process_too(
     if scenario is a_holder_leaves:  # the other takes too long for a third time
         assert play(scenario, seed, tmp_path / "second") == first, f"seed {seed} did not repeat"
     again = subprocess.run(
-        [sys.executable, "-m", "tests.sim", scenario.__name__, str(seed), str(tmp_path / "third")],
+        [sys.executable, "-m", "rage_lab.sim", scenario.__name__, str(seed), str(tmp_path / "third")],
         capture_output=True,
         text=True,
         check=True,

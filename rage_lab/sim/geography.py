@@ -35,9 +35,11 @@ class Geography:
         self._ways: dict[tuple[str, str], Conditions] = {}
 
     def place(self, host: str, region: str) -> None:
+        """Say where a host is."""
         self._regions[host] = region
 
     def between(self, here: str, there: str) -> Conditions:
+        """What the way from one host to another is like."""
         pair = self._regions.get(here, REGIONS[0]), self._regions.get(there, REGIONS[0])
         way = self._ways.get(pair)
         if way is None or way.loss != self.loss:

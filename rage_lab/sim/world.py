@@ -22,16 +22,16 @@ from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 from unittest.mock import patch
 
+from rage_lab.sim.churn import Change
+from rage_lab.sim.env import EPOCH_S
+from rage_lab.sim.geography import REGIONS, Geography, ip_of
+from rage_lab.sim.node import Node, flags_of
+from rage_lab.sim.organizations import Organization
+from rage_lab.sim.trace import Trace
+from rage_lab.sim.virtual_loop import VirtualLoop
 from rage_net import home as homes
 from rage_net.home import Home
 from rage_net.libp2p.transport import MemoryNetwork
-from tests.sim.churn import Change
-from tests.sim.env import EPOCH_S
-from tests.sim.geography import REGIONS, Geography, ip_of
-from tests.sim.node import Node, flags_of
-from tests.sim.organizations import Organization
-from tests.sim.trace import Trace
-from tests.sim.virtual_loop import VirtualLoop
 
 T = TypeVar("T")
 
@@ -64,6 +64,7 @@ class World:
 
     @property
     def now(self) -> float:
+        """Virtual seconds since the world began."""
         return self._loop.time()
 
     @property
@@ -176,7 +177,7 @@ class World:
 
     def spawn(self, work: Awaitable[None]) -> None:
         """Let it happen beside the scenario; its failure is the scenario's."""
-        task = self._tasks.create_task(work)  # type: ignore[arg-type]
+        task: asyncio.Task[None] = self._tasks.create_task(work)  # type: ignore[arg-type]
         self._background[task] = None
         task.add_done_callback(lambda task: self._background.pop(task, None))
 
@@ -208,6 +209,7 @@ class World:
 
 @asynccontextmanager
 async def open_world(seed: int, directory: Path, **options: Any) -> AsyncIterator[World]:
+    """A world, and its end."""
     async with asyncio.TaskGroup() as tasks:
         world = World(seed, directory, tasks, **options)
         try:
@@ -251,7 +253,7 @@ def play(scenario: Scenario[T], seed: int, directory: Path, **options: Any) -> P
         error = group
         while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
             error = error.exceptions[0]
-        words = f"the seed was {seed}: python -m tests.sim {scenario.__name__} {seed}"
+        words = f"the seed was {seed}: python -m rage_lab.sim {scenario.__name__} {seed}"
         error.add_note(words)
         with contextlib.suppress(OSError):
             sys.stderr.write(f"{words}\n")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar
 from typing import Any
@@ -36,6 +37,7 @@ class Timer(asyncio.TimerHandle):
     """The same, at its time."""
 
     __slots__ = ()
+    _scheduled: bool
 
     def _run(self) -> None:
         if not _is_held(self):
@@ -53,7 +55,10 @@ def _is_held(handle: Any) -> bool:
 class NumberedFuture(asyncio.Future):  # type: ignore[type-arg]
     """Hashed by the order of making."""
 
+    _number: int
+
     def __new__(cls, *, loop: VirtualLoop) -> NumberedFuture:
+        """A future with the loop's next number."""
         self = super().__new__(cls)
         self._number = next(loop.numbers)
         return self
@@ -65,7 +70,10 @@ class NumberedFuture(asyncio.Future):  # type: ignore[type-arg]
 class NumberedTask(asyncio.Task):  # type: ignore[type-arg]
     """Hashed by the order of making."""
 
+    _number: int
+
     def __new__(cls, coro: Coroutine[Any, Any, Any], *, loop: VirtualLoop, **more: Any) -> NumberedTask:
+        """A task with the loop's next number."""
         self = super().__new__(cls)
         self._number = next(loop.numbers)
         return self
@@ -77,6 +85,10 @@ class NumberedTask(asyncio.Task):  # type: ignore[type-arg]
 class VirtualLoop(asyncio.BaseEventLoop):
     """Starts at 0. Has no sockets, pipes or signals: what needs one raises NotImplementedError."""
 
+    _ready: deque[asyncio.Handle]
+    _stopping: bool
+    _check_closed: Callable[[], None]
+
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
@@ -87,12 +99,15 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.set_task_factory(lambda loop, coro, **more: NumberedTask(coro, loop=loop, **more))
 
     def time(self) -> float:
+        """Virtual seconds."""
         return self.now
 
     def create_future(self) -> NumberedFuture:
+        """A future that hashes alike in every run."""
         return NumberedFuture(loop=self)
 
     def call_soon(self, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> Turn:  # type: ignore[override]
+        """As asyncio's; held while the node is stalled."""
         self._check_closed()
         turn = Turn(callback, args, self, context)
         self._ready.append(turn)
@@ -101,6 +116,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
     ) -> Timer:
+        """As asyncio's, in the order of setting where times are equal."""
         self._check_closed()
         timer = Timer(when, callback, args, self, context)
         timer._scheduled = True

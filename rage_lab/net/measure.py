@@ -1,4 +1,4 @@
-"""How fast a link of the lab carries one TCP stream: python -m tests.lab.measure [DELAY_S] [WAY]. Not a test.
+"""How fast a link of the lab carries one TCP stream: python -m rage_lab.net.measure [DELAY_S] [WAY]. Not a test.
 
 Prints MB/s and the processor time the link's process took for each MB. Both ends run on the same machine.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 
-from tests.lab.lab import Lab
+from rage_lab.net.lab import Lab
 
 SECONDS = 4.0
 SINK = "import socket,sys;s=socket.create_server(('', 5001));print('up',flush=True);c=s.accept()[0];n=0\n"
@@ -18,6 +18,7 @@ SOURCE += "while time.time()<e:s.sendall(b)"
 
 
 def main() -> None:
+    """One stream from end to end."""
     delay_s = float(sys.argv[1]) if len(sys.argv) > 1 else 0.0
     way = sys.argv[2] if len(sys.argv) > 2 else "tun"
     with Lab() as lab:
@@ -33,7 +34,7 @@ def main() -> None:
         a.run([sys.executable, "-c", SOURCE.format(SECONDS), b.address])
         received = int(sink.stdout.readline())
         seconds = time.monotonic() - began
-        print(f"{way}, {delay_s * 1000:g} ms: {received / seconds / 1e6:.0f} MB/s over {seconds:.1f} s")
+        sys.stdout.write(f"{way}, {delay_s * 1000:g} ms: {received / seconds / 1e6:.0f} MB/s over {seconds:.1f} s\n")
 
 
 if __name__ == "__main__":

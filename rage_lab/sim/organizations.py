@@ -7,11 +7,11 @@ import ssl
 from collections.abc import Sequence
 from typing import Any
 
+from rage_lab.sim.env import EPOCH_S
 from rage_net import home as homes
 from rage_net import keys
 from rage_net.cert import issue, parse_ca, read_csr
 from rage_net.home import Home
-from tests.sim.env import EPOCH_S
 
 DAYS = 30.0
 

@@ -27,8 +27,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.lab.link import Conditions, enter_namespace
-from tests.lab.namespaces import RUN_TIMEOUT_S, LabError, has_netem, missing, own_prefix, remove, run, sweep, urgent
+from rage_lab.net.link import Conditions, enter_namespace
+from rage_lab.net.namespaces import RUN_TIMEOUT_S, LabError, has_netem, missing, own_prefix, remove, run, sweep, urgent
 
 LINK_NICE = -20
 """The priority of a link's process: above that of what is measured with it."""
@@ -84,7 +84,7 @@ class Host:
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
-        """This thread is there: the sockets it opens belong there, also afterwards."""
+        """The calling thread is there: the sockets it opens belong there, also afterwards."""
         home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
         try:
             enter_namespace(f"/run/netns/{self.namespace}")

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rage_lab.sim.env import SimulatedEnv
+from rage_lab.sim.virtual_loop import NODE
 from rage_net import config, sharing
 from rage_net import home as homes
 from rage_net.engine import Engine
@@ -22,8 +24,6 @@ from rage_net.lifetime import running
 from rage_net.node import RECORDS_EVERY_S
 from rage_net.online import Online
 from rage_net.verbs.chunk import GetChunk, PinChunk, PutChunk, Visibility
-from tests.sim.env import SimulatedEnv
-from tests.sim.virtual_loop import NODE
 
 T = TypeVar("T")
 
@@ -41,6 +41,7 @@ class Given:
         self._rest = memoryview(data)
 
     def readinto(self, buffer: bytearray | memoryview, /) -> int:
+        """Fill the buffer; 0 at the end."""
         size = min(len(buffer), len(self._rest))
         buffer[:size] = self._rest[:size]
         self._rest = self._rest[size:]
@@ -59,6 +60,7 @@ class Collect:
         """Nothing to prepare."""
 
     def write(self, data: bytes | bytearray | memoryview, /) -> None:
+        """Keep it."""
         self.data += data
         if len(self.data) >= self._enough:
             self.has_enough.set()
@@ -106,15 +108,18 @@ class Node:
 
     @property
     def is_up(self) -> bool:
+        """Whether it runs and nobody has begun to end it."""
         return self._engine is not None and not self._ending.is_set()
 
     @property
     def engine(self) -> Engine:
+        """The engine of a node that is up."""
         assert self._engine is not None, f"{self.name} is not up"
         return self._engine
 
     @property
     def online(self) -> Online:
+        """Its online part."""
         assert self._online is not None, f"{self.name} is not up"
         return self._online
 
@@ -143,7 +148,8 @@ class Node:
 
     async def put(self, data: bytes, name: str = "", visibility: Visibility = "public", **more: Any) -> str:
         """Store a document; gives its root."""
-        return (await self.run(PutChunk(name, visibility=visibility, **more), source=Given(data))).root
+        found = await self.run(PutChunk(name, visibility=visibility, **more), source=Given(data))
+        return str(found.root)
 
     async def get(self, root: str, *holders: Node, sink: Collect | None = None, keep: bool = True) -> Fetched:
         """Fetch a document, from `holders` and from whom this node knows besides."""
@@ -153,9 +159,11 @@ class Node:
         return Fetched(bytes(sink.data), got.sources, got.seconds)
 
     async def pin(self, root: str) -> None:
+        """Hold a root."""
         await self.run(PinChunk(root))
 
     async def connect(self, other: Node) -> None:
+        """Find and dial another node."""
         await self.do(self.online.membership.find(other.address))
 
     def peers(self) -> list[str]:

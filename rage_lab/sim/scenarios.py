@@ -1,18 +1,19 @@
-"""Plays that repeat exactly: `python -m tests.sim NAME SEED` runs one and prints what came of it."""
+"""Plays that repeat exactly: `python -m rage_lab.sim NAME SEED` runs one and prints what came of it."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Any
 
+from rage_lab.sim import churn
+from rage_lab.sim.node import Collect, Node
+from rage_lab.sim.world import Scenario, World
 from rage_net.errors import RageError
-from tests.sim import churn
-from tests.sim.node import Collect, Node
-from tests.sim.world import Scenario, World
 
 SETTLE_S = 30.0
 """For nodes to meet, and for roots to be announced."""
-SILENT = {"network.libp2p.gossipsub.topics": []}
+SILENT: dict[str, Any] = {"network.libp2p.gossipsub.topics": []}
 """For nodes whose heartbeats do not matter: at many they are most of the work."""
 DIES_AT = 300_000
 """Bytes that the reader has when the first holder goes."""
@@ -73,9 +74,11 @@ class Gets:
 
 
 async def a_rough_day(world: World) -> Gets:
-    """Everything at once, to six nodes with a document each on three: 30 % go, about half of them without notice, and
-    come back; two stand still; a third is parted from the others for a while; one packet in a hundred is lost. Then
-    everyone fetches everything."""
+    """Everything at once, to six nodes with a document each on three; then everyone fetches everything.
+
+    30 % go, about half of them without notice, and come back; two stand still; a third is parted from the others for a
+    while; one packet in a hundred is lost.
+    """
     world.geography.loss = 0.01
     first = await world.node("n0")
     nodes = [first] + [await world.node(f"n{number}", bootstrap=[first]) for number in range(1, 6)]
@@ -118,8 +121,11 @@ class Newcomer:
 
 
 async def a_newcomer_among_strangers(world: World) -> Newcomer:
-    """Ten nodes that were told of the first alone; each puts a document, which a stranger finds and keeps; three
-    vanish. A newcomer that knows the first wants, at once, what only others have, and nobody says where that is."""
+    """Ten nodes that were told of the first alone, of which three vanish; a newcomer wants what only others have.
+
+    Each of the ten puts a document, which a stranger finds and keeps. The newcomer knows the first, and nobody says
+    where the documents are.
+    """
     first = await world.node("n0", flags=SILENT)
     nodes = [first] + [await world.node(f"n{number}", bootstrap=[first], flags=SILENT) for number in range(1, 10)]
     await asyncio.sleep(SETTLE_S)
@@ -197,7 +203,7 @@ async def fetch_all(world: World, documents: list[Document]) -> Gets:
     return Gets(tried, tuple(failures))
 
 
-SCENARIOS: dict[str, Scenario] = {
+SCENARIOS: dict[str, Scenario[Any]] = {
     scenario.__name__: scenario
     for scenario in (a_holder_leaves, a_holder_vanishes, a_rough_day, churn_of_a_third, a_newcomer_among_strangers)
 }

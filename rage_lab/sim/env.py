@@ -22,16 +22,20 @@ class SimulatedEnv:
         self.random = random.Random(seed)
 
     def now(self) -> float:
+        """Seconds since the epoch."""
         return EPOCH_S + self.monotonic()
 
     def monotonic(self) -> float:
+        """The loop's time."""
         return asyncio.get_running_loop().time()
 
     async def blocking(self, fn: Callable[..., T], *args: object) -> T:
+        """Work, done in line after a moment."""
         await asyncio.sleep(self.random.uniform(0, WORK_S_MAX))
         return fn(*args)
 
     async def waiting(self, fn: Callable[..., T], *args: object) -> T:
+        """The same: nothing waits for real here."""
         return await self.blocking(fn, *args)
 
     def close(self) -> None:

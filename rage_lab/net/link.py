@@ -156,11 +156,13 @@ def enter_namespace(path: str) -> None:
 
 
 def main() -> None:
+    """The process: devices, a line when they are there, packets until standard input ends."""
     gc.disable()  # nothing here makes cycles, and a pause would be a delay
     first, second = (open_tun(*sys.argv[at : at + 2]) for at in (1, 3))
 
     def answer(line: str) -> None:
-        print(line, flush=True)
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
 
     answer("ready")
     carry((first, second), Conditions(**json.loads(sys.argv[5])), sys.stdin.fileno(), answer)

@@ -29,4 +29,5 @@ class Trace:
         self._hash.update(f"{asyncio.get_running_loop().time()!r} {words!r} ".encode())
 
     def digest(self) -> str:
+        """Of all so far."""
         return self._hash.hexdigest()
