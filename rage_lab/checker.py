@@ -12,6 +12,7 @@ The promises (issue 5, section H):
     resurrected   what was acknowledged as removed is not read again
     apart         once the faults are over, all nodes hold the same log
     short         and every chunk has its copies, with proof, within the bound
+    down          no node ends by itself, and each starts again from the disk it has
 
 An operation whose outcome nobody knows (the node was killed under it) binds nothing but its bytes.
 """
@@ -25,7 +26,7 @@ from hashlib import blake2b
 from typing import Literal
 
 Outcome = Literal["acknowledged", "refused", "unknown"]
-Broken = Literal["lost", "unreadable", "wrong-bytes", "unauthorised", "resurrected", "apart", "short"]
+Broken = Literal["lost", "unreadable", "wrong-bytes", "unauthorised", "resurrected", "apart", "short", "down"]
 
 
 def digest_of(data: bytes | bytearray | memoryview) -> str:
@@ -49,7 +50,7 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Get:
-    """A document was asked for. `digest` of what came; empty where nothing did, and nothing had to while faults last."""
+    """A document was asked for: `digest` is of what came, empty where nothing did. Amid faults nothing has to."""
 
     key: str
     node: str
@@ -72,7 +73,7 @@ class Remove:
 
 @dataclass(frozen=True, slots=True)
 class Harm:
-    """A node lost a copy for good: of `key`, or, where that is empty, of all it had. Neither pauses nor kills are harm."""
+    """A node lost its copy of `key` for good, or, where that is empty, of all it had. A pause or a kill is no harm."""
 
     node: str
     at: float
@@ -87,6 +88,15 @@ class Peek:
     key: str
     bytes: int
     at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Down:
+    """A node ended though nobody ended it, or did not start again; with its last words."""
+
+    node: str
+    at: float
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +125,7 @@ class Violation:
         return f"{self.broken}: {self.about}: {self.words}"
 
 
-Event = Put | Get | Remove | Harm | Peek | Settled
+Event = Put | Get | Remove | Harm | Peek | Down | Settled
 
 
 class History:
@@ -162,18 +172,19 @@ class Judgement:
 
 def judge(history: History) -> Judgement:
     """Hold what happened against the promises."""
-    excused = _excused(history)
+    excused = excused_keys(history)
     violations = [
         *_wrong(history),
         *_peeked(history),
         *_lost(history, excused),
         *_resurrected(history),
         *_unsettled(history, excused),
+        *(Violation("down", event.node, event.why) for event in history.events if isinstance(event, Down)),
     ]
     puts = [event for event in history.events if isinstance(event, Put)]
     gets = [event for event in history.events if isinstance(event, Get)]
     removals = [event for event in history.events if isinstance(event, Remove)]
-    outcomes = Counter(event.outcome for event in (*puts, *removals))
+    outcomes = Counter([put.outcome for put in puts] + [removal.outcome for removal in removals])
     settled = [event for event in history.events if isinstance(event, Settled)]
     return Judgement(
         violations=tuple(violations),
@@ -187,8 +198,8 @@ def judge(history: History) -> Judgement:
     )
 
 
-def _excused(history: History) -> set[str]:
-    """Keys of which as many holders were harmed as were waited for."""
+def excused_keys(history: History) -> set[str]:
+    """Acknowledged keys of which as many holders were harmed as were waited for."""
     harms = [event for event in history.events if isinstance(event, Harm)]
     keys = set()
     for event in history.events:

@@ -43,8 +43,9 @@ _FILTER = """
 table inet lab {
   set cut { type ipv4_addr; }
   set severed { type ifname; }
+  set muted { type ipv4_addr; }
   chain in { type filter hook input priority 0; ip saddr @cut drop; iifname @severed drop; }
-  chain out { type filter hook output priority 0; ip daddr @cut drop; oifname @severed drop; }
+  chain out { type filter hook output priority 0; ip daddr @cut drop; ip daddr @muted drop; oifname @severed drop; }
   chain through { type filter hook forward priority 0; iifname @severed drop; oifname @severed drop; }
 }
 """
@@ -264,6 +265,11 @@ class Lab:
         self.links.append(link)
         return link
 
+    @property
+    def is_joined(self) -> bool:
+        """Whether any two hosts are joined."""
+        return bool(self.links or self._lans)
+
     def lan(self, *hosts: Host) -> list[str]:
         """Join hosts by a switch, where multicast reaches all; the address of each there, in their order."""
         number = len(self._lans)
@@ -272,28 +278,20 @@ class Lab:
         switch = self._namespace(f"lan{number}")
         run("ip", "-n", switch, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0")
         run("ip", "-n", switch, "link", "set", "br0", "up")
-        addresses = []
-        for port, host in enumerate(hosts, 1):
-            device = f"lan{number}"
-            run(
-                "ip",
-                "link",
-                "add",
-                f"p{port}",
-                "netns",
-                switch,
-                "type",
-                "veth",
-                "peer",
-                device,
-                "netns",
-                host.namespace,
-            )
-            run("ip", "-n", switch, "link", "set", f"p{port}", "master", "br0", "up")
-            addresses.append(f"10.79.{number}.{port}")
-            _attach(host, device, f"{addresses[-1]}/24")
-        self._lans.append(list(hosts))
-        return addresses
+        self._lans.append([])
+        return [self.plug(host, number) for host in hosts]
+
+    def plug(self, host: Host, lan: int = 0) -> str:
+        """Join one more host by the switch of a LAN; its address there. Call `route` after it."""
+        members, switch, device = self._lans[lan], f"{self._name}-lan{lan}", f"lan{lan}"
+        port = len(members) + 1
+        ends = ["netns", switch, "type", "veth", "peer", device, "netns", host.namespace]
+        run("ip", "link", "add", f"p{port}", *ends)
+        run("ip", "-n", switch, "link", "set", f"p{port}", "master", "br0", "up")
+        address = f"10.79.{lan}.{port}"
+        _attach(host, device, f"{address}/24")
+        members.append(host)
+        return address
 
     def route(self) -> None:
         """Give every host a way to every other's address, over the fewest links; call it again after new links."""
@@ -331,6 +329,20 @@ class Lab:
     def heal(self, a: Host | Iterable[Host], b: Host | Iterable[Host]) -> None:
         """Undo `partition` of the same two."""
         self._divide(a, b, "delete")
+
+    def mute(self, a: Host | Iterable[Host], b: Host | Iterable[Host]) -> None:
+        """Nothing that side `a` sends reaches side `b`; what `b` sends arrives: a partition in one direction."""
+        self._mute(a, b, "add")
+
+    def unmute(self, a: Host | Iterable[Host], b: Host | Iterable[Host]) -> None:
+        """Undo `mute` of the same two."""
+        self._mute(a, b, "delete")
+
+    def _mute(self, a: Host | Iterable[Host], b: Host | Iterable[Host], verb: str) -> None:
+        here, there = ([side] if isinstance(side, Host) else list(side) for side in (a, b))
+        muted = ", ".join(address for other in there for address in other.addresses)
+        for host in here:
+            _filter(host, f"{verb} element inet lab muted {{ {muted} }}")
 
     def _divide(self, a: Host | Iterable[Host], b: Host | Iterable[Host], verb: str) -> None:
         sides = [[side] if isinstance(side, Host) else list(side) for side in (a, b)]

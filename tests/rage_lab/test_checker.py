@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rage_lab.checker import Event, Get, Harm, History, Peek, Put, Remove, Settled, digest_of, judge
+from rage_lab.checker import Down, Event, Get, Harm, History, Peek, Put, Remove, Settled, digest_of, judge
 
 A, B = digest_of(b"a"), digest_of(b"b")
 PUT = Put("doc", "n0", A, wait=2, outcome="acknowledged", began_at=1, ended_at=2)
@@ -40,6 +40,7 @@ def broken(*events: Event) -> list[str]:
         ([PUT, READ, replace(WELL, epochs={"n0": "e", "n1": "f"})], ["apart"]),
         ([PUT, READ, replace(WELL, epochs={"n0": "e", "n1": ""})], ["apart"]),
         ([PUT, READ, replace(WELL, short={"doc": "2 of 3"})], ["short"]),
+        ([PUT, READ, WELL, Down("n1", 30, "ended with 1")], ["down"]),
     ],
 )
 def test_each_broken_promise_is_named_and_nothing_else(events: list[Event], expected: list[str]) -> None:
