@@ -100,6 +100,8 @@ TREE: Node = (
                         "--tag": ("TAG", "A tag; may be repeated."),
                         "--retention": ("DURATION", "Let it go after this long: 12h, 30d."),
                         "--visibility": ("public|federated|org|private", "Who may read it."),
+                        "--policy": ("POLICY", "The replication policy it is under, instead of one by its tags."),
+                        "--wait": ("N", "Return when so many nodes have proved that they hold all of it, within --timeout, or 120 s."),
                     },
                     ("PATH|-",),
                     None,
@@ -710,6 +712,109 @@ TREE: Node = (
                     },
                     (),
                     None,
+                ),
+            },
+        ),
+        "replication": (
+            "See how often chunks are stored, and where; prove it, repair it, move it.",
+            {},
+            (),
+            {
+                "status": (
+                    "Show who should hold how much, what waits, and what is at risk; problems first.",
+                    {
+                        "--nodes": ("", "The nodes alone: a row each, those in trouble first."),
+                        "--policies": ("", "The policies at work alone: a row each."),
+                    },
+                    (),
+                    None,
+                ),
+                "audit": (
+                    "Ask the holders of chunks whether they have them, and list every chunk that is not as its policy wants it.",
+                    {
+                        "--all": ("", "Every chunk of the organisation; so it is without a word."),
+                        "--doc": ("CID|DOC", "Only this document or chunk."),
+                        "--policy": ("POLICY", "Only what is under this policy."),
+                        "--sample": ("PCT", "Only this share of the chunks, drawn at random: 10%."),
+                        "--prove": ("", "Have each holder prove that it has the bytes, instead of taking its word."),
+                    },
+                    (),
+                    None,
+                ),
+                "plan": (
+                    "Show what repair would do now: copies, bytes, time, and what is at risk; nothing is changed.",
+                    {
+                        "--moves": ("", "The copies alone: a row each."),
+                    },
+                    (),
+                    None,
+                ),
+                "repair": (
+                    "Bring back the copies that are missing, now; a node does so by itself, only more slowly.",
+                    {
+                        "--plan": ("ID", "Carry out this plan of a --dry-run, or refuse."),
+                        "--wait": ("DURATION", "Until every copy is proved, or exit 124; the node goes on."),
+                    },
+                    (),
+                    None,
+                ),
+                "drain": (
+                    "Place nothing on a node any more; what it holds goes to others, who prove it, and then it can be stopped.",
+                    {
+                        "--undo": ("", "Let it hold copies again."),
+                        "--plan": ("ID", "Carry out this plan of a --dry-run, or refuse."),
+                        "--wait": ("DURATION", "Until every copy is proved, or exit 124; the node goes on."),
+                    },
+                    ("NODE",),
+                    None,
+                ),
+                "replace": (
+                    "Give up a node for good; its copies count no more, and are made anew elsewhere without waiting for it.",
+                    {
+                        "--lost": ("", "Say it: its disk is gone, and it counts no more, though it comes back."),
+                        "--plan": ("ID", "Carry out this plan of a --dry-run, or refuse."),
+                        "--wait": ("DURATION", "Until every copy is proved, or exit 124; the node goes on."),
+                    },
+                    ("NODE",),
+                    None,
+                ),
+                "rebalance": (
+                    "Move copies to where placement wants them, and drop those too many once the others have proved theirs.",
+                    {
+                        "--plan": ("ID", "Carry out this plan of a --dry-run, or refuse."),
+                        "--wait": ("DURATION", "Until every copy is proved, or exit 124; the node goes on."),
+                    },
+                    (),
+                    None,
+                ),
+                "policy": (
+                    "Look at replication policies: which there are, which one a document is under, what is wrong in the file.",
+                    {},
+                    (),
+                    {
+                        "list": (
+                            "List the policies of this node's files and how many documents are under each; the default is last.",
+                            {},
+                            (),
+                            None,
+                        ),
+                        "test": (
+                            "Explain which policy is for a document, by which rule, and who should hold it.",
+                            {
+                                "--tag": ("TAG", "Of a document yet to come; may be repeated."),
+                                "--tags": ("TAG", "Of a document yet to come; may be repeated."),
+                                "--retention": ("DURATION", "Of a document yet to come: 12h, 30d."),
+                            },
+                            ("[CID|DOC]",),
+                            None,
+                        ),
+                        "lint": (
+                            "Check replication.yaml, and say every problem with line, key and how to mend it; needs no node and no home.",
+                            {},
+                            ("[FILE]...",),
+                            None,
+                        ),
+                    },
                 ),
             },
         ),

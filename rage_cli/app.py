@@ -44,6 +44,7 @@ NOUNS: dict[str, str] = {
     "dht": "Look into the DHT: its table, look-ups, each hop of one.",
     "topic": "List topics, listen to one, publish to one.",
     "sync": "Exchange metadata with peers, see who agrees, decide conflicts.",
+    "replication": "See how often chunks are stored, and where; prove it, repair it, move it.",
     "config": "Show, check and migrate the configuration.",
     "status": "How this home and its node are, problems first.",
     "why": "Why a document, chunk or peer can or cannot be had, link by link.",

@@ -115,6 +115,17 @@ def duration_of(option: str, value: str, example: str) -> float | None:
         raise UsageError(f"{option}: {error}", mend=[f"{option} {example}"]) from error
 
 
+def share_of(option: str, value: str) -> float:
+    """`5%` or `0.05` as a share, above 0 to 1. Raises UsageError for anything else."""
+    try:
+        share = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise UsageError(f"{option}: {value!r} is no share above 0 and up to 100%", mend=[f"{option} 5%"])
+    return share
+
+
 def _timeout(value: str) -> float:
     try:
         return parse_duration(value)

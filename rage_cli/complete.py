@@ -2,8 +2,8 @@
 
 The shells' scripts send the words up to the cursor; the answer is one candidate a line, `word<TAB>description`, or
 `:files` or `:dirs`, with which the shell completes paths itself. The tree of commands is a generated table (`_tree`);
-documents and CIDs come from the home's index, read-only; peers from the file of known peers. Whatever goes wrong, the
-answer is empty: nobody wants a traceback at the prompt.
+documents and CIDs come from the home's index, read-only; peers from the file of known peers, policies from
+replication.yaml. Whatever goes wrong, the answer is empty: nobody wants a traceback at the prompt.
 
 Not here: how the table is made (`completions`). Nothing is imported that is not needed: this runs at every TAB.
 """
@@ -22,6 +22,7 @@ CANDIDATES_MAX = 200
 """More are no help at a prompt."""
 
 PEERS_BYTES_MAX = 1024 * 1024
+POLICIES_BYTES_MAX = 1024 * 1024
 
 CHECKS = (
     *("home", "permissions", "config", "clock", "disk", "files", "node", "ports"),
@@ -96,15 +97,17 @@ def _matching(start: str, pairs: list[tuple[str, str]]) -> list[str]:
 
 
 def _values(metavar: str, start: str, home: str) -> list[str]:
-    """Candidates for a value, by its metavar: `CID|DOC`, `PEER`, `PATH|-`, or the choices, in small letters."""
+    """Candidates for a value, by its metavar: `CID|DOC`, `PEER`, `POLICY`, `PATH|-`, or choices, in small letters."""
     parts = metavar.strip("[].").replace(",", "|").split("|")
     found = []
     if "CID" in parts:
         found += _tried(lambda: _documents(start, home, names="DOC" in parts))
-    if "PEER" in parts or "MULTIADDR" in parts:
-        found += _tried(lambda: _peers(start, home, addresses="PEER" not in parts))
-    if found or "CID" in parts or "PEER" in parts or "MULTIADDR" in parts:
+    if "PEER" in parts or "NODE" in parts or "MULTIADDR" in parts:
+        found += _tried(lambda: _peers(start, home, addresses="MULTIADDR" in parts and "PEER" not in parts))
+    if found or {"CID", "PEER", "NODE", "MULTIADDR"} & set(parts):
         return found
+    if "POLICY" in parts:
+        return [name for name in _tried(lambda: _policies(home)) if name.startswith(start)]
     if "CHECK" in parts:
         return [check for check in CHECKS if check.startswith(start)]
     if "TOPIC" in parts:
@@ -196,6 +199,17 @@ def _peers(start: str, home: str, *, addresses: bool) -> list[str]:
             texts = (_with_peer(address, parts[0]) for address in parts[2].split(","))
             found += [text for text in texts if text.startswith(start)]
     return found
+
+
+def _policies(home: str) -> list[str]:
+    """Names in replication.yaml as it is mostly written, `- name: "critical"`; no YAML is read here."""
+    path = os.path.join(home_directory(home, os.environ), "config", "replication.yaml")  # noqa: PTH118
+    with open(path, encoding="utf-8") as file:  # noqa: PTH123
+        lines = [line.strip() for line in file.read(POLICIES_BYTES_MAX).splitlines()]
+    names = [
+        line.removeprefix("- name:").partition("#")[0].strip().strip("\"'") for line in lines if line[:7] == "- name:"
+    ]
+    return [name for name in (*names, "default") if name and name.isprintable()]
 
 
 def _with_peer(address: str, peer_id: str) -> str:

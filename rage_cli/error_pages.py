@@ -12,6 +12,7 @@ from rage_net.errors import (
     CertificateError,
     ConfigError,
     ConflictError,
+    DeadlineError,
     FindingsError,
     IntegrityError,
     NotFoundError,
@@ -229,6 +230,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "No contradiction has this id: it is resolved, or another fact joined it and gave it a new one.",
         "rage sync conflicts --all",
     ),
+    "copies-awaited": (
+        DeadlineError,
+        "A put is stored, and fewer nodes than `--wait` wanted have proved in time that they hold it.",
+        "rage replication audit --doc ROOT --prove; do not put it again",
+    ),
     "csr-signature": (
         CertificateError,
         "A CSR was changed on its way, or made by another key than the one it names.",
@@ -255,6 +261,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "rage chunk list; from elsewhere, fetch by CID",
     ),
     "document-too-large": (UsageError, "The document has more chunks than a manifest can name.", "split the file"),
+    "drain-last-holder": (
+        ConflictError,
+        "Chunks of the node that is to be drained have no other node to go to.",
+        "rage replication status --nodes; start a node that has room first",
+    ),
     "enrol-unusable": (
         ConfigError,
         "The enrolment CA of this node, its key or its passphrase cannot be used.",
@@ -374,6 +385,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "listen on an address that is reachable, or open the port",
     ),
     "node-gone": (UnavailableError, "The node went away before it had answered.", "rage node status; its log says why"),
+    "node-not-found": (
+        NotFoundError,
+        "Placement knows no node by this id, or several that begin so.",
+        "rage replication status --nodes",
+    ),
     "node-unreachable": (UnavailableError, "No node runs for this home.", "rage node start --detach"),
     "not-admin": (
         AccessDeniedError,
@@ -441,6 +457,16 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "A file does not hold what was expected of it, certificates or a CSR.",
         "look at its first line",
     ),
+    "plan-stale": (
+        ConflictError,
+        "A plan is not what would be done now: nodes or chunks came, went or were repaired since. Nothing was changed.",
+        "plan again with --dry-run, and look",
+    ),
+    "policy-not-found": (
+        NotFoundError,
+        "No replication policy of this node's files has this name.",
+        "rage replication policy list",
+    ),
     "rate-limited": (UnavailableError, "A server was asked too often from this address.", "wait, then retry"),
     "read-failed": (RageError, "A file could not be read to its end.", "look at the disk: dmesg"),
     "read-only": (
@@ -468,6 +494,16 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         CertificateError,
         "A renewal asks for more than the certificate had, or the time for renewing by oneself is over.",
         "rage cert request, and have it signed by a person",
+    ),
+    "replication-off": (
+        UnavailableError,
+        "The configuration takes no part in replication.",
+        "set enabled in replication.yaml, and network.replication.enabled",
+    ),
+    "replication-short": (
+        UnavailableError,
+        "More copies are wanted than there are nodes that may hold one each.",
+        "rage replication status --nodes; start more nodes, or ask for fewer copies",
     ),
     "revoke-self": (
         UsageError,

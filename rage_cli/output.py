@@ -40,7 +40,8 @@ WIDE_COLUMNS_MIN = 120
 
 GAP = 2
 """Blanks between columns."""
-PEER_ID_BEGINNING = "12D3KooW"
+BEGINNINGS = ("12D3KooW", "bafkr4i", "bafyr4i")
+"""Of peer ids and CIDs: they all begin alike, so that one which is cut keeps its end."""
 TEXT_COLUMNS_MIN = 8
 """A word cut shorter than this says nothing."""
 
@@ -208,8 +209,8 @@ def _print_table(records: Sequence[Any], columns: Sequence[Column]) -> None:
 
 
 def _fit(cell: str, width: int) -> str:
-    """A peer id where there is no room for all of it keeps its end: they all begin alike."""
-    is_cut = cell.startswith(PEER_ID_BEGINNING) and len(cell) > width
+    """A peer id or CID where there is no room for all of it keeps its end."""
+    is_cut = cell.startswith(BEGINNINGS) and len(cell) > width
     return f"…{cell[len(cell) - width + 1 :]}" if is_cut else cell
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rage_cli.command import duration_of, not_one_of, noun, page
+from rage_cli.command import duration_of, not_one_of, noun, page, share_of
 from rage_cli.files import FileSource, open_sink
 from rage_cli.options import options
 from rage_cli.output import Column, confirm, is_json, render, render_beside, say
@@ -58,6 +58,8 @@ PUT = (
     Column("chunks", lambda it: it.total_chunks, "count"),
     Column("new chunks", lambda it: it.new_chunks, "count"),
     Column("doc id", lambda it: it.doc_id),
+    Column("proved by", lambda it: it.replicas),
+    Column("wanted", lambda it: it.wanted or None, "count"),
 )
 GET = (
     Column("root", lambda it: it.root),
@@ -85,6 +87,7 @@ STAT = (
     examples=(
         "rage chunk put report.md --tag quarter=3",
         "git archive HEAD | rage chunk put - --name source.tar",
+        "rage chunk put report.md --wait 2 --timeout 5m    # two nodes have proved that they hold it, or exit 124",
         "root=$(rage chunk put report.md -q)    # in CI: the root alone",
     ),
     exits=(4, 5, 7, 9, 11),
@@ -95,6 +98,19 @@ def put(
     tag: Tags = [],  # noqa: B006  Typer reads it
     retention: Annotated[str, typer.Option(metavar="DURATION", help="Let it go after this long: 12h, 30d.")] = "",
     visibility: VisibilityOption = "org",
+    policy: Annotated[
+        str, typer.Option(metavar="POLICY", help="The replication policy it is under, instead of one by its tags.")
+    ] = "",
+    wait: Annotated[
+        int,
+        typer.Option(
+            "--wait",
+            metavar="N",
+            help="Return when so many nodes have proved that they hold all of it, within --timeout, or 120 s.",
+            min=0,
+            max=32,
+        ),
+    ] = 0,
 ) -> None:
     """Cut a file into chunks, store them durably, and record a document that names them."""
     check_visibility(visibility)
@@ -106,6 +122,9 @@ def put(
             retention_s=keep,
             visibility=visibility,  # type: ignore[arg-type]
             size=source.size,
+            policy=policy,
+            wait=wait,
+            wait_s=_proof_time() if wait else 0.0,
         )
         result = run(verb, source=source, label=name or source.name)
     render(result, PUT, identifier=lambda it: it.root)
@@ -244,7 +263,7 @@ def verify(
     sample: Annotated[str, typer.Option(metavar="PCT", help="Check this share of the chunks: 5%.")] = "100%",
 ) -> int:
     """Re-hash chunks of this store; bad ones are put into quarantine and listed."""
-    result = run(verbs.VerifyChunks(ref, _share(sample)), label="verify")
+    result = run(verbs.VerifyChunks(ref, share_of("--sample", sample)), label="verify")
     columns = (Column("cid", lambda it: it.cid), Column("reason", lambda it: it.reason))
     if is_json():
         render(result, columns, identifier=lambda it: "")
@@ -462,23 +481,21 @@ def check_visibility(word: str) -> None:
         raise not_one_of("--visibility", word, VISIBILITIES)
 
 
+def _proof_time() -> float:
+    """Seconds from the beginning of a put that waits.
+
+    The node's word of what is stored and proved is to come before this process gives up: it would know neither.
+    """
+    given = options.timeout_s
+    return PROOF_S if given is None else given - min(given / 10, LAST_WORD_S)
+
+
 def _sources(words: str) -> Any:
     names = tuple(name.strip() for name in words.split(",") if name.strip())
     for name in names:
         if name not in ("local", "cdn", "p2p"):
             raise UsageError(f"--from: {name!r} is not one of local, cdn, p2p", mend=["--from local,p2p"])
     return names
-
-
-def _share(value: str) -> float:
-    """`5%` or `0.05` as a share, above 0 to 1."""
-    try:
-        share = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
-    except ValueError:
-        share = 0.0
-    if not 0 < share <= 1:
-        raise UsageError(f"--sample: {value!r} is no share above 0 and up to 100%", mend=["--sample 5%"])
-    return share
 
 
 def _came_from(result: verbs.GetChunkResult) -> str:
@@ -500,5 +517,9 @@ def _list_all(*, chunks: bool, tag: str, prefix: str, limit: int, catalog: bool 
             return verbs.ListChunksResult(tuple(items), tuple(documents), cursor)
 
 
+PROOF_S = 120.0
+"""For the proofs that a put waits for, where `--timeout` does not say otherwise."""
+LAST_WORD_S = 1.0
+"""Of `--timeout`, for the node to say how far it came."""
 PAGE = 1000
 """Records asked for at a time."""

@@ -110,7 +110,7 @@ def check(
     home = session.home().root
     if files:
         one = [
-            audit.check_file(Path(name), _stdin() if name == "-" else None, home=home, environ=os.environ)
+            audit.check_file(Path(name), stdin_octets() if name == "-" else None, home=home, environ=os.environ)
             for name in files
         ]
         result = audit.CheckResult(
@@ -118,7 +118,7 @@ def check(
         )
     else:
         result = audit.check(home, environ=os.environ, file=network_file())
-    _show_check(result)
+    show_check(result)
     if not result.is_valid:
         raise typer.Exit(EXIT_INVALID)
 
@@ -182,7 +182,8 @@ def network_file() -> Path | None:
     return Path(options.config).expanduser().absolute() if options.config else None
 
 
-def _stdin() -> bytes:
+def stdin_octets() -> bytes:
+    """A file that comes by stdin: one octet more than may be read is enough to refuse it."""
     from rage_net.config.values import FILE_BYTES_MAX
 
     return sys.stdin.buffer.read(FILE_BYTES_MAX + 1)
@@ -194,7 +195,7 @@ def _shown(value: object) -> object:
     return {"": '""', (): "[]"}.get(value, value) if isinstance(value, str | tuple) else value
 
 
-def _show_check(result: CheckResult) -> None:
+def show_check(result: CheckResult) -> None:
     """JSON as everywhere; else a line a problem, `FILE:LINE: KEY: what`, which editors and CI logs understand."""
     if is_json():
         render(result, (), identifier=str)

@@ -53,6 +53,10 @@ class PutChunkResult:
     new_chunks: int
     name: str
     total_chunks: int = 0
+    replicas: tuple[str, ...] = ()
+    """Nodes that have proved to us that they hold every chunk of it; only where it was waited for."""
+    wanted: int = 0
+    """Nodes that should hold it by its policy; 0 where nothing was waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,12 @@ class PutChunk(Verb[PutChunkResult]):
     visibility: Visibility = "org"
     size: int | None = None
     """How many octets will come, where the caller knows: a file that changes while it is read is then found out."""
+    policy: str = ""
+    """The replication policy that its record names; without one its tags, retention and use choose."""
+    wait: int = 0
+    """Answer when so many nodes have proved that they hold all of it."""
+    wait_s: float = 0.0
+    """Time for that, from the beginning of the verb. After it a DeadlineError says how many have: it is stored."""
 
 
 @dataclass(frozen=True, slots=True)

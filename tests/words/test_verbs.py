@@ -42,7 +42,20 @@ def test_a_missing_argument_is_named() -> None:
         decode(GetChunk, {})
 
 
-NOUNS = ("acl", "cert", "chunk", "dht", "diagnose", "discovery", "node", "peer", "sync", "topic", "trust")
+NOUNS = (
+    "acl",
+    "cert",
+    "chunk",
+    "dht",
+    "diagnose",
+    "discovery",
+    "node",
+    "peer",
+    "replication",
+    "sync",
+    "topic",
+    "trust",
+)
 
 
 def test_every_verb_is_registered_under_its_noun_with_a_result() -> None:
