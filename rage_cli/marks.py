@@ -31,7 +31,7 @@ def write_marks(marks: Sequence[Mark]) -> None:
     """Print them, a line each; `why` and `mend` stand beneath those that are not ok."""
     width = max((len(mark.name) for mark in marks), default=0)
     for mark in marks:
-        sys.stdout.write(f"{_sign(mark.level)} {safe(mark.name):<{width}}  {safe(mark.message)}\n")
+        sys.stdout.write(f"{sign(mark.level)} {safe(mark.name):<{width}}  {safe(mark.message)}\n")
         if mark.level in ("ok", "skipped"):
             continue
         if mark.why:
@@ -40,7 +40,8 @@ def write_marks(marks: Sequence[Mark]) -> None:
             sys.stdout.write(f"  {'':<{width}}  mend: {safe('  |  '.join(mark.mend))}\n")
 
 
-def _sign(level: str) -> str:
+def sign(level: str) -> str:
+    """The mark of a level, coloured where stdout may be."""
     is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
     sign = (MARKS if is_unicode else ASCII_MARKS).get(level, "?")
     return f"\x1b[{COLORS.get(level, '0')}m{sign}\x1b[0m" if is_colored() else sign

@@ -14,7 +14,7 @@ from rage_cli.output import Column, render, say
 from rage_cli.text import counted, format_duration, format_size, safe
 from rage_net.verbs import replication as verbs
 
-ROWS_MAX = 40
+ROWS_MAX = 20
 """Rows of a list beneath a card on a terminal: the words after it must be on the screen. Other forms have all."""
 PLACES_MAX = 3
 """Nodes that are named as the place where copies are missing."""
@@ -27,16 +27,16 @@ MISSING = ("absent", "lied", "late", "unreachable")
 STATUS = (
     Column("problems", lambda it: it.problems),
     Column("state", lambda it: state_of(it)),
-    Column("organization", lambda it: it.organization),
-    Column("placement", lambda it: it.strategy),
-    Column("nodes", lambda it: _by_state(it.nodes)),
     Column("at risk", lambda it: it.at_risk, "count"),
     Column("under", lambda it: it.under, "count"),
+    Column("nodes", lambda it: _by_state(it.nodes)),
+    Column("organization", lambda it: it.organization),
+    Column("placement", lambda it: it.strategy),
     Column("to fetch", lambda it: it.waiting, "count"),
     Column("size", lambda it: it.waiting_bytes, "size"),
     Column("audits", lambda it: it.coordinated, "count"),
     Column("proved", lambda it: it.proved, "count"),
-    Column("all since", lambda it: it.audited_at or None, "time"),
+    Column("oldest proof", lambda it: it.audited_at or None, "time"),
     Column("lied", lambda it: it.lied),
 )
 NODE = (
@@ -68,7 +68,7 @@ FINDING = (
     Column("have", lambda it: it.have, "count"),
     Column("want", lambda it: it.want, "count"),
     Column("cid", lambda it: it.cid),
-    Column("where", lambda it: [_holder(row) for row in it.holders if row.possession in MISSING], "prose"),
+    Column("missing", lambda it: [_holder(row) for row in it.holders if row.possession in MISSING], "prose"),
     Column("reason", lambda it: it.reason, "prose"),
     Column("policy", lambda it: it.policy, wide=True),
     Column("document", lambda it: it.doc_id, wide=True),
@@ -151,9 +151,10 @@ def worst_first(nodes: Iterable[verbs.NodeRow]) -> list[verbs.NodeRow]:
 
 def print_status(status: verbs.ReplicationStatus, nodes: Sequence[verbs.NodeRow]) -> None:
     """One screen: problems, a line each, with what mends them; the sums; policies; nodes."""
-    from rage_cli.marks import Mark, write_marks
+    from rage_cli.marks import sign
 
-    write_marks([Mark("error", "", problem) for problem in status.problems])
+    for problem in status.problems:
+        sys.stdout.write(f"{sign('error')} {safe(problem)}\n")
     for mend in _mends(status):
         sys.stdout.write(f"  mend: {mend}\n")
     if status.problems:
@@ -259,7 +260,7 @@ def _mends(status: verbs.ReplicationStatus) -> Iterator[str]:
     if status.at_risk or status.under:
         wanted += ["rage replication audit --prove", "rage replication repair"]
     if status.lied:
-        wanted += [f"rage peer ban {peer_id}" for peer_id in status.lied]
+        wanted += ["there: rage chunk verify", *(f"rage replication drain {peer_id}" for peer_id in status.lied)]
     return (safe(one) for one in wanted if one not in said)
 
 
@@ -269,5 +270,4 @@ def _by_state(nodes: Iterable[verbs.NodeRow]) -> list[str]:
 
 
 def _holder(row: verbs.HolderRow) -> str:
-    place = f" ({row.region})" if row.region else ""
-    return f"{row.peer_id[-TAIL:]}{place} {row.possession}{f': {row.reason}' if row.reason else ''}"
+    return f"{row.peer_id[-TAIL:]} {row.possession}"

@@ -14,7 +14,7 @@ import pytest
 from rage_net import home as homes
 from rage_net.control import Control
 from rage_net.metrics import Metrics
-from rage_net.verbs import Verb, chunk, dht, diagnose, discovery, peer, registry, topic
+from rage_net.verbs import Verb, chunk, dht, diagnose, discovery, peer, registry, replication, topic
 
 TIMEOUT_S = 20.0
 TURNS = 10
@@ -164,6 +164,18 @@ WHY = diagnose.WhyResult(
 )
 
 
+REPLICATION = replication.ReplicationStatus(
+    *(True, "acme", "geographic_diversity"),
+    (replication.NodeRow(ALICE, "acme", "eu-west", "a", 1, "active", "self", False, 1 << 30, 12, 4096, 0.0),),
+    (replication.PolicyRow("default", 3, 2, 4, 12, 4096, 36),),
+    *(0, 0, 12, 12, 0, 0, (), 1_790_000_000.0, ()),
+)
+AUDITED = replication.AuditResult(12, 12, 0, 0, 0, 0, 0, 0, 0, True, (), 0.1, 0.5)
+PLAN = replication.Plan(
+    *("repair", "7f3a", True, "", 1, 1024, 0.5, 1, 0), (replication.Move(CID, ALICE, BOB, 1024, "home"),)
+)
+
+
 def answer_all(engine: FakeEngine) -> None:
     """A good answer to every verb of the network."""
     engine.answer(peer.ListPeers, peer.ListPeersResult((ROW,)))
@@ -187,3 +199,11 @@ def answer_all(engine: FakeEngine) -> None:
     engine.answer(discovery.ListRegistered, discovery.ListRegisteredResult(REGISTERED, ()))
     engine.answer(discovery.Register, discovery.RegisterResult(SERVERS[:1]))
     engine.answer(diagnose.Why, WHY)
+    engine.answer(replication.ShowReplication, REPLICATION)
+    engine.answer(replication.AuditReplication, AUDITED)
+    engine.answer(replication.ListPolicies, replication.ListPoliciesResult((), "none", "", ()))
+    engine.answer(
+        replication.TestPolicy, replication.PolicyMatch(CID, "", "default", 3, 2, "no selector matches", (), 0.0, ())
+    )
+    for kind in (replication.PlanReplication, replication.RepairReplication, replication.DrainNode):
+        engine.answer(kind, PLAN)

@@ -66,6 +66,8 @@ def test_options_are_offered_own_ones_first() -> None:
         (["topic", "tail", ""], ["rage.acl.updates", "rage.global"]),
         (["topic", "publish", "rage.global", ""], [":files"]),
         (["dht", "t"], ["table", "trace"]),
+        (["replication", "policy", ""], ["list", "test", "lint"]),
+        (["replication", "policy", "lint", ""], [":files"]),
     ],
     ids=lambda value: " ".join(value),
 )
@@ -104,6 +106,19 @@ def test_what_may_be_a_document_or_a_peer_completes_from_both(rage: Rage, home: 
     assert words(*at, "dht", "trace", root[:8]) == [root]
     (home / "index.db").write_bytes(b"garbage")
     assert words(*at, "why", "") == ["12D3KooWabc"]
+
+
+def test_nodes_and_policies_complete(home: Path) -> None:
+    at = ["--home", str(home), "replication"]
+    homes.Home(home).peers.write_text("12D3KooWabc 17 /ip4/192.0.2.1/tcp/4001\n")
+    assert words(*at, "drain", "") == words(*at, "replace", "12D") == ["12D3KooWabc"]
+    assert words(*at, "drain", "12D3KooWabc", "") == []
+    file = home / "config" / "replication.yaml"
+    file.write_text('replication:\n  policies:\n    - name: "legal"   # five\n      factor: 5\n    - name: short\n')
+    assert words(*at, "audit", "--policy", "") == ["legal", "short", "default"]
+    assert words(*at, "audit", "--policy=s") == ["--policy=short"]
+    file.unlink()
+    assert words(*at, "audit", "--policy", "") == []
 
 
 def test_what_is_written_down_twice_is_the_same() -> None:

@@ -43,6 +43,8 @@ def test_the_tree_holds_every_command_of_this_step() -> None:
         *(f"dht {verb}" for verb in ("table", "find", "providers", "trace")),
         *(f"topic {verb}" for verb in ("list", "tail", "publish")),
         *(f"discovery {verb}" for verb in ("serve", "list", "register")),
+        *(f"replication {verb}" for verb in ("status", "audit", "plan", "repair", "drain", "replace", "rebalance")),
+        *(f"replication policy {verb}" for verb in ("list", "test", "lint")),
         *(f"config {verb}" for verb in ("show", "check", "path", "migrate")),
     }
     assert wanted <= found

@@ -13,7 +13,18 @@ from conftest_engine import FakeEngine, answer_all
 HEAVY = {"rich", "yaml", "msgspec", "asyncio", "httpx", "aiohttp", "cryptography", "blake3", "zstandard", "google"}
 TYPER = {"typer", "click", "dataclasses", "json", "inspect", "pathlib"}
 
+REPLICATION = [
+    ["replication", "status"],
+    ["replication", "audit", "--prove"],
+    ["replication", "plan"],
+    ["replication", "repair", "--yes"],
+    ["replication", "drain", "x", "--dry-run"],
+    ["replication", "policy", "list"],
+    ["replication", "policy", "test", "x"],
+]
+
 NETWORK = [
+    *REPLICATION,
     ["peer", "list", "--state", "known"],
     ["peer", "discover"],
     ["peer", "find", "x"],
@@ -104,6 +115,7 @@ def test_each_noun_loads_the_verbs_it_needs_and_no_others(home: Path, engine: Fa
         (["discovery", "list"], {"discovery"}),
         (["peer", "list"], {"peer"}),
         (["why", "x"], {"diagnose"}),
+        (["replication", "status"], {"replication"}),
     ):
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM, *words], capture_output=True, text=True, env=environment(home), check=True
