@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.sim.node import Node
+from tests.sim.organizations import Organization
+from tests.sim.world import World, play
 
 from rage_net.chunk import manifest
 from rage_net.cid import Cid
 from rage_net.services.replicating import Replicating
-from tests.sim.node import Node
-from tests.sim.organizations import Organization
-from tests.sim.world import World, play
 
 Play = Callable[[Callable[[World], Awaitable[Any]]], Any]
 SETTLE_S = 20.0
