@@ -17,7 +17,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import CancelledError
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rage_net import (
@@ -27,6 +27,7 @@ from rage_net import (
     glance,
     network_verbs,
     refusals,
+    replication_verbs,
     sharing,
     sync_verbs,
     trust_verbs,
@@ -202,11 +203,16 @@ class Engine:
 
     async def put_chunk(self, verb: chunks.PutChunk, source: Source, report: Report) -> chunks.PutChunkResult:
         """Cut, store and record what `source` gives; durable when it returns."""
+        started = self.env.monotonic()
         if self.metadata is not None and self.metadata.is_read_only:
             self.metadata.require_writer()
         sharing.check_words(self, verb.name, verb.tags)
         result = await self._stoppable(functools.partial(self._put, verb, source, report))
         await sharing.publish(self, result.doc_id)
+        if verb.wait:
+            within_s = verb.wait_s - (self.env.monotonic() - started)
+            replicas, wanted = await replication_verbs.wait_for_copies(self, result.doc_id, verb.wait, within_s)
+            result = replace(result, replicas=replicas, wanted=wanted)
         if verb.visibility == "public":
             self._announce(Cid.parse(result.root))
         return result
@@ -224,6 +230,8 @@ class Engine:
             raise await sharing.explain_absence(self, root, error) from error
         if outcomes.gave and outcomes.sources["local"] and want.join and want.cache:
             await sharing.count_local(self, root)
+        if want.join:
+            await self._count_use(root)
         if outcomes.gave and want.join and want.cache and await self.env.blocking(self.is_public, root):
             self._announce(root, is_fetched=True)
         seconds = round(self.env.monotonic() - started, 3)
@@ -427,6 +435,13 @@ class Engine:
         """Whether a root may be asked for outside the organisation: a public one, and any in an open network."""
         return self.config.network.security.ca_cert is None or await self.env.blocking(self.is_public, root)
 
+    async def _count_use(self, root: Cid) -> None:
+        """A document was asked for here: what is asked for often may come under another policy."""
+        replicating = self.replicating()
+        if replicating is not None and self.serves:
+            for doc_id in await self.env.blocking(replicating.inventory.documents_with, root):
+                replicating.usage.used(doc_id, replicating.now())
+
     def _announce(self, root: Cid, *, is_fetched: bool = False) -> None:
         """A public root is here now: let the DHT know, where a node announces."""
         routing = self._online.routing if self._online is not None and self.serves else None
@@ -601,4 +616,5 @@ VERBS: dict[type[Verb[Any]], Callable[[Engine, Any, Io], Awaitable[Any]]] = {
     **trust_verbs.VERBS,
     **cert_verbs.VERBS,
     **acl_verbs.VERBS,
+    **replication_verbs.VERBS,
 }

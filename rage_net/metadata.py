@@ -27,6 +27,7 @@ from rage_net.env import Env
 from rage_net.errors import AccessDeniedError, CertificateError, ConfigError
 from rage_net.home import Home
 from rage_net.libp2p.peer_id import PeerId
+from rage_net.replication.place import Candidate
 from rage_net.services.ledger.access import Access
 from rage_net.services.ledger.authority import Authority
 from rage_net.services.ledger.records import Records
@@ -134,6 +135,22 @@ class Metadata:
         if records == [record] or any(body.state != "active" for body in records):
             return []  # drained or lost is somebody's decision, and stays
         facts = self.log.append(self.organization, [New(resource, record)])
+        self.access.forget(facts)
+        return facts
+
+    def set_node_state(self, node: Candidate, state: str) -> list[Fact]:
+        """Write a node's record with another state: of ourselves, or as an admin. Raises AccessDeniedError."""
+        is_admin = self.authority.is_admin(self.organization, self.own)
+        if node.organization != self.organization or (node.peer_id != self.own and not is_admin):
+            raise AccessDeniedError(
+                f"this node may not say what becomes of {node.peer_id}",
+                why="that is for the node itself, or for one whose certificate has the capability admin",
+                mend=["run it on that node, or on one with admin", "rage cert show"],
+                id="not-an-admin",
+            )
+        capabilities = self.authority.capabilities(self.organization, node.peer_id) or frozenset()
+        record = kinds.NodeRecord(node.region, node.zone, node.weight, state, tuple(sorted(capabilities)))
+        facts = self.log.append(self.organization, [New(f"peer:{node.peer_id}", record)])
         self.access.forget(facts)
         return facts
 

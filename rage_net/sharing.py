@@ -117,6 +117,8 @@ async def keep(engine: Engine) -> None:
         return
 
     is_narrower = False
+    replicating = engine.replicating()
+    per_day = replicating.used_per_day() if replicating is not None else {}
 
     def write() -> list[Fact]:
         nonlocal is_narrower
@@ -125,6 +127,8 @@ async def keep(engine: Engine) -> None:
         if metadata.may_write():
             facts += metadata.records.reconcile()
             facts += metadata.records.expire()
+            if replicating is not None:
+                facts += metadata.records.choose_policies(replicating.policies, per_day)
         is_narrower = metadata.records.align()
         metadata.save_agreed()
         return facts

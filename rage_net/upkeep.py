@@ -35,6 +35,9 @@ ROOTS_ASKED_MAX = 4
 def jobs(engine: Engine, healing: Healing) -> list[Coroutine[Any, Any, None]]:
     """Runs for as long as the node does; each round guarded. From now on healing is told of what is lost."""
     engine.store.on_lost.append(healing.note)
+    replicating = engine.replicating()
+    if replicating is not None:
+        engine.store.on_lost.append(replicating.note_lost)
     found = [every(HEAL_EVERY_S, healing.round, name="healing", env=engine.env, metrics=engine.metrics, at_once=True)]
     period_s = engine.config.network.store.scrub
     if period_s:
@@ -80,6 +83,11 @@ async def fetch(engine: Engine, cid: Cid) -> bytes:
 
     The DHT names providers of roots alone, so it is looked for under the roots of what holds it here.
     """
+    replicating = engine.replicating()
+    if replicating is not None:  # nodes that store give what they may not read
+        found = await replicating.obtain(cid)
+        if found is not None:
+            return found
     roots = await engine.env.blocking(roots_of, engine.store, cid, ROOTS_ASKED_MAX)
     last: RageError = NotFoundError(f"nobody was asked for {cid}")
     for root in roots or [cid]:

@@ -159,6 +159,13 @@ class Documents:
             db.executemany("INSERT INTO tag (doc_id, tag) VALUES (?, ?)", [(doc_id, tag) for tag in sorted(set(tags))])
         return True
 
+    def set_policy(self, organization: str, doc_id: str, policy: str) -> None:
+        """Note a document's policy, where it is here."""
+        with self._store.index.write(durable=False) as db:
+            db.execute(
+                "UPDATE document SET policy = ? WHERE doc_id = ? AND organisation = ?", (policy, doc_id, organization)
+            )
+
     def get(self, doc_id: str, *, expired: bool = False) -> Document:
         """By id. Raises NotFoundError."""
         found = self._select("document.doc_id = ?", (doc_id,), expired=expired)

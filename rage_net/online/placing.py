@@ -162,10 +162,6 @@ async def make_replicating(
     async def fetch(peer: PeerId, cid: Cid) -> Received:
         return await exchange.fetch(await connect(peer), cid, traffic="replication")
 
-    def is_alive(peer: PeerId) -> bool | None:
-        state = membership.liveness.state(peer)
-        return None if state is None else state == "alive"
-
     view = View(own, replication.placement.strategy, float(replication.grace), env.monotonic())
     late: list[Replicating] = []
     auditing = Auditing(
@@ -184,7 +180,7 @@ async def make_replicating(
     sources = Sources(
         nodes=functools.partial(nodes, metadata),
         documents=functools.partial(documents, metadata, policies),
-        is_alive=is_alive,
+        liveness=membership.liveness.state,
     )
     late.append(
         Replicating(

@@ -62,6 +62,7 @@ MIGRATIONS = (
         seen         INTEGER NOT NULL,          -- the round of reconciling that saw it
         UNIQUE (organization, doc_id)
     );
+    CREATE INDEX document_root ON document (root);
     CREATE INDEX document_unread ON document (read_at) WHERE is_read = 0;
     CREATE TABLE chunk (
         id       INTEGER PRIMARY KEY,
@@ -507,6 +508,12 @@ class Inventory:
         )
         with self._db.read() as db:
             return [row[0] for row in db.execute(query, (chunk,)).fetchall()]
+
+    def documents_with(self, root: Cid) -> list[str]:
+        """The ids of the documents that have this root."""
+        with self._db.read() as db:
+            rows = db.execute("SELECT doc_id FROM document WHERE root = ? ORDER BY doc_id LIMIT 16", (bytes(root),))
+            return [row[0] for row in rows.fetchall()]
 
     def noted(self, cids: Iterable[Cid], now: float) -> int:
         """These are held here. Returns: of how many the inventory did not know."""

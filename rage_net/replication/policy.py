@@ -100,6 +100,19 @@ class Policies:
             rule = f"the first in the file of {equals} policies that match with factor {found.factor}"
         return Choice(found.name, found.factor, self._minima[best], rule, considered)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All policies in file order, the default last."""
+        return (*(policy.name for policy in self._policies), DEFAULT)
+
+    def rows(self) -> list[tuple[str, int, int, str]]:
+        """Name, factor, minimum and selector of each, in the same order."""
+        found = [
+            (policy.name, policy.factor, least, _selector(policy))
+            for policy, least in zip(self._policies, self._minima, strict=True)
+        ]
+        return [*found, (DEFAULT, self._default.factor, self._default.minimum, "what no policy matches")]
+
     def measured(self, subject: Subject) -> tuple[Measured, ...]:
         """The policies with a `query_count` whose other keys match: the best first."""
         found = [
@@ -155,6 +168,14 @@ def _bounds(selector: config.Selector, subject: Subject) -> Iterator[tuple[bool,
         holds = bound.holds(math.inf if days is None else days)
         kept = "for ever is" if days is None else f"{days:g} {'day is' if days == 1 else 'days are'}"
         yield holds, f"retention_days: {kept} {'' if holds else 'not '}{bound}"
+
+
+def _selector(policy: config.Policy) -> str:
+    selector = policy.selector
+    words = [f"tags: any of {', '.join(selector.tags)}"] if selector.tags else []
+    words += [f"retention_days: {selector.retention_days}"] if selector.retention_days is not None else []
+    words += [f"query_count: {selector.query_count}"] if selector.query_count is not None else []
+    return "; ".join(words) or "documents whose record names it"
 
 
 def _digest(policies: tuple[config.Policy, ...], minima: tuple[int, ...], default: Choice, strategy: str) -> bytes:

@@ -54,7 +54,7 @@ class PutChunkResult:
     name: str
     total_chunks: int = 0
     replicas: tuple[str, ...] = ()
-    """Nodes that have proved to us that they hold every chunk of it; only where it was waited for."""
+    """Nodes that have proved chunks of it, each chunk by as many as were waited for; only where it was."""
     wanted: int = 0
     """Nodes that should hold it by its policy; 0 where nothing was waited for."""
 

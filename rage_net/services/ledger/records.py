@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import logging
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
 
@@ -23,6 +24,8 @@ from rage_net.chunk.store import ChunkStore
 from rage_net.env import Env
 from rage_net.errors import NotFoundError, UsageError
 from rage_net.libp2p.peer_id import PeerId
+from rage_net.replication.policy import Policies, Subject
+from rage_net.replication.usage import changed_policy
 from rage_net.services.ledger.access import Access
 from rage_net.sync import facts as kinds
 from rage_net.sync.catalog import ChangeError, Changes, check
@@ -33,6 +36,7 @@ from rage_net.verbs.chunk import Visibility
 
 log = logging.getLogger("rage.records")
 
+DAY_S = 86_400.0
 RECONCILE_MAX = 1000
 """Documents in one step of reconciling."""
 EXPIRY_LEEWAY_S = 60.0
@@ -70,6 +74,8 @@ class Records:
         self._organization = organization
         self._own = own
         self._env = env
+        self._measured: dict[str, float | None] = {}
+        """Documents whose policy use has changed or chosen, and when it last did so."""
 
     # --- what is ours ---
 
@@ -166,6 +172,46 @@ class Records:
         now = int(self._env.now() - EXPIRY_LEEWAY_S)
         gone = [row for row in self._log.expired(self._organization, now) if row.owner == self._own]
         return self.remove(gone, "expired") if gone else []
+
+    def choose_policies(self, policies: Policies, per_day: Mapping[str, int]) -> list[Fact]:
+        """Documents of ours that come under another policy by how often they are asked for, or leave one.
+
+        At most once a day each: when one last changed is remembered while the node runs, and else is its beginning.
+        """
+        now = self._env.now()
+        rows = [row for doc_id in per_day if (row := self.row(self._organization, doc_id)) is not None]
+        rows += [
+            row
+            for doc_id in self._measured
+            if doc_id not in per_day and (row := self.row(self._organization, doc_id)) is not None
+        ]
+        written: list[Fact] = []
+        for row in rows:
+            if row.owner != self._own or row.is_dead:
+                continue
+            days = (row.retention_until - row.created_at) / DAY_S if row.retention_until else None
+            subject = Subject(row.tags, days, row.policy)
+            if policies.is_measured(row.policy):
+                self._measured.setdefault(row.doc_id, None)
+            changed_at = self._measured.get(row.doc_id)
+            policy = changed_policy(policies, subject, per_day.get(row.doc_id, 0), changed_at, now)
+            if policy is None:
+                continue
+            self._measured[row.doc_id] = now
+            changes = Changes(row.name, policy, row.retention_until, (), ())
+            edit = self._log.edit(self._organization, row.doc_id, changes)
+            if edit is not None:
+                log.info(
+                    "document %s is asked for %d times a day: policy %s",
+                    row.doc_id,
+                    per_day.get(row.doc_id, 0),
+                    policy or "none",
+                )
+                written.append(edit)
+            with suppress(NotFoundError):
+                self._documents.set_policy(self._organization, row.doc_id, policy)
+        self._access.forget(written)
+        return written
 
     # --- what others wrote ---
 

@@ -17,6 +17,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -24,12 +25,12 @@ from rage_net.chunk import replicas
 from rage_net.chunk.store import ChunkStore
 from rage_net.cid import Cid
 from rage_net.env import Env
-from rage_net.errors import StorageFullError
+from rage_net.errors import RageError, StorageFullError
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.metrics import Metrics
 from rage_net.replication.inventory import Inventory, Wanted
 from rage_net.replication.policy import Policies
-from rage_net.replication.usage import Rates
+from rage_net.replication.usage import Rates, total
 from rage_net.services.replicating.coordinating import Coordinating
 from rage_net.services.replicating.dropping import Dropping
 from rage_net.services.replicating.prover import Auditing, Fetch, Have, Prover, is_durable
@@ -78,12 +79,12 @@ class Sources:
     """Where the facts come from. Blocking, but for `is_alive`.
 
     nodes: those that placement may name. documents: those to be replicated, with their policies: all, or of some ids.
-    is_alive: whether a peer lives; None when it was never heard.
+    liveness: what is believed of a peer; None when it was never heard.
     """
 
     nodes: Callable[[], Sequence[Node]]
     documents: Callable[[Collection[str] | None], Iterator[Wanted]]
-    is_alive: Callable[[PeerId], bool | None]
+    liveness: Callable[[PeerId], str | None]
 
 
 class Replicating:
@@ -146,6 +147,19 @@ class Replicating:
         report = self.reports.get(peer)
         return report is not None and report.is_full
 
+    def liveness(self, peer: PeerId) -> str | None:
+        """What is believed of a peer: alive, suspect, gone; None when it was never heard."""
+        return self._sources.liveness(peer)
+
+    def _is_alive(self, peer: PeerId) -> bool | None:
+        state = self._sources.liveness(peer)
+        return None if state is None else state == "alive"
+
+    def used_per_day(self) -> dict[str, int]:
+        """Documents and how often they are asked for, all nodes together, as far as they report it."""
+        own = dict(self.usage.top(USAGE_MAX, self.now()))
+        return total([own, *(dict(report.usage) for report in self.reports.values())])
+
     def hear(self, peer: PeerId, report: Report) -> None:
         """A node of our organisation says how it is."""
         self.reports.pop(peer, None)
@@ -174,10 +188,15 @@ class Replicating:
         if not self.view.is_candidate(self.own) or not await self.has_room():
             return 0, False
         now = self.now()
+        await self._env.blocking(self._find_lost, cids, now)
         taken = await self._env.blocking(self.inventory.ask_to_hold, organization, cids, now)
         self._metrics.replication_events.add(taken, "asked_to_hold")
         self.pulling.wake()
         return taken, True
+
+    def _find_lost(self, cids: Sequence[Cid], now: float) -> None:
+        """Of chunks that we are asked for, those that the inventory has here and the store has not."""
+        self.inventory.lost([cid for cid in cids if not is_durable(self._store, cid)], now)
 
     def keeps(self, cids: Sequence[Cid]) -> list[bool]:
         """Which chunks this node means to hold. Blocking."""
@@ -255,7 +274,7 @@ class Replicating:
     async def watch(self) -> None:
         """Look who is there; what changes for the chunks of those who went or came back is due at once."""
         now = self.now()
-        gone, back = self.view.observe(self._sources.is_alive, now)
+        gone, back = self.view.observe(self._is_alive, now)
         for peer in gone:
             log.warning("%s is taken for lost until it comes back: others hold its chunks", peer)
         for peer in back:
@@ -268,12 +287,15 @@ class Replicating:
         for peer in peers:
             self.inventory.hasten(peer, now)
 
-    async def heal(self, cids: Sequence[Cid]) -> int:
-        """Rot was found, or files are gone: what is ours of them is fetched again. Returns: how many are ours."""
-        count = await self._env.blocking(self.inventory.lost, cids, self.now())
-        if count:
-            self.pulling.wake()
-        return count
+    def note_lost(self, cid: Cid, found_by: str) -> None:
+        """Rot was found, or a file is gone: if it is ours, it is wanted again. Called in threads."""
+        with suppress(RageError):  # a full disk: the next check finds it
+            self.inventory.lost([cid], self.now())
+
+    async def obtain(self, cid: Cid) -> bytes | None:
+        """A chunk of the inventory from whoever holds it, kept as cache; None where it is none, or nobody has it."""
+        item = await self._env.blocking(self.inventory.find, cid)
+        return await self.reading.obtain(item) if item is not None else None
 
     async def drop(self) -> None:
         """Let copies too many go, a few batches."""

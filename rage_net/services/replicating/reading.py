@@ -16,7 +16,7 @@ from rage_net.env import Env
 from rage_net.errors import IntegrityError, NotFoundError, RageError
 from rage_net.libp2p.errors import Libp2pError
 from rage_net.libp2p.peer_id import PeerId
-from rage_net.replication.inventory import Inventory, Unread
+from rage_net.replication.inventory import Inventory, Item, Unread
 from rage_net.services.replicating.prover import Fetch, Received, is_durable
 from rage_net.services.replicating.view import View
 
@@ -91,10 +91,20 @@ class Reading:
                 error = problem
         raise error
 
-    def _sources(self, document: Unread, cid: Cid) -> list[PeerId]:
+    async def obtain(self, item: Item) -> bytes | None:
+        """A chunk from whoever has it, kept as cache; None when nobody gives it."""
+        for peer in self._sources(item, item.cid)[:SOURCES_MAX]:
+            try:
+                received = await self._fetch(peer, item.cid)
+                return await self._env.blocking(self._keep, item.cid, received)
+            except (RageError, Libp2pError, TimeoutError) as error:
+                log.debug("%s does not give %s: %s", peer, item.cid, error)
+        return None
+
+    def _sources(self, of: Unread | Item, cid: Cid) -> list[PeerId]:
         view = self._view
-        home = view.home(cid, document.organization, document.topology, 3)
-        ranked = dict.fromkeys([document.owner, *home, *sorted(view.nodes)])
+        home = view.home(cid, of.organization, of.topology, 3)
+        ranked = dict.fromkeys([of.owner, *home, *sorted(view.nodes)])
         return [peer for peer in ranked if peer != view.own and view.is_there(peer)]
 
     def _keep(self, cid: Cid, received: Received) -> bytes:
