@@ -9,7 +9,7 @@ import pytest
 from rage_lab.sim.world import World
 from rage_net.errors import ConflictError, NotFoundError
 from rage_net.verbs import replication as verbs
-from tests.engine.test_replication import Play, blocks, cluster, durable, home, run
+from tests.engine.test_replication import Play, at_home, blocks, cluster, durable, run
 
 __all__ = ["run"]
 
@@ -19,9 +19,7 @@ def test_an_audit_finds_what_is_missing_and_a_repair_brings_it_back_with_proof(r
         nodes = await cluster(world, 4)
         root = await nodes[0].put(world.random.randbytes(2_000_000), "report.bin", "org")
         cids = blocks(nodes[0], root)
-        await world.until(
-            lambda: all(home(nodes[0], cid, nodes) <= durable(nodes, cid) for cid in cids), within_s=30, what="placed"
-        )
+        await world.until(lambda: at_home(nodes, cids), within_s=60, what="every chunk is at home")
         found = await nodes[0].run(verbs.AuditReplication(ref="report.bin", prove=True))
         assert found.checked == len(cids) and not found.under and not found.at_risk, found
         status = await nodes[1].run(verbs.ShowReplication())
@@ -47,9 +45,7 @@ def test_a_drained_node_gives_all_it_holds_away_and_the_last_one_is_not_drained(
         nodes = await cluster(world, 4)
         root = await nodes[0].put(world.random.randbytes(2_000_000), "report.bin", "org")
         cids = blocks(nodes[0], root)
-        await world.until(
-            lambda: all(home(nodes[0], cid, nodes) <= durable(nodes, cid) for cid in cids), within_s=30, what="placed"
-        )
+        await world.until(lambda: at_home(nodes, cids), within_s=60, what="every chunk is at home")
         leaver = nodes[1]
         shown = await nodes[0].run(verbs.DrainNode(leaver.peer_id, dry_run=True))
         with pytest.raises(ConflictError) as stale:

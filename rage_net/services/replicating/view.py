@@ -32,6 +32,10 @@ class Node:
     state: State
 
 
+TOPOLOGIES_MAX = 256
+"""Kept: one for each set of nodes that are away and each kind of document."""
+
+
 class View:
     """Who may hold what, as this node sees it. `now` is a clock that never goes back."""
 
@@ -44,7 +48,7 @@ class View:
         """Nodes without a sign of life for longer than the grace."""
         self._started_at = now
         self._silent_since: dict[PeerId, float] = {}
-        self._topologies: dict[tuple[str, str, bool], Topology] = {}
+        self._topologies: dict[tuple[str, str, frozenset[PeerId]], Topology] = {}
 
     # --- who there is ---
 
@@ -82,8 +86,6 @@ class View:
             if now - since >= patience:
                 gone.add(peer)
         before, self.unavailable = self.unavailable, frozenset(gone)
-        if before != self.unavailable:
-            self._topologies = {key: value for key, value in self._topologies.items() if not key[2]}
         return gone - before, set(before) - gone
 
     @property
@@ -104,13 +106,13 @@ class View:
 
     # --- what belongs where ---
 
-    def topology(self, organization: str, others: str, *, available: bool = False) -> Topology:
-        """The candidates for documents of an organisation.
+    def topology(self, organization: str, others: str, without: frozenset[PeerId] = frozenset()) -> Topology:
+        """The candidates for documents of an organisation, but for some.
 
         `others`, words by comma, changes whose nodes they are: `globex` adds an organisation, `-<peer id>` and
         `-org:<organisation>` take away.
         """
-        key = organization, others, available
+        key = organization, others, without
         found = self._topologies.get(key)
         if found is None:
             words = [word for word in others.split(",") if word]
@@ -122,9 +124,11 @@ class View:
                 for peer, node in self.nodes.items()
                 if node.state == "active"
                 and node.candidate.organization in among
-                and not (available and peer in self.unavailable)
+                and peer not in without
                 and str(peer) not in left_out
             ]
+            if len(self._topologies) >= TOPOLOGIES_MAX:
+                self._topologies.clear()
             found = self._topologies[key] = Topology(candidates, self.strategy)
         return found
 
@@ -134,16 +138,15 @@ class View:
         return tuple(topology.candidates[at].peer_id for at in topology.place(cid, factor))
 
     def acting(self, item: Item, excluded: Collection[PeerId] = ()) -> list[PeerId]:
-        """Who should hold a chunk now: its home set, others in place of those that are away or excluded."""
-        if not self.unavailable.intersection(item.home) and not any(peer in excluded for peer in item.home):
+        """Who should hold a chunk now: its home set, others in place of those that are away or excluded.
+
+        Placement over those that are left changes only the places of those that are not.
+        """
+        away = self.unavailable.union(excluded)
+        if not away.intersection(item.home):
             return list(item.home)
-        topology = self.topology(item.organization, item.topology, available=True)
-        count = min(len(topology.candidates), item.factor + len(excluded))
-        ranked = [topology.candidates[at].peer_id for at in topology.place(item.cid, count)]
-        # Whoever is named by the home set and is there stays: only the places of the others are filled anew.
-        staying = [peer for peer in item.home if peer not in self.unavailable and peer not in excluded]
-        filling = [peer for peer in ranked if peer not in staying and peer not in excluded and peer not in item.home]
-        return (staying + filling)[: item.factor]
+        topology = self.topology(item.organization, item.topology, away)
+        return [topology.candidates[at].peer_id for at in topology.place(item.cid, item.factor)]
 
     def coordinator(self, item: Item) -> PeerId | None:
         """Whose business a chunk is."""
