@@ -125,25 +125,21 @@ class Taking:
         start = chain or Chain(0, segment.chain, 0, chain_start(segment.chain, self.view.name), 0)
         digest = self._verify(start, segment, hashes, 0)
         capabilities = self.judge(segment.chain.author, body.certificates)
-        if capabilities is None and (later := self._later_certificate(segment.chain)) is not None:
-            capabilities = later  # of a CA that was withdrawn since, and renewed under the next one
-        elif capabilities is None:
+        if capabilities is None and not self._has_later_certificate(segment.chain):
             raise SegmentError("author-unknown", f"no certificate of {segment.chain.author} holds")
         is_revoked = revoked is not None and revoked.accepted is not None
-        if is_revoked and "admin" not in capabilities and not weigh(self.db, self.view).accepted(segment.chain):
+        if is_revoked and "admin" not in (capabilities or ()) and not weigh(self.db, self.view).accepted(segment.chain):
             raise SegmentError("author-revoked", f"{segment.chain.author} was revoked")
         self._check_room(segment.chain.author)
         chain = chain or add_chain(self.db, self.view, segment.chain)
         self.change.is_limiting = True
-        first = self.judge(segment.chain.author, body.certificates)
-        put_certificate(self.db, self.view, segment.chain.author, fact_id(segment.chain.author, payload), first)
+        put_certificate(self.db, self.view, segment.chain.author, fact_id(segment.chain.author, payload), capabilities)
         self._write(chain, segment, hashes, 0, digest)
         if segment.chain.author == self.own and segment.chain.incarnation == self.view.incarnation:
             self.is_behind_ours = True
 
-    def _later_certificate(self, chain: ChainId) -> frozenset[str] | None:
-        """What the last certificate that holds gives a chain's author, of those that were sent with its beginning."""
-        found = None
+    def _has_later_certificate(self, chain: ChainId) -> bool:
+        """Whether one that holds was sent with a chain's beginning: its first CA was withdrawn, and it was renewed."""
         for segment in self.segments:
             for entry in segment.entries if segment.chain == chain else ():
                 if entry.payload is None:
@@ -154,9 +150,9 @@ class Taking:
                     body = decode_payload(entry.payload).body
                 except FactError:
                     continue
-                if isinstance(body, Certificate):
-                    found = self.judge(chain.author, body.certificates) or found
-        return found
+                if isinstance(body, Certificate) and self.judge(chain.author, body.certificates) is not None:
+                    return True
+        return False
 
     def _check_room(self, author: PeerId) -> None:
         chains = {**self.view.chains, **self.chains}

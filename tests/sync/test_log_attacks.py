@@ -481,3 +481,11 @@ def test_an_author_whose_first_ca_was_withdrawn_is_taken_by_a_newcomer_for_its_r
     assert reasons(log, first, said, renewed) == []
     assert log.capabilities(ORGANIZATION, author.id) == {"storage"}
     assert [row.doc_id for row in log.documents(ORGANIZATION)] == [doc_id]
+
+
+def test_a_renewed_certificate_without_capabilities_holds_for_a_newcomer(log: Log, rng: random.Random) -> None:
+    author = Forger(rng)
+    first = author.say(author.payload(f"peer:{author.id}", certificate(author.id, "bad")))
+    renewed = author.say(author.payload(f"peer:{author.id}", certificate(author.id), lamport=2))
+    assert reasons(log, first, renewed) == []
+    assert log.capabilities(ORGANIZATION, author.id) == frozenset()
