@@ -124,16 +124,17 @@ class Taking:
         hashes = _hashes(segment.entries)
         start = chain or Chain(0, segment.chain, 0, chain_start(segment.chain, self.view.name), 0)
         digest = self._verify(start, segment, hashes, 0)
-        capabilities = self.judge(segment.chain.author, body.certificates)
-        if capabilities is None and not self._has_later_certificate(segment.chain):
+        first = self.judge(segment.chain.author, body.certificates)
+        if first is None and not self._has_later_certificate(segment.chain):
             raise SegmentError("author-unknown", f"no certificate of {segment.chain.author} holds")
         is_revoked = revoked is not None and revoked.accepted is not None
-        if is_revoked and "admin" not in (capabilities or ()) and not weigh(self.db, self.view).accepted(segment.chain):
+        is_heard = not is_revoked or self._is_heard_out(segment.chain)
+        if not is_heard and not weigh(self.db, self.view).accepted(segment.chain):
             raise SegmentError("author-revoked", f"{segment.chain.author} was revoked")
         self._check_room(segment.chain.author)
         chain = chain or add_chain(self.db, self.view, segment.chain)
         self.change.is_limiting = True
-        put_certificate(self.db, self.view, segment.chain.author, fact_id(segment.chain.author, payload), capabilities)
+        put_certificate(self.db, self.view, segment.chain.author, fact_id(segment.chain.author, payload), first)
         self._write(chain, segment, hashes, 0, digest)
         if segment.chain.author == self.own and segment.chain.incarnation == self.view.incarnation:
             self.is_behind_ours = True
@@ -160,12 +161,16 @@ class Taking:
             raise SegmentError("too-many-chains", f"{author} began too many chains")
 
     def _check_revoked(self, chain: Chain, segment: Segment) -> None:
-        """An admin's word is heard out, because its revocations are weighed even then; others' is not."""
         assert chain.accepted is not None
-        if segment.first <= chain.accepted or "admin" in self.view.shown.get(chain.id.author, ()):
-            return
-        if not self._is_of_admin(chain.id):
+        if segment.first > chain.accepted and not self._is_heard_out(chain.id):
             raise SegmentError("author-revoked", f"{chain.id.author} was revoked")
+
+    def _is_heard_out(self, chain: ChainId) -> bool:
+        """Whether a revoked author is: an admin, because its revocations are weighed even then; others are not.
+
+        What made it one may stand in another of its chains, and what this chain begins with may give less.
+        """
+        return "admin" in self.view.shown.get(chain.author, ()) or self._is_of_admin(chain)
 
     def _is_of_admin(self, chain: ChainId) -> bool:
         """Whether what was sent of a chain shows its author to be an admin."""

@@ -138,6 +138,26 @@ def test_an_admin_is_heard_out_by_who_first_hears_of_it_behind_its_revocation(rn
     assert early.revoked(ORGANIZATION) == late.revoked(ORGANIZATION) == {owner.author, author.id}
 
 
+def test_a_new_chain_of_a_revoked_admin_is_heard_out_whatever_it_begins_with(rng: random.Random) -> None:
+    """It begins with a certificate that gives less, and revokes back: all must know, or none."""
+    owner, early, late, author = (
+        make_log(rng, "admin"), make_log(rng, "storage"), make_log(rng, "storage"), Forger(rng, "admin")
+    )  # fmt: skip
+    again = Forger(rng, "storage")
+    again.key, again.id = author.key, author.id
+    again.chain = replace(author.chain, incarnation=7)
+    begun = author.certify()
+    back = again.payload(f"peer:{owner.author}", Revocation(owner.author, is_author=True))
+    give(early, begun, again.certify(), again.say(back))
+    give(owner, begun)
+    revoke(owner, author.id, author.chain)
+    pull(late, owner)
+    meet(early, late)
+    pull(early, owner)
+    meet(early, late)
+    assert early.revoked(ORGANIZATION) == late.revoked(ORGANIZATION) == {owner.author, author.id}
+
+
 def test_admins_who_revoke_each_other_are_revoked_both(rng: random.Random) -> None:
     """A stolen key does not get its way by revoking back."""
     owner, thief, log = make_log(rng, "admin"), make_log(rng, "admin"), make_log(rng, "storage")
