@@ -87,7 +87,11 @@ def know(facts: Iterable[Fact], organization: str) -> Known:
 
     maybe_has = capabilities(facts)
     revocations = [
-        fact for fact in facts if isinstance(fact.body, Revocation) and "admin" in maybe_has.get(fact.author, ())
+        fact
+        for fact in facts
+        if isinstance(fact.body, Revocation)
+        and "admin" in maybe_has.get(fact.author, ())
+        and not (fact.body.is_author and fact.body.peer == fact.author)  # of oneself it says nothing
     ]
     of_authors = [fact for fact in revocations if isinstance(fact.body, Revocation) and fact.body.is_author]
     closed = {head.chain for fact in facts if isinstance(fact.body, Closing) for head in fact.body.chains}

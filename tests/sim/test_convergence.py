@@ -32,7 +32,7 @@ def test_all_nodes_come_to_one_state(rng: random.Random, chunk: int) -> None:
         assert outcome.facts and outcome.nodes >= 3
 
 
-@pytest.mark.parametrize("seed", [5871, 7342, 9359])
+@pytest.mark.parametrize("seed", [89, 148, 5871, 7342, 9359])
 def test_runs_that_once_came_apart_come_to_one_state(seed: int) -> None:
     play(seed)
 
