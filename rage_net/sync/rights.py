@@ -4,8 +4,9 @@ Pure functions of a set of facts and of what certificates say of their authors (
 duplicates and partitions cannot matter.
 
     doc:    the owner; whoever has the capability `admin`; whoever one of these made an admin of the document, for all
-            but making admins. What such a one *denied* stays denied when it is one no more: nobody regains what was
-            taken. Edits also of whoever was ever given `write` or `admin`. All need the capability `storage` or `admin`
+            but making admins. What such a one *denied* or removed stays so when it is one no more: nobody regains what
+            was taken, and bytes that went do not come back. Edits also of whoever was ever given `write` or `admin`.
+            All need the capability `storage` or `admin`
     peer:   the peer of itself: its node record, certificates, closings. Else admins
     others  admins; a node's own trust facts, for itself alone
 
@@ -122,7 +123,7 @@ def _of_document(doc_id: str, facts: list[Fact], authority: Authority, now: floa
         elif isinstance(body, Access) and body.action == "admin":
             counts = False
         else:
-            counts = author in delegates or (author in ever and _denies(body))
+            counts = author in delegates or (author in ever and (_denies(body) or isinstance(body, Tombstone)))
         if counts and _is_of_documents(body):
             counted.append(fact)
     return Counting(tuple(counted), owner)

@@ -162,7 +162,9 @@ class Oracle:
         self.counted = [
             fact
             for fact in sure
-            if fact.author in self.strong or (fact.author in ever and _denies(fact) and fact.body.action != "admin")
+            if fact.author in self.strong
+            or (fact.author in ever and _denies(fact) and fact.body.action != "admin")
+            or (fact.author in ever and isinstance(fact.body, Tombstone))
         ]
         self.counting = [
             fact
@@ -312,7 +314,7 @@ def check_node(
                 raise Broken(f"2: {node.author.name} lets {principal} read {doc_id} ({decision.reason}): {why}")
             if not decision.allowed and (why := oracle.must_allow(principal, "read", now)):
                 raise Broken(f"2: {node.author.name} keeps {principal} from {doc_id} ({decision.reason}): {why}")
-        is_dead = any(isinstance(fact.body, Tombstone) and fact.author in oracle.strong for fact in oracle.counted)
+        is_dead = any(isinstance(fact.body, Tombstone) for fact in oracle.counted)
         row = next(iter(node.log.documents(organization, doc_id=doc_id)), None)
         if is_dead and not (rights.is_dead and (row is None or row.is_dead)):
             raise Broken(f"5: on {node.author.name} {doc_id} lives again")

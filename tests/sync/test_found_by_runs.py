@@ -9,6 +9,7 @@ from rage_net.libp2p.peer_id import PeerId
 from rage_net.sync.facts import Access, Closing, New, Revocation, Tombstone
 from rage_net.sync.log import Log
 from tests.sync.world import (
+    NOW,
     ORGANIZATION,
     Forger,
     certificate,
@@ -210,6 +211,37 @@ def test_adopted_rights_contradict_those_of_who_adopted_them(rng: random.Random)
     late = make_log(rng, "storage")
     meet(admin, late)
     assert late.disputed(ORGANIZATION) == admin.disputed(ORGANIZATION) == (resource,)
+
+
+def test_what_a_delegate_removed_stays_removed(rng: random.Random) -> None:
+    """Its right ends, or is taken away: the bytes went, and do not come back."""
+    owner, delegate = make_log(rng, "storage"), make_log(rng, "storage")
+    resource = put_document(owner, rng)
+    owner.append(ORGANIZATION, [New(resource, grant(delegate.author, "admin", expires_at=int(NOW) + 60))])
+    meet(owner, delegate)
+    delegate.append(ORGANIZATION, [New(resource, Tombstone("removed"))])
+    meet(owner, delegate)
+
+    def is_dead(now: float) -> bool:
+        return any(isinstance(fact.body, Tombstone) for fact in owner.counting(ORGANIZATION, resource, now=now).facts)
+
+    assert is_dead(NOW) and is_dead(NOW + 3600)
+    owner.append(ORGANIZATION, [New(resource, grant(delegate.author, "admin", allowed=False))])
+    assert is_dead(NOW) and owner.documents(ORGANIZATION)[0].is_dead
+
+
+def test_who_was_a_delegate_removes_nothing_once_it_is_revoked(rng: random.Random) -> None:
+    """Its tombstone may be of any time: taking the right away does not keep it from removing, this does."""
+    owner, admin, delegate = make_log(rng, "storage"), make_log(rng, "admin"), make_log(rng, "storage")
+    resource = put_document(owner, rng)
+    owner.append(ORGANIZATION, [New(resource, grant(delegate.author, "admin"))])
+    meet(owner, admin, delegate)
+    owner.append(ORGANIZATION, [New(resource, grant(delegate.author, "admin", allowed=False))])
+    heads = admin.heads(ORGANIZATION)
+    revoke(admin, delegate.author, *(head.chain for head in heads if head.chain.author == delegate.author))
+    delegate.append(ORGANIZATION, [New(resource, Tombstone("removed"))])
+    meet(owner, delegate, admin)
+    assert not any(one.documents(ORGANIZATION)[0].is_dead for one in (owner, admin, delegate))
 
 
 def test_a_closing_in_the_chain_that_it_closes_closes_it_from_another(rng: random.Random) -> None:
