@@ -10,9 +10,8 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 
-from rage_net.libp2p.peer_id import PeerId
 from rage_net.sync.chains import Chain, View, hash_at
-from rage_net.sync.envelope import ChainId, Entry, Head, Segment, decode_segment, payload_hash
+from rage_net.sync.envelope import Entry, Head, Segment, decode_segment, payload_hash
 from rage_net.sync.facts import NUMBERS, Adoption, Certificate, Closing, Fact, Revocation
 from rage_net.sync.payloads import decode_payload, make_fact
 from rage_net.sync.vocabulary import FactError
@@ -109,19 +108,19 @@ def _entries(
 
 
 def _is_for(view: View, chain: Chain, sequence: int, payload: bytes, kind: int, may_see: May) -> bool:
-    """Whether a payload may be told: an adoption only with all that it adopts. What is malformed tells nothing."""
+    """Whether a payload may be told: an adoption only with all that it adopts. What is malformed tells nothing.
+
+    Nor does an adoption within an adoption, which nobody heeds: it could hold anything.
+    """
     try:
         if kind == NUMBERS[Adoption]:
             body = decode_payload(payload).body
             assert isinstance(body, Adoption)
-            return all(_sees(view, chain.id, sequence, one, body.author, may_see) for one in body.payloads)
-        return _sees(view, chain.id, sequence, payload, None, may_see)
+            facts = [make_fact(view.name, chain.id, sequence, one, body.author) for one in body.payloads]
+            return all(not isinstance(fact.body, Adoption) and may_see(fact) for fact in facts)
+        return may_see(make_fact(view.name, chain.id, sequence, payload))
     except FactError:
         return False
-
-
-def _sees(view: View, chain: ChainId, sequence: int, payload: bytes, author: PeerId | None, may_see: May) -> bool:
-    return may_see(make_fact(view.name, chain, sequence, payload, author))
 
 
 def _branches(read: Read, chain: Chain, may_see: May | None, view: View) -> Iterator[Segment]:

@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 from rage_net.libp2p.peer_id import PeerId
-from rage_net.sync.facts import Access, Closing, New, Revocation, Tombstone
+from rage_net.sync.facts import Access, Adoption, Closing, New, Revocation, Tombstone
 from rage_net.sync.log import Log
 from tests.sync.world import (
     NOW,
@@ -242,6 +242,20 @@ def test_who_was_a_delegate_removes_nothing_once_it_is_revoked(rng: random.Rando
     delegate.append(ORGANIZATION, [New(resource, Tombstone("removed"))])
     meet(owner, delegate, admin)
     assert not any(one.documents(ORGANIZATION)[0].is_dead for one in (owner, admin, delegate))
+
+
+def test_what_is_secret_is_not_told_within_two_adoptions(rng: random.Random) -> None:
+    """The outer one is an admin's, who adopted an author that had written the inner one."""
+    admin, author = make_log(rng, "admin"), Forger(rng)
+    secret = author.payload(put_document(admin, rng), grant("anyone"))
+    inner = author.payload(f"peer:{author.id}", Adoption(author.id, 1, (secret,)))
+    adopted = Adoption(author.id, author.chain.incarnation, (inner,))
+    admin.append(ORGANIZATION, [New(f"peer:{author.id}", adopted)])
+    sent = admin.missing(
+        ORGANIZATION, (), is_complete=True, bytes_max=1 << 20, may_see=lambda fact: fact.resource.startswith("peer:")
+    )
+    told = [entry.payload for segment in sent for entry in segment.entries if entry.payload is not None]
+    assert told and not any(secret in payload for payload in told)
 
 
 def test_a_closing_in_the_chain_that_it_closes_closes_it_from_another(rng: random.Random) -> None:
