@@ -3,9 +3,9 @@
     key    = BLAKE3 derive_key("rage audit v1", nonce auditor holder)
     digest = BLAKE3 keyed hash of the plain bytes [offset, offset + length)
 
-The holder signs the exact bytes of its `Proofs`, a relay those of its `Verdicts`. To those who open them a statement is
-nothing unless it answers exactly what was asked, of whom, by whom: a proof of another holder, of another
-nonce, or for another range is none.
+The holder signs the exact bytes of its `Proofs`, a relay those of its `Verdicts`, neither of which can be read as the
+other. To `open_proofs` and `open_verdicts` a statement is nothing unless it answers exactly what was asked, of whom, by
+whom: a proof of another holder, of another nonce, or for another range is none.
 
 Pure: randomness and time come in. Source: contracts/rage.proto, "Proof of possession"; design D5.
 """
@@ -23,7 +23,7 @@ from rage_net.errors import RemoteProtocolError, from_wire
 from rage_net.libp2p.peer_id import PeerId, PeerIdError, verify
 
 if TYPE_CHECKING:
-    import random as random_module
+    from random import Random
 
     from google.protobuf.message import Message
 
@@ -172,7 +172,7 @@ def digest(key: bytes, data: bytes, offset: int, length: int) -> bytes:
     return blake3(memoryview(data)[offset:end], key=key).digest()
 
 
-def draw_range(size: int, length: int, random: random_module.Random) -> tuple[int, int]:
+def draw_range(size: int, length: int, random: Random) -> tuple[int, int]:
     """Where a challenge of `length` bytes falls in a chunk of `size`: anywhere, so that no part can be left out."""
     if size <= length:
         return 0, 0
@@ -221,8 +221,8 @@ def decode_request(data: bytes) -> Challenges | Relay | Hold:
             return Relay(_peer(message.relay.holder), _nonce(message.relay.nonce), cids)
         case "hold":
             _check_count(message.hold.chunk_ids)
-            if len(message.hold.organization.encode()) > WORD_BYTES_MAX:
-                raise RemoteProtocolError("an organisation of too many bytes")
+            if not 1 <= len(message.hold.organization.encode()) <= WORD_BYTES_MAX:
+                raise RemoteProtocolError(f"an organisation's name has 1 to {WORD_BYTES_MAX} bytes")
             return Hold(message.hold.organization, tuple(map(_cid, message.hold.chunk_ids)))
     raise RemoteProtocolError("an audit request that asks for nothing")
 
@@ -343,7 +343,9 @@ def open_verdicts(response: AuditResponse, asked: Relay, *, auditor: PeerId, rel
         message.at,
         tuple(
             Verdict(
-                _cid(item.chunk_id), VERDICTS[item.outcome] if item.outcome < len(VERDICTS) else "unknown", item.kept
+                _cid(item.chunk_id),
+                VERDICTS[item.outcome] if 0 <= item.outcome < len(VERDICTS) else "unknown",
+                item.kept,
             )
             for item in message.items
         ),
@@ -407,6 +409,6 @@ def _cid(raw: bytes) -> Cid:
 
 
 def _range(offset: int, length: int) -> tuple[int, int]:
-    if offset > BLOCK_BYTES_MAX or length > BLOCK_BYTES_MAX:
+    if offset + length > BLOCK_BYTES_MAX:
         raise RemoteProtocolError(f"a range of {length} bytes at {offset}, beyond any chunk")
     return offset, length

@@ -10,7 +10,10 @@ import random
 from pathlib import Path
 
 from blake3 import blake3
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from rage_net.libp2p.peer_id import PeerId
+from rage_net.replication import audit
 from rage_net.replication.place import STRATEGIES, Candidate, Topology, logarithms, mix, seed
 from tests.replication.world import cid, peer
 
@@ -78,6 +81,63 @@ def placement() -> dict[str, object]:
     }
 
 
+def audits() -> dict[str, object]:
+    key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+    auditor, holder, nonce = peer(0), PeerId.from_public_key(key.public_key()), bytes(range(100, 132))
+    secret = audit.key_of(nonce, auditor, holder)
+
+    def data(size: int) -> bytes:
+        return bytes(at % 251 for at in range(size))
+
+    ranges = [
+        (0, 0, 0),
+        (1, 0, 0),
+        (1024, 0, 0),
+        (1025, 0, 0),
+        (100_000, 0, 0),
+        (100_000, 4096, 65_536),
+        (1000, 999, 1),
+    ]
+    items = (
+        audit.Proof(cid(0), 0, 0, audit.digest(secret, data(1000), 0, 0), True),
+        audit.Proof(cid(1), 7, 100, b"", False),
+    )
+    said = audit.seal_proofs(audit.Proofs(nonce, auditor, holder, 1_900_000_000, items), key.sign)
+    names = {"auditor": str(auditor), "holder": str(holder)}
+    return {
+        "data": "byte n of the data is n mod 251",
+        "digests": [
+            {
+                "nonce": nonce.hex(),
+                **names,
+                "key": secret.hex(),
+                "size": size,
+                "offset": offset,
+                "length": length,
+                "digest": audit.digest(secret, data(size), offset, length).hex(),
+            }
+            for size, offset, length in ranges
+        ],
+        "proofs": {
+            "holder_key": key.private_bytes_raw().hex(),
+            **names,
+            "at": 1_900_000_000,
+            "items": [
+                {
+                    "cid": str(one.cid),
+                    "offset": one.offset,
+                    "length": one.length,
+                    "digest": one.digest.hex(),
+                    "kept": one.is_kept,
+                }
+                for one in items
+            ],
+            "statement": said.statement.hex(),
+            "signature": said.signature.hex(),
+        },
+    }
+
+
 def write(path: Path, value: dict[str, object]) -> None:
     """A line for each entry of a list, so that a change shows as such."""
     parts = []
@@ -90,3 +150,4 @@ def write(path: Path, value: dict[str, object]) -> None:
 
 if __name__ == "__main__":
     write(DIRECTORY / "placement.json", placement())
+    write(DIRECTORY / "audit.json", audits())
