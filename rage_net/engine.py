@@ -39,11 +39,13 @@ from rage_net import home as homes
 from rage_net.acl import Principal, Rules
 from rage_net.acl_ledger import LogRights
 from rage_net.chunk import views
+from rage_net.chunk.bucket import Place
 from rage_net.chunk.documents import Documents, check_words
 from rage_net.chunk.shelf import Hidden, Seen, is_public
 from rage_net.chunk.store import ChunkStore, Quota, open_store
 from rage_net.cid import Cid
 from rage_net.config import Config
+from rage_net.config.network import Store as StoreKeys
 from rage_net.denials import Denials
 from rage_net.env import Env, SystemEnv
 from rage_net.errors import NotFoundError, StorageFullError, UnavailableError, UsageError
@@ -88,6 +90,15 @@ def rules_of(config: Config) -> Rules:
         is_open=False,
         organization=config.network.organization_id,
         enforcement=security.acl_enforcement,
+    )
+
+
+def objects_of(keys: StoreKeys) -> Place | None:
+    """Where chunks lie in an object store; None where they are files."""
+    if keys.uri is None:
+        return None
+    return Place.of(
+        keys.uri, endpoint=keys.endpoint, region=keys.region or None, credentials_file=keys.credentials_file
     )
 
 
@@ -170,7 +181,7 @@ class Engine:
             keys = config.network.store
             quota = Quota(bytes_max=keys.quota, free_bytes_min=keys.reserve)
             opening = functools.partial(open_store, home.root, env=env, quota=quota, directory=keys.path)
-            store = await env.blocking(opening)
+            store = await env.blocking(functools.partial(opening, objects=objects_of(keys), cache_bytes=keys.cache))
             stack.callback(store.close)
             if is_own_env:  # before the store, which its threads use
                 stack.callback(env.close)
@@ -337,7 +348,9 @@ class Engine:
         return self.node_status(await glance.complete(self, status))
 
     async def _room_problems(self) -> list[str]:
-        """That nothing can be put, where no node runs that watches for it."""
+        """That chunks are out of reach; and that nothing can be put, where no node runs that watches for it."""
+        if self.store.bodies.problem:
+            return [self.store.bodies.problem]
         if self.serves:
             return []
         try:

@@ -215,9 +215,7 @@ class Batch:
         if not published:
             return
         with self._store.index.lock, self._store.index.read() as db:
-            for cid in published:
-                if find(db, cid) is None:
-                    self._store.bodies.delete(cid)
+            self._store.bodies.delete_all(cid for cid in published if find(db, cid) is None)
 
 
 def hold(db: Connection, holder: int, cids: list[Cid], organisation: str | None) -> None:

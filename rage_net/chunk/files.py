@@ -1,7 +1,8 @@
 """Stored forms as files: `store/ab/<cid>`, where `ab` is the first byte of the hash in hex.
 
 The seam below `ChunkStore`: a body keeps and gives back bytes at rest by CID, and knows nothing of rows, documents or
-hashes. Its second one is `memory.MemoryBodies`. A file is staged under `store/tmp/`, synced, renamed into its place,
+hashes. The others are `memory.MemoryBodies` and
+`objects.ObjectBodies`. A file is staged under `store/tmp/`, synced, renamed into its place,
 and the directory synced; the row is committed after that, so a row never names bytes that a crash could take.
 Source: design D4; issue 2 "kill -9 at 200 random points".
 """
@@ -62,14 +63,17 @@ class Bodies(Protocol):
     def persist(self, cids: Iterable[Cid]) -> None:
         """Make published bytes durable. Raises FileNotFoundError."""
 
-    def read(self, cid: Cid) -> bytes:
-        """The bytes at rest. Raises FileNotFoundError."""
+    def read(self, cid: Cid, *, at_rest: bool = False) -> bytes:
+        """The bytes; with `at_rest` never from a cache before them. Raises FileNotFoundError."""
 
     def has(self, cid: Cid, size: int) -> bool:
         """Whether `size` bytes are there; not whether they are right."""
 
     def delete(self, cid: Cid) -> bool:
         """Remove; False when it was not there."""
+
+    def delete_all(self, cids: Iterable[Cid]) -> int:
+        """Remove many; how many went."""
 
     def quarantine(self, cid: Cid, stored: bytes | None) -> None:
         """Take rotten bytes away, kept for a look: the file, or `stored` where the bytes were in the index."""
@@ -79,6 +83,16 @@ class Bodies(Protocol):
 
     def sweep(self, limit: int) -> int:
         """Remove up to `limit` staged copies of dead processes; how many went."""
+
+    def is_empty(self) -> bool:
+        """Whether nothing is published."""
+
+    @property
+    def problem(self) -> str:
+        """Why bytes cannot be had at all now; empty when they can."""
+
+    def close(self) -> None:
+        """Let go of connections, where there are some."""
 
 
 class FileBodies:
@@ -167,7 +181,7 @@ class FileBodies:
                 touched.add(self._shard(cid.digest[0]))
             self._sync_directories(touched, map)
 
-    def read(self, cid: Cid) -> bytes:
+    def read(self, cid: Cid, *, at_rest: bool = False) -> bytes:
         """The whole file."""
         with disk("read a chunk", self._root):
             fd = os.open(self._path(cid), os.O_RDONLY | os.O_CLOEXEC)
@@ -199,6 +213,10 @@ class FileBodies:
                 return False
         self._failpoint("deleted")
         return True
+
+    def delete_all(self, cids: Iterable[Cid]) -> int:
+        """Unlink one after another."""
+        return sum(map(self.delete, cids))
 
     def quarantine(self, cid: Cid, stored: bytes | None) -> None:
         """Move to `quarantine/`, or write there; where that fails or is full, just remove."""
@@ -236,6 +254,18 @@ class FileBodies:
                     self.discard(entry.path)
                     gone += 1
         return gone
+
+    def is_empty(self) -> bool:
+        """Looks into every shard until it finds something."""
+        return not any(map(self.shard, range(SHARDS)))
+
+    @property
+    def problem(self) -> str:
+        """What a disk says, calls say."""
+        return ""
+
+    def close(self) -> None:
+        """Nothing is open between calls."""
 
     def _shard(self, number: int) -> str:
         return f"{self._root}/{number:02x}"

@@ -167,7 +167,6 @@ def sweep_shard(store: ChunkStore, number: int) -> int:
     gone = 0
     for start in range(0, len(found), DELETE_BATCH):
         with store.index.lock, store.index.read() as db:  # nothing is published meanwhile: no row means an orphan
-            for cid in found[start : start + DELETE_BATCH]:
-                if find(db, cid) is None:
-                    gone += store.bodies.delete(cid)
+            orphans = [cid for cid in found[start : start + DELETE_BATCH] if find(db, cid) is None]
+            gone += store.bodies.delete_all(orphans)
     return gone

@@ -53,7 +53,7 @@ class MemoryBodies:
         for cid in cids:
             self.read(cid)
 
-    def read(self, cid: Cid) -> bytes:
+    def read(self, cid: Cid, *, at_rest: bool = False) -> bytes:
         """The bytes at rest."""
         try:
             return self._published[cid]
@@ -68,6 +68,10 @@ class MemoryBodies:
         """Forget."""
         return self._published.pop(cid, None) is not None
 
+    def delete_all(self, cids: Iterable[Cid]) -> int:
+        """Forget one after another."""
+        return sum(map(self.delete, cids))
+
     def quarantine(self, cid: Cid, stored: bytes | None) -> None:
         """Set aside."""
         rotten = self._published.pop(cid, None) if stored is None else stored
@@ -81,3 +85,15 @@ class MemoryBodies:
     def sweep(self, limit: int) -> int:
         """No other process stages here."""
         return 0
+
+    def is_empty(self) -> bool:
+        """Whether nothing is published."""
+        return not self._published
+
+    @property
+    def problem(self) -> str:
+        """Memory has none."""
+        return ""
+
+    def close(self) -> None:
+        """Nothing to do."""

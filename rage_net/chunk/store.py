@@ -1,6 +1,7 @@
 """The chunk store: one gate for bytes, addressed by CID.
 
-Rows in the index say what is here; small stored forms lie in the index too, larger ones in a body (files, or memory).
+Rows in the index say what is here; small stored forms lie in the index too, larger ones in a body (files,
+objects, or memory).
 What is put is durable when the call returns; what is put as `cache` is not synced, is evicted first, and is nothing
 that anyone may count on until `promote`. Blocking code: reach it through `env.blocking`. Every method is thread-safe;
 one process owns a store. Not here: documents (documents), what to delete (gc), how files are cut (split, ingest).
@@ -12,6 +13,7 @@ Source: design D3, D4, D9; issue 2, section C.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import Counter
@@ -26,9 +28,10 @@ from blake3 import blake3
 
 from rage_net.chunk.batch import Admitted, Batch, Holder
 from rage_net.chunk.encoding import Data, decode
-from rage_net.chunk.files import SHARDS, Bodies, FileBodies
+from rage_net.chunk.files import Bodies, FileBodies
 from rage_net.chunk.index import Index
 from rage_net.chunk.memory import MemoryBodies
+from rage_net.chunk.ownership import refuse_moved
 from rage_net.chunk.room import Quota
 from rage_net.chunk.stat import CHECKSUM_BYTES, Stat, find
 from rage_net.cid import Cid
@@ -36,6 +39,7 @@ from rage_net.database import Ballast, full
 from rage_net.errors import ConflictError, IntegrityError, NotFoundError, RageError, StorageFullError
 
 if TYPE_CHECKING:
+    from rage_net.chunk.bucket import Place
     from rage_net.env import Env  # which loads asyncio: nothing here needs it
 
 LIST_MAX = 10_000
@@ -126,12 +130,13 @@ class ChunkStore:
             with suppress(IntegrityError, NotFoundError):  # torn or gone within this moment: reading it will tell
                 self.promote(held)
 
-    def get(self, cid: Cid, *, found_by: FoundBy = "read") -> bytes:
-        """The plain bytes, verified. Raises NotFoundError; IntegrityError for rot, which is quarantined by then.
+    def get(self, cid: Cid, *, found_by: FoundBy = "read", at_rest: bool = False) -> bytes:
+        """The plain bytes, verified; with `at_rest` never from a cache before the store's body.
 
-        UnavailableError where the disk does not give them.
+        Raises NotFoundError; IntegrityError for rot, which is quarantined by then; UnavailableError where the disk does
+        not give them, or the body is out of reach.
         """
-        stat, _, stored = self._load(cid)
+        stat, _, stored = self._load(cid, at_rest=at_rest)
         try:
             return _open(stat, stored)
         except (IntegrityError, NotFoundError):
@@ -250,9 +255,7 @@ class ChunkStore:
         with self.index.lock:
             with self._claims_lock:  # until the commit: a put that claims a chunk later sees that it is gone
                 gone = self.index.shrink(change)
-            for stat, in_index in gone:
-                if not in_index:
-                    self.bodies.delete(stat.cid)
+            self.bodies.delete_all(stat.cid for stat, in_index in gone if not in_index)
         return [stat for stat, _ in gone]
 
     def check_room(self, size: int, files: int = 1, *, evict: bool = True) -> None:
@@ -313,8 +316,11 @@ class ChunkStore:
     def close(self) -> None:
         """Close the index. Puts that still run fail."""
         self.index.close()
+        self.bodies.close()
 
-    def _load(self, cid: Cid, db: Connection | None = None) -> tuple[Stat, bytes, bytes | None]:
+    def _load(
+        self, cid: Cid, db: Connection | None = None, *, at_rest: bool = False
+    ) -> tuple[Stat, bytes, bytes | None]:
         """Stat, checksum and stored form; the last is None when its file is missing."""
         query = (
             "SELECT size, chunk.stored, encoding, cached, checksum, body.stored"
@@ -330,7 +336,7 @@ class ChunkStore:
         stored: bytes | None = row[5]
         if stored is None:
             try:
-                stored = self.bodies.read(cid)
+                stored = self.bodies.read(cid, at_rest=at_rest)
             except FileNotFoundError:
                 stored = None
         return Stat(cid, row[0], row[1], row[2], bool(row[3])), row[4], stored
@@ -345,7 +351,7 @@ class ChunkStore:
 
         def change(db: Connection) -> tuple[Stat, bytes] | RageError:
             nonlocal is_told
-            stat, checksum, stored = self._load(cid, db)
+            stat, checksum, stored = self._load(cid, db, at_rest=True)
             try:
                 _open(stat, stored)
                 if stored is None or blake3(stored).digest(length=CHECKSUM_BYTES) != checksum:
@@ -408,29 +414,48 @@ def open_store(
     *,
     quota: Quota | None = None,
     directory: Path | None = None,
+    objects: Place | None = None,
+    cache_bytes: int = 0,
     failpoint: Callable[[str], None] = lambda step: None,
 ) -> ChunkStore:
     """The store of a home: `index.db` in it. Under a second whatever its size: nothing is scanned.
 
     Args: directory: of chunk files; `store/` of the home by default, where the ballast always lies, as it is the index
-        that needs its room.
-    Raises: ConflictError (a newer store), StorageFullError, UnavailableError, IntegrityError (index.db is damaged).
+        that needs its room. objects: where chunks lie instead of in files; `cache_bytes` of them are kept in
+        `directory` too.
+    Raises: ConflictError (a newer store; objects of another home), StorageFullError, UnavailableError, IntegrityError
+        (index.db is damaged), ConfigError (of an object store).
     """
     session = f"{env.random.getrandbits(64):016x}"
-    bodies = FileBodies(directory or home / "store", session, failpoint=failpoint)
-    _refuse_lost_index(home / "index.db", bodies)
-    ballast = Ballast(home / "store" / "ballast")
-    index = Index(home / "index.db", ballast=ballast)
-    ballast.restore()
+    directory = directory or home / "store"
+    with contextlib.ExitStack() as undo:
+        bodies: Bodies
+        claim: Callable[[Index], None] | None = None
+        if objects is None:
+            refuse_moved(home)
+            bodies = FileBodies(directory, session, failpoint=failpoint)
+        else:
+            from rage_net.chunk.objects import open_objects
+
+            bodies, claim = open_objects(home, env, objects, directory, cache_bytes, session, failpoint)
+        undo.callback(bodies.close)
+        _refuse_lost_index(home / "index.db", bodies)
+        ballast = Ballast(home / "store" / "ballast")
+        index = Index(home / "index.db", ballast=ballast)
+        undo.callback(index.close)
+        ballast.restore()
+        if claim is not None:
+            claim(index)
+        undo.pop_all()
     return ChunkStore(index, bodies, env=env, quota=quota or Quota(), session=session, failpoint=failpoint)
 
 
-def _refuse_lost_index(path: Path, bodies: FileBodies) -> None:
-    """Raise when the index is gone and chunk files are not: a new, empty one would make gc delete them all."""
+def _refuse_lost_index(path: Path, bodies: Bodies) -> None:
+    """Raise when the index is gone and chunks are not: a new, empty one would make gc delete them all."""
     log_path = path.with_name(f"{path.name}-wal")
     if any(file.exists() and file.stat().st_size for file in (path, log_path)):
         return
-    if any(bodies.shard(number) for number in range(SHARDS)):
+    if not bodies.is_empty():
         raise IntegrityError(
             f"{path} is missing or empty, and the store holds chunks",
             why="it says what they are and which documents hold them; a new one would let gc delete them",

@@ -57,7 +57,7 @@ def verify(
             continue
         checked += 1
         try:
-            size += len(store.get(cid))
+            size += len(store.get(cid, at_rest=True))
         except NotFoundError as error:
             is_lost = error.id == "chunk-missing"
             if cids is not None and not is_lost and not is_held(store, cid):

@@ -6,6 +6,7 @@ come are typed and checked all the same.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -268,7 +269,15 @@ class Store(Section):
     path: Path = Path("store")
     """Directory of chunk files."""
     uri: str | None = None
-    """Object store instead of the directory, `s3://bucket/prefix`; null uses `path`."""
+    """Object store instead of the directory, `s3://bucket/prefix`, one prefix a home; null uses `path`."""
+    endpoint: Url | None = None
+    """Address of an object store that is not AWS's, such as `https://minio.example.org:9000`."""
+    region: Name = Name("")
+    """Region of the object store; empty takes AWS's own settings, then `us-east-1`."""
+    credentials_file: Path | None = None
+    """Keys for the object store, in the form of AWS's `credentials`, 0600; null takes AWS's variables and files."""
+    cache: Bytes = Bytes(4 << 30)
+    """With an object store: bytes of chunks kept in `path` too, the least recently used go first; 0 keeps none."""
     quota: Bytes | None = None
     """Bytes at rest that all chunks may take; null sets no limit but the disk."""
     reserve: Bytes = Bytes(64 * MIB)
@@ -396,10 +405,7 @@ def check(network: Network) -> Iterator[tuple[str, str, str, bool]]:
         yield f"network.http.{there}", f"{there} is set and {missing} is not", f"set {missing} too", True
     if network.security.tls_key is not None and network.security.tls_cert is None:
         yield "network.security.tls_key", "tls_key is set and tls_cert is not", "set tls_cert too", True
-    if network.store.uri is not None and not network.store.uri.startswith("s3://"):
-        yield "network.store.uri", "s3://bucket/prefix is wanted", "", True
-    elif network.store.uri is not None:
-        yield "network.store.uri", "object stores are not built yet: chunks lie in `path`", "unset uri", False
+    yield from _check_store(network.store)
     yield from _check_issuers(network)
     traffic = [lane.traffic for lane in network.bandwidth.prioritization]
     for name in sorted({name for name in traffic if traffic.count(name) > 1}):
@@ -409,6 +415,27 @@ def check(network: Network) -> Iterator[tuple[str, str, str, bool]]:
             if not is_wire_ready(address):
                 message = f"{address} is not used: its transport is not built yet"
                 yield f"network.libp2p.{key}[{at}]", message, "an address with /tcp/ works", False
+
+
+def _check_store(store: Store) -> Iterator[tuple[str, str, str, bool]]:
+    if store.uri is None:
+        for key in ("endpoint", "region", "credentials_file"):
+            if getattr(store, key):
+                yield f"network.store.{key}", f"{key} is set and uri is not: chunks lie in `path`", "set uri too", False
+        return
+    bucket, _, prefix = store.uri.removeprefix("s3://").partition("/")
+    if not store.uri.startswith("s3://") or not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket):
+        yield "network.store.uri", "s3://bucket/prefix is wanted", "3 to 63 of a-z, 0-9, `.`, `-` are a bucket", True
+    elif not re.fullmatch(r"(?:[A-Za-z0-9._=-]+(?:/[A-Za-z0-9._=-]+)*)?/?", prefix) or len(prefix) > 512:
+        yield "network.store.uri", "a prefix is letters, digits, `.`, `_`, `-`, `=` and `/`", "s3://bucket/rage", True
+    if store.endpoint is not None and store.endpoint.startswith("http://") and not _is_loopback(store.endpoint):
+        message = "http:// shows every chunk to whoever is on the way"
+        yield "network.store.endpoint", message, "https://, or a tunnel", False
+
+
+def _is_loopback(url: str) -> bool:
+    host = url.removeprefix("http://")
+    return host.startswith(("127.", "localhost", "[::1]"))
 
 
 def _check_issuers(network: Network) -> Iterator[tuple[str, str, str, bool]]:

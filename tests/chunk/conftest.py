@@ -1,4 +1,4 @@
-"""A world with a clock of its own, and a store over each of the two bodies."""
+"""A world with a clock of its own, and a store over each of the three bodies."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import object_store
 import pytest
 
+from rage_net.chunk.bucket import Place
 from rage_net.chunk.documents import Document, Documents
 from rage_net.chunk.store import ChunkStore, Quota, memory_store, open_store
 from rage_net.cid import Cid
@@ -36,15 +38,35 @@ def world(rng: random.Random) -> World:
     return World(rng)
 
 
-@pytest.fixture(params=["files", "memory"])
+@pytest.fixture(scope="session")
+def object_server() -> Iterator[str]:
+    with object_store.serving() as url:
+        yield url
+
+
+@pytest.fixture
+def object_place(object_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Place:
+    """A bucket of its own, and credentials in the environment and nowhere else."""
+    for name, text in object_store.KEYS.items():
+        monkeypatch.setenv(name, text)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    return Place(object_store.make_bucket(object_server), "some/prefix", endpoint=object_server)
+
+
+@pytest.fixture(params=["files", "memory", "objects"])
 def make_store(request: pytest.FixtureRequest, world: World, tmp_path: Path) -> Iterator[Callable[[Quota], ChunkStore]]:
-    """Opens a store; one with files finds again what it held before."""
+    """Opens a store; one with files or objects finds again what it held before."""
     opened: list[ChunkStore] = []
 
     def make(quota: Quota = ROOMY) -> ChunkStore:
-        store = (
-            open_store(tmp_path, world, quota=quota) if request.param == "files" else memory_store(world, quota=quota)
-        )
+        if request.param == "memory":
+            store = memory_store(world, quota=quota)
+        elif request.param == "files":
+            store = open_store(tmp_path, world, quota=quota)
+        else:
+            place = request.getfixturevalue("object_place")
+            store = open_store(tmp_path, world, quota=quota, objects=place, cache_bytes=300_000)
         opened.append(store)
         return store
 

@@ -1,0 +1,469 @@
+"""Calls to an S3-compatible object store, each with a deadline, and what their failures mean.
+
+One client for all threads. Retries are counted here and nowhere else: botocore makes one attempt. What a server says
+is sorted by what the caller does next: try again later (UnavailableError), or mend the configuration (ConfigError; also
+for 403: "denied" is a word about rights on documents, and must not come out of a store). Credentials are read anew when
+they are refused, so that files that are rotated need no restart. Not here: chunks and the cache (objects, disk_cache).
+Source: design D9, D10; issue 5, section G; the S3 API reference, "Error responses" and "Conditional writes".
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+
+from rage_net.durable import SECRET
+from rage_net.errors import AccessDeniedError, ConfigError, RageError, StorageFullError, UnavailableError
+
+if TYPE_CHECKING:
+    from rage_net.env import Env
+
+T = TypeVar("T")
+
+CONNECT_S = 10.0
+"""For a connection, and for sending a body over a new one: 4 MiB at 400 kB/s."""
+READ_S = 15.0
+"""For the next bytes of an answer."""
+DEADLINE_S = 30.0
+"""After this no further attempt begins: threads that wait are few, and the store's other work needs them."""
+BODY_S_MAX = 60.0
+"""For a whole body: a server that drips must not hold a thread for good."""
+ATTEMPTS = 4
+BACKOFF_S, BACKOFF_S_MAX = 0.2, 3.0
+"""Before the second attempt; doubled each time, and scattered by half, so that threads do not come back together."""
+REST_S = 5.0
+"""How long nothing is sent after all attempts failed; what is asked meanwhile fails at once. Then one attempt tells."""
+RELOAD_S = 10.0
+"""Between two readings of credentials that were refused."""
+CONNECTIONS = 16
+"""Kept open: blocking threads, those of puts, and those that delete."""
+PAGE_KEYS = 1000
+"""In one page of a listing: what S3 gives at most."""
+SAID_CHARS_MAX = 200
+"""Of a server's own words, in an error."""
+
+BUSY = frozenset(
+    {
+        *("SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "Throttling", "ThrottlingException"),
+        *("TooManyRequests", "RequestLimitExceeded", "OperationAborted", "ConditionalRequestConflict"),
+    }
+)
+"""Codes that pass by themselves, whatever their status."""
+REFUSED = frozenset(
+    {
+        *("AccessDenied", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidClientTokenId"),
+        *("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken", "401", "403"),
+    }
+)
+"""Codes about who asks."""
+FULL = frozenset(["XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "507"])
+
+Outcome = Literal["missing", "there", "busy", "broken", "refused", "unsupported", "full", "setup"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where objects lie, as the configuration has it. `credentials_file` None leaves it to the environment and AWS."""
+
+    bucket: str
+    prefix: str = ""
+    endpoint: str | None = None
+    region: str | None = None
+    credentials_file: Path | None = None
+
+    @classmethod
+    def of(cls, uri: str, *, endpoint: str | None, region: str | None, credentials_file: Path | None) -> Place:
+        """The place of `s3://bucket/prefix`, which the configuration has checked."""
+        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        return cls(bucket, prefix.strip("/"), endpoint, region, credentials_file)
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+
+
+class Found(NamedTuple):
+    """An object: its bytes, and the checksum that was given when it was written; empty where there was none."""
+
+    data: bytes
+    checksum: str
+
+
+class Bucket:
+    """The objects under one prefix of one bucket, by keys below that prefix. Thread-safe."""
+
+    def __init__(
+        self, place: Place, env: Env, *, attempts: int = ATTEMPTS, pause: Callable[[float], object] = time.sleep
+    ) -> None:
+        """Load the library and the credentials; nothing is sent. Raises ConfigError, AccessDeniedError."""
+        self.place = place
+        self._prefix = f"{place.prefix}/" if place.prefix else ""
+        self._env = env
+        self._attempts = attempts
+        self._pause = pause
+        self._lock = threading.Lock()
+        self._generation = 0
+        self._reloaded_at = float("-inf")
+        self._rests_until = float("-inf")
+        self._failure: UnavailableError | None = None
+        self._is_conditional = True
+        for name in ("boto3", "botocore", "urllib3"):  # at their lower levels they write requests, signatures and all
+            logging.getLogger(name).setLevel(logging.WARNING)
+        self._client = self._connect()
+
+    @property
+    def problem(self) -> str:
+        """Why the last call failed when all attempts did; empty while calls succeed."""
+        failure = self._failure
+        return "" if failure is None else f"{failure.message}: {failure.why}"
+
+    def get(self, key: str, bytes_max: int) -> Found:
+        """A whole object. One that is longer than `bytes_max` is given as no bytes. Raises FileNotFoundError.
+
+        Bytes that end early are asked for again, and are never given.
+        """
+
+        def call(client: Any) -> Found:
+            answer = client.get_object(Bucket=self.place.bucket, Key=self._prefix + key)
+            size, checksum = int(answer["ContentLength"]), str(answer["Metadata"].get("blake3", ""))
+            with answer["Body"] as body:
+                return Found(self._read_body(body, size) if size <= bytes_max else b"", checksum)
+
+        return self._ask(f"read {key}", call)
+
+    def head(self, key: str) -> tuple[int, str] | None:
+        """Size and checksum of an object; None when it is not there."""
+        try:
+            answer = self._ask(
+                f"look at {key}",
+                lambda client: client.head_object(Bucket=self.place.bucket, Key=self._prefix + key),
+            )
+        except FileNotFoundError:
+            return None
+        return int(answer["ContentLength"]), str(answer["Metadata"].get("blake3", ""))
+
+    def put(self, key: str, data: bytes, checksum: str, *, replace: bool) -> bool:
+        """Write an object, durable when it returns; without `replace` False when one is there already.
+
+        A server that knows no conditional writes replaces it all the same.
+        """
+
+        def call(client: Any) -> bool:
+            condition = {} if replace or not self._is_conditional else {"IfNoneMatch": "*"}
+            client.put_object(
+                Bucket=self.place.bucket,
+                Key=self._prefix + key,
+                Body=data,
+                Metadata={"blake3": checksum},
+                ContentType="application/octet-stream",
+                **condition,
+            )
+            return True
+
+        try:
+            return self._ask(f"write {key}", call)
+        except FileExistsError:
+            return False
+
+    def copy(self, key: str, to: str) -> None:
+        """Copy an object within the prefix, by the server. Raises FileNotFoundError."""
+        source = {"Bucket": self.place.bucket, "Key": self._prefix + key}
+        self._ask(
+            f"copy {key}",
+            lambda client: client.copy_object(Bucket=self.place.bucket, Key=self._prefix + to, CopySource=source),
+        )
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+        self._ask(
+            f"delete {key}",
+            lambda client: client.delete_object(Bucket=self.place.bucket, Key=self._prefix + key),
+        )
+
+    def page(self, prefix: str, after: str = "", keys_max: int = PAGE_KEYS) -> tuple[list[str], bool]:
+        """Up to `keys_max` keys that begin with `prefix`, in order, from behind `after`; and whether more follow."""
+        behind = {"StartAfter": self._prefix + after} if after else {}
+        answer = self._ask(
+            f"list {prefix}",
+            lambda client: client.list_objects_v2(
+                Bucket=self.place.bucket, Prefix=self._prefix + prefix, MaxKeys=keys_max, **behind
+            ),
+        )
+        found = [str(entry["Key"])[len(self._prefix) :] for entry in answer.get("Contents", ())]
+        return found, bool(answer.get("IsTruncated")) and bool(found)
+
+    def list(self, prefix: str, pages_max: int) -> Iterator[str]:
+        """Keys that begin with `prefix`, in order, of at most `pages_max` pages."""
+        after = ""
+        for _ in range(pages_max):
+            found, has_more = self.page(prefix, after)
+            yield from found
+            if not has_more:
+                return
+            after = found[-1]
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    # --- one call ---
+
+    def _ask(self, doing: str, call: Callable[[Any], T]) -> T:
+        """Make a call, again where that may help. FileNotFoundError and FileExistsError are answers, not failures."""
+        began = self._env.monotonic()
+        failure = self._failure
+        if failure is not None and began < self._rests_until:
+            raise UnavailableError(failure.message, why=failure.why, mend=failure.mend, id=failure.id)
+        attempts = self._attempts if failure is None else 1
+        attempt = 0
+        while True:
+            attempt += 1
+            generation = self._generation
+            try:
+                answer = call(self._client)
+            except Exception as error:
+                outcome, code = classify(error)
+                if outcome in ("missing", "there"):
+                    self._failure = None
+                    raise (FileNotFoundError if outcome == "missing" else FileExistsError)(doing) from None
+                if outcome == "unsupported" and self._is_conditional:
+                    log.info("%s knows no conditional writes: objects are written without", self.place)
+                    self._is_conditional = False
+                    continue
+                if outcome == "refused" and self._reload(generation):
+                    continue
+                mapped = self._explain(doing, outcome, code, error)
+                if not isinstance(mapped, UnavailableError):
+                    raise mapped from error
+                delay = min(BACKOFF_S_MAX, BACKOFF_S * 2 ** (attempt - 1)) * (0.5 + self._env.random.random())
+                if attempt >= attempts or self._env.monotonic() + delay - began > DEADLINE_S:
+                    if outcome == "busy":  # a body that breaks off may be that one object's fault
+                        self._failure, self._rests_until = mapped, self._env.monotonic() + REST_S
+                    raise mapped from error
+                self._pause(delay)
+            else:
+                self._failure = None
+                return answer
+
+    def _read_body(self, body: Any, size: int) -> bytes:
+        """`size` bytes, within BODY_S_MAX."""
+        began = self._env.monotonic()
+        parts, left = [], size
+        while left:
+            part = body.read(left if left < 256 * 1024 else 256 * 1024)
+            if not part:
+                raise BrokenOff(f"{size - left} of {size} bytes came")
+            parts.append(part)
+            left -= len(part)
+            if left and self._env.monotonic() - began > BODY_S_MAX:
+                raise BrokenOff(f"{size - left} of {size} bytes came in {BODY_S_MAX:.0f} s")
+        return b"".join(parts)
+
+    def _reload(self, generation: int) -> bool:
+        """Read the credentials again after a refusal; False when that was tried a moment ago."""
+        with self._lock:
+            if self._generation != generation:
+                return True
+            now = self._env.monotonic()
+            if now - self._reloaded_at < RELOAD_S:
+                return False
+            self._reloaded_at = now
+            try:
+                client = self._connect()
+            except RageError as error:
+                log.warning("the credentials of %s cannot be read again: %s", self.place, error)
+                return False
+            self._client = client  # the old one is left to the threads that are using it
+            self._generation += 1
+            return True
+
+    def _connect(self) -> Any:
+        import boto3
+        import botocore.session
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
+
+        place = self.place
+        style = "path" if place.endpoint else "auto"
+        try:
+            core = botocore.session.get_session()
+            core.register_component("data_loader", _loader())
+            if place.credentials_file is not None:
+                core.set_credentials(**read_credentials(place.credentials_file))
+            return boto3.session.Session(botocore_session=core).client(
+                "s3",
+                endpoint_url=place.endpoint,
+                region_name=place.region or core.get_config_variable("region") or "us-east-1",
+                config=Config(
+                    connect_timeout=CONNECT_S,
+                    read_timeout=READ_S,
+                    retries={"total_max_attempts": 1},
+                    max_pool_connections=CONNECTIONS,
+                    # Servers that are not AWS know no trailing checksums; a signed payload is checked by all of them.
+                    request_checksum_calculation="when_required",
+                    response_checksum_validation="when_required",
+                    s3={"addressing_style": style, "payload_signing_enabled": True},
+                ),
+            )
+        except (BotoCoreError, ValueError) as error:
+            raise self._explain("open the object store", "setup", type(error).__name__, error) from error
+
+    def _explain(self, doing: str, outcome: Outcome, code: str, error: Exception) -> RageError:
+        message, said = f"cannot {doing} in {self.place}", said_by(error)
+        where = self.place.endpoint or "AWS"
+        match outcome:
+            case "busy" | "broken" | "missing" | "there":
+                why = f"{where} says {said}" if outcome != "broken" else f"the answer of {where} broke off: {said}"
+                mend = ("rage doctor --only disk", *((f"curl -i {where}",) if self.place.endpoint else ()))
+                return UnavailableError(message, why=why, mend=mend, id="objects-unavailable")
+            case "full":
+                mend = ("give the bucket more room", "rage chunk gc")
+                return StorageFullError(message, why=f"{where} says {said}", mend=mend)
+            case "refused":
+                return ConfigError(
+                    message, why=f"{where} says {said}", mend=_mends(code, self.place), id="objects-refused"
+                )
+            case _:
+                return ConfigError(
+                    message, why=f"{where} says {said}", mend=_mends(code, self.place), id="objects-setup"
+                )
+
+
+@functools.cache
+def _loader() -> Any:
+    """What reads botocore's descriptions of services, which takes longer than all else of making a client: once."""
+    import botocore.loaders
+
+    return botocore.loaders.create_loader()
+
+
+class BrokenOff(Exception):
+    """Fewer bytes came than were announced."""
+
+
+def read_credentials(path: Path) -> Mapping[str, str | None]:
+    """Keys from a file in the form of AWS's `credentials`: of its section `default`, or that of AWS_PROFILE.
+
+    Raises AccessDeniedError where others can read it; ConfigError.
+    """
+    import os
+
+    from botocore.credentials import SharedCredentialProvider
+    from botocore.exceptions import BotoCoreError
+
+    key = "network.store.credentials_file"
+    try:
+        mode = path.stat().st_mode
+        if mode & 0o077:
+            raise AccessDeniedError(
+                f"others can read {path}",
+                why=f"its mode is {mode & 0o7777:04o}; whoever reads it can delete every chunk",
+                mend=(f"chmod {SECRET:o} {path}",),
+                id="key-exposed",
+            )
+        profile = os.environ.get("AWS_PROFILE", "default")
+        found = SharedCredentialProvider(str(path), profile).load()
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read",
+            why=(error.strerror or "unknown").lower(),
+            mend=(f"see {key}",),
+            id="objects-setup",
+        ) from error
+    except BotoCoreError as error:
+        raise ConfigError(
+            f"{path} holds no keys", why=said_by(error), mend=(f"see {key}",), id="objects-setup"
+        ) from error
+    if found is None:
+        raise ConfigError(
+            f"{path} holds no keys",
+            why=f"a section [{profile}] with aws_access_key_id and aws_secret_access_key is wanted",
+            mend=(f"see {key}",),
+            id="objects-setup",
+        )
+    return {"access_key": found.access_key, "secret_key": found.secret_key, "token": found.token}
+
+
+def classify(error: Exception) -> tuple[Outcome, str]:
+    """What a failure means for the caller, and its code. What is none of the library's passes through as it is."""
+    from botocore import exceptions as core
+    from botocore.parsers import ResponseParserError
+    from urllib3.exceptions import HTTPError
+
+    if isinstance(error, core.ClientError):
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        return _sort(code, status, error.operation_name), code
+    broken = (
+        BrokenOff,
+        core.IncompleteReadError,
+        core.ResponseStreamingError,
+        HTTPError,
+        ConnectionError,
+        TimeoutError,
+    )
+    if isinstance(error, broken):
+        return "broken", "BrokenOff"
+    transient = (core.HTTPClientError, core.CredentialRetrievalError, core.MetadataRetrievalError, ResponseParserError)
+    if isinstance(error, transient):
+        return "busy", type(error).__name__
+    if isinstance(error, core.NoCredentialsError | core.PartialCredentialsError | core.ProfileNotFound):
+        return "refused", type(error).__name__
+    if isinstance(error, core.BotoCoreError | OSError):  # an OSError is no answer: least of all that a file is missing
+        return "setup", type(error).__name__
+    raise error
+
+
+def _sort(code: str, status: int, operation: str) -> Outcome:
+    if code == "NoSuchKey" or (code == "404" and operation == "HeadObject"):
+        return "missing"
+    if status == 412:
+        return "there"
+    if code in FULL or status == 507:
+        return "full"
+    if code in BUSY or status == 429:
+        return "busy"
+    if code in REFUSED or status in (401, 403):
+        return "refused"
+    if status == 501 and operation == "PutObject":
+        return "unsupported"
+    return "busy" if status >= 500 else "setup"
+
+
+def _mends(code: str, place: Place) -> tuple[str, ...]:
+    match code:
+        case "NoSuchBucket":
+            return (f"aws s3 mb s3://{place.bucket}", "see network.store.uri and network.store.endpoint")
+        case "RequestTimeTooSkewed":
+            return ("date -u", "timedatectl set-ntp true")
+        case "AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException" | "301":
+            return ("see network.store.region",)
+        case "NoCredentialsError" | "PartialCredentialsError" | "ProfileNotFound":
+            return ("set network.store.credentials_file, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",)
+        case _ if code in REFUSED:
+            return (
+                "renew the keys in network.store.credentials_file, the environment or ~/.aws/credentials",
+                f"the keys need Get, Put and Delete on {place}/* and ListBucket on its bucket",
+            )
+        case _:
+            return ("see network.store.uri and network.store.endpoint", "rage config check")
+
+
+def said_by(error: Exception) -> str:
+    """A failure in the words of the server or of the library: one line, printable, not long."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict) and "Error" in response:
+        found = response["Error"]
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", "")
+        text = f"{status} {found.get('Code', '')}: {found.get('Message', '')}"
+    else:
+        text = str(error) or type(error).__name__
+    line = "".join(char if char.isprintable() else " " for char in text)
+    return line if len(line) <= SAID_CHARS_MAX else f"{line[:SAID_CHARS_MAX]}…"
