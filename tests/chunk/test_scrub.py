@@ -240,7 +240,7 @@ class TestGoingOn:
         for _ in range(10):
             clocks.time += DAY_S
             catch_up(it)
-        assert 10 < len(seen) < 50
+        assert 0 < len(seen) < 50
         clocks.time += jump_s
         catch_up(it)
         days = 0
