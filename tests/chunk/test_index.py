@@ -138,7 +138,8 @@ def test_the_questions_asked_of_a_large_store_use_an_index(tmp_path: Path, world
     with store.index.read() as db:
         for question in questions:
             plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {question}", (b"x",)).fetchall()]
-            assert all("SEARCH" in step or "USING" in step for step in plan), (question, plan)
+            looks = [step for step in plan if "SCALAR SUBQUERY" not in step]
+            assert all("SEARCH" in step or "USING" in step for step in looks), (question, plan)
             assert not any("TEMP B-TREE" in step for step in plan), (question, plan)
     store.close()
 
