@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
+from rage_lab.sim.node import Node
+from rage_lab.sim.world import World, play
 from rage_net import upkeep
 from rage_net.chunk import replicas
 from rage_net.cid import Cid
 from rage_net.errors import IntegrityError, NotFoundError
 from rage_net.lifetime import running
 from rage_net.verbs.node import ShowStatus
-from tests.sim.node import Node
-from tests.sim.world import World, play
 
 SETTLE_S = 20.0
 
