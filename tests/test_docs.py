@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "reference.md").read_text("utf-8")
 PROSE = [
     ROOT / "README.md",
-    *(ROOT / "docs" / name for name in ("operators.md", "FEDERATION_GUIDE.md", "SECURITY_ACL.md")),
+    *(ROOT / "docs" / name for name in ("operators.md", "FEDERATION_GUIDE.md", "REPLICATION.md", "SECURITY_ACL.md")),
 ]
 COMMANDS = {" ".join(words): (command, context) for words, command, context in reference.commands(root(), ("rage",))}
 

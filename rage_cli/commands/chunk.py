@@ -58,9 +58,8 @@ PUT = (
     Column("chunks", lambda it: it.total_chunks, "count"),
     Column("new chunks", lambda it: it.new_chunks, "count"),
     Column("doc id", lambda it: it.doc_id),
-    Column("proved by", lambda it: it.replicas),
-    Column("wanted", lambda it: it.wanted or None, "count"),
 )
+PROVED = (Column("proved by", lambda it: it.replicas), Column("wanted", lambda it: it.wanted, "count"))
 GET = (
     Column("root", lambda it: it.root),
     Column("size", lambda it: it.size, "size"),
@@ -127,7 +126,7 @@ def put(
             wait_s=_proof_time() if wait else 0.0,
         )
         result = run(verb, source=source, label=name or source.name)
-    render(result, PUT, identifier=lambda it: it.root)
+    render(result, (*PUT, *PROVED) if wait else PUT, identifier=lambda it: it.root)
 
 
 @app.command()

@@ -69,7 +69,7 @@ def pattern(line: str, known: dict[str, str]) -> str:
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """An environment with `rage` of this checkout and a home of its own; a node left running is stopped."""
+    """An environment with `rage` of this checkout and a home of its own; nodes left running are stopped."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "work").mkdir()
     program = tmp_path / "bin" / "rage"
@@ -79,7 +79,9 @@ def shell(tmp_path: Path) -> Iterator[dict[str, str]]:
     env = {**kept, "RAGE_HOME": str(tmp_path / "home"), "PATH": f"{program.parent}:{os.environ['PATH']}", "LC_ALL": "C"}
     env |= {"PWD": str(tmp_path / "work")}
     yield env
-    subprocess.run([program, "node", "stop"], env=env, capture_output=True, timeout=TIMEOUT_S, check=False)
+    for key in tmp_path.rglob("identity.key"):
+        words = [program, "--home", key.parent, "node", "stop"]
+        subprocess.run(words, env=env, capture_output=True, timeout=TIMEOUT_S, check=False)
 
 
 @pytest.mark.parametrize("path", sorted(HERE.glob("*.txt")), ids=lambda path: path.stem)
