@@ -51,6 +51,8 @@ class Stage:
     clock_node: LabNode | None = None
     expected_down: set[str] = field(default_factory=set)
     """Names of nodes that the nemesis has ended."""
+    spared: frozenset[str] = frozenset()
+    """Names of nodes that are no victims."""
     notes: list[str] = field(default_factory=list)
     """What was done, in order, for whoever looks."""
 
@@ -60,8 +62,8 @@ class Stage:
 
     def victim(self, *, is_up: bool = True) -> LabNode:
         """A node that is there, and is neither paused nor ended."""
-        nodes = [node for node in self.cluster.left if node.is_up == is_up and not node.is_paused]
-        return self.rng.choice(nodes or self.cluster.left)
+        left = [node for node in self.cluster.left if node.name not in self.spared]
+        return self.rng.choice([node for node in left if node.is_up == is_up and not node.is_paused] or left)
 
     def some(self) -> list[LabNode]:
         """A minority of the nodes."""
