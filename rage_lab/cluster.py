@@ -67,6 +67,7 @@ REPLICATION = """\
 replication:
   version: 1
   default_factor: {factor}
+  grace: 8s
 """
 FACTOR = 3
 

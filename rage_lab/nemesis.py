@@ -19,7 +19,6 @@ from rage_lab.checker import Down, Harm, History
 from rage_lab.clocks import Clock
 from rage_lab.cluster import Cluster, LabNode
 from rage_lab.disks import SmallDisk
-from rage_lab.workload import waits
 from rage_net.errors import RageError
 from rage_net.verbs.replication import DrainNode, ReplaceNode
 
@@ -299,14 +298,10 @@ def _destroy(stage: Stage) -> Iterator[None]:
     stage.cluster.destroy(node)
     yield
     by = stage.victim()
-    if stage.rng.random() < REPLACED and waits():
+    if stage.rng.random() < REPLACED:
         with contextlib.suppress(RageError):
             by.run(ReplaceNode(node.peer_id, lost=True))
             stage.note(f"{by.name} is told that {node.name} is lost")
-
-
-def _lacks_replication(has_namespaces: bool) -> str:
-    return "" if waits() else "needs replication"
 
 
 FAULTS: dict[str, Fault] = {
@@ -323,8 +318,8 @@ FAULTS: dict[str, Fault] = {
         Fault("slow-disk", "writing to a node's disk stands still in bursts", _slow_disk, needs="disk"),
         Fault("bit-flip", "bits of chunk files rot", _bit_flip),
         Fault("add", "a node joins", _add, is_once=True),
-        Fault("drain", "a node gives away what it holds", _drain, _lacks_replication, is_once=True),
-        Fault("destroy", "a node and its disk are gone for good", _destroy, _lacks_replication, is_once=True),
+        Fault("drain", "a node gives away what it holds", _drain, is_once=True),
+        Fault("destroy", "a node and its disk are gone for good", _destroy, is_once=True),
     )
 }
 

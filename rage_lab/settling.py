@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from rage_lab.checker import History, Settled, excused_keys
 from rage_lab.cluster import Cluster, LabNode
-from rage_lab.workload import Workload, waits
+from rage_lab.workload import Workload
 from rage_net.errors import RageError
 from rage_net.verbs.replication import AuditReplication, AuditResult
 from rage_net.verbs.sync import ShowSync
@@ -36,13 +36,13 @@ def settle(
     while True:
         epochs = {node.name: _epoch(node) for node in cluster.left}
         agree = len(set(epochs.values())) == 1 and "" not in epochs.values()
-        if agree and waits():
+        if agree:
             short = _short(cluster, history, work)
         seconds = time.monotonic() - began
         if agree and not short:
             break
         if seconds >= within_s:
-            if not agree and waits():
+            if not agree:
                 short = _short(cluster, history, work)
             break
         tell(f"{len(set(epochs.values()))} states of the log, {len(short)} documents short of copies")

@@ -6,12 +6,10 @@ seed; what a node answers is not.
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from rage_lab.checker import Get, History, Outcome, Peek, Put, Remove, digest_of
 from rage_lab.cluster import Cluster, LabNode
@@ -23,6 +21,7 @@ SIZE = (2_000, 80_000)
 PUT_EVERY_S = 0.5
 GET_EVERY_S = 0.25
 PEEK_EVERY_S = 0.5
+PUT_WAIT_S = 10.0
 PUT_S, GET_S, PEEK_S = 12.0, 6.0, 4.0
 WAIT = 2
 """Copies that a put waits for, of three."""
@@ -58,15 +57,9 @@ class Into:
         self.data += data
 
 
-def waits() -> bool:
-    """Whether this rage has `put --wait N`."""
-    return "wait" in {field.name for field in dataclasses.fields(PutChunk)}
-
-
 def put_verb(key: str, size: int, wait: int) -> PutChunk:
-    """A put that returns when `wait` nodes have proved that they have it; where there is no such thing, at once."""
-    more: dict[str, Any] = {"wait": wait} if waits() else {}
-    return PutChunk(name=key, visibility="org", size=size, **more)
+    """A put that is answered when `wait` nodes have proved that they hold it."""
+    return PutChunk(name=key, visibility="org", size=size, wait=wait, wait_s=PUT_WAIT_S)
 
 
 class Workload:
@@ -85,7 +78,7 @@ class Workload:
     ) -> None:
         self.cluster = cluster
         self.history = history
-        self.wait = wait if waits() else 1
+        self.wait = wait
         self.docs: dict[str, str] = {}
         """Document id -> key, of what was acknowledged."""
         self.cids: dict[str, str] = {}
