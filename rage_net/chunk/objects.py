@@ -27,7 +27,7 @@ from blake3 import blake3
 from rage_net.chunk.bucket import Bucket, Place
 from rage_net.chunk.disk_cache import DiskCache
 from rage_net.chunk.encoding import Data
-from rage_net.chunk.files import QUARANTINE_FILES_MAX, SHARDS, Spread
+from rage_net.chunk.files import FREE_BYTES_UNKNOWN, QUARANTINE_FILES_MAX, SHARDS, Spread
 from rage_net.chunk.ownership import Ownership
 from rage_net.chunk.room import Quota
 from rage_net.cid import BLOCK_BYTES_MAX, Cid, CidError
@@ -74,6 +74,10 @@ class ObjectBodies:
     def check_room(self, size: int, files: int, quota: Quota) -> None:
         """A bucket has no end that could be asked for; the local cache makes way for the index."""
         self.cache.give_way(quota.free_bytes_min)
+
+    def free_bytes(self) -> int:
+        """Nobody knows: an object store has no end, but the quota."""
+        return FREE_BYTES_UNKNOWN
 
     def stage(self, cid: Cid, stored: Data) -> str:
         """Write the object; it is durable when this returns. One that is there with these bytes is left as it is."""
