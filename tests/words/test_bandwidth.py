@@ -72,7 +72,7 @@ def slack(bandwidth: Bandwidth, rate: float) -> float:
     return 2 * max(2 * bandwidth.piece, rate * BURST_S) + 4 * bandwidth.piece
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(RATES.filter(lambda rate: rate < 1e8), LANES, DEMANDS, st.integers(0, 1 << 32))
 def test_the_rate_holds_and_is_used_whatever_the_lanes(
     rate: float, lanes: tuple[Lane, ...], demands: Demands, seed: int
@@ -88,7 +88,7 @@ def test_the_rate_holds_and_is_used_whatever_the_lanes(
     assert run.longest_wait_s <= 3 * bandwidth.piece / rate + 0.002
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(RATES.filter(lambda rate: rate < 1e8), LANES, DEMANDS, st.integers(0, 1 << 32))
 def test_each_lane_that_wants_gets_what_those_before_it_leave_up_to_its_share_and_never_less_than_the_floor(
     rate: float, lanes: tuple[Lane, ...], demands: Demands, seed: int
