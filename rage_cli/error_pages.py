@@ -230,7 +230,7 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "No contradiction has this id: it is resolved, or another fact joined it and gave it a new one.",
         "rage sync conflicts --all",
     ),
-    "copies-awaited": (
+    "copies-not-proved": (
         DeadlineError,
         "A put is stored, and fewer nodes than `--wait` wanted have proved in time that they hold it.",
         "rage replication audit --doc ROOT --prove; do not put it again",
@@ -387,7 +387,7 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
     "node-gone": (UnavailableError, "The node went away before it had answered.", "rage node status; its log says why"),
     "node-not-found": (
         NotFoundError,
-        "Placement knows no node by this id, or several that begin so.",
+        "Placement knows no node whose id this is, begins or ends so, or several.",
         "rage replication status --nodes",
     ),
     "node-unreachable": (UnavailableError, "No node runs for this home.", "rage node start --detach"),

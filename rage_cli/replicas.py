@@ -48,7 +48,7 @@ NODE = (
     Column("lag", lambda it: it.lag_s or None, "seconds"),
     Column("chunks", lambda it: it.chunks, "count"),
     Column("size", lambda it: it.bytes, "size"),
-    Column("free", lambda it: it.free_bytes, "size"),
+    Column("free", lambda it: it.free_bytes if it.free_bytes or it.is_full else None, "size"),
     Column("zone", lambda it: it.zone, wide=True),
     Column("weight", lambda it: it.weight, "count", wide=True),
     Column("organization", lambda it: it.organization, wide=True),
@@ -110,7 +110,7 @@ MATCH = (
     Column("document", lambda it: it.doc_id),
     Column("cid", lambda it: it.cid),
     Column("uses a day", lambda it: round(it.per_day, 1) if it.doc_id else None),
-    Column("holders", lambda it: [f"{row.peer_id} {row.possession}" for row in it.holders]),
+    Column("holders", lambda it: [_holder_in_words(row) for row in it.holders]),
 )
 CONSIDERED = (
     Column("considered", lambda it: it.name),
@@ -225,9 +225,11 @@ def copies(count: int) -> str:
 
 
 def amount(plan: verbs.Plan) -> str:
-    """`412 copies, 1.2 GiB, in about 3m 20s`."""
+    """`412 copies, 1.2 GiB, in about 3m 20s`; and how many are dropped."""
     about = f", in about {format_duration(plan.seconds)}" if plan.seconds else ""
-    return f"{copies(plan.copies)}, {format_size(plan.bytes)}{about}"
+    dropped = sum(not move.to_peer for move in plan.moves)
+    drops = f", and drop {copies(dropped)}" if dropped else ""
+    return f"{copies(plan.copies)}, {format_size(plan.bytes)}{about}{drops}"
 
 
 def plan_in_words(plan: verbs.Plan) -> Iterator[str]:
@@ -271,3 +273,7 @@ def _by_state(nodes: Iterable[verbs.NodeRow]) -> list[str]:
 
 def _holder(row: verbs.HolderRow) -> str:
     return f"{row.peer_id[-TAIL:]} {row.possession}"
+
+
+def _holder_in_words(row: verbs.HolderRow) -> str:
+    return row.peer_id if row.possession == "unknown" else f"{row.peer_id} {row.possession}"

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from rage_net.errors import (
     AccessDeniedError,
     ConfigError,
-    ConflictError,
-    DeadlineError,
     FindingsError,
     NotFoundError,
     RageError,
@@ -198,74 +196,4 @@ def untrusted_log(organization: str) -> RageError:
         why="trust in it does not open sync",
         mend=[f"rage trust add {organization[:80]} --ca FILE --scope sync", "rage trust list"],
         id="untrusted-log",
-    )
-
-
-def replication_off(why: str) -> RageError:
-    """Replication is switched off here. `why` names the key."""
-    return UnavailableError(
-        "this node takes no part in replication",
-        why=why,
-        mend=["rage config show replication --origin", "rage config show network.replication --origin"],
-        id="replication-off",
-    )
-
-
-def replication_short(wanted: int, nodes: int) -> RageError:
-    """More copies are wanted than there are nodes that could hold one each."""
-    return UnavailableError(
-        f"{wanted} copies are wanted, and {nodes} nodes may hold one",
-        why="a node holds one copy at most; those that are drained, lost or full hold none",
-        mend=["rage replication status --nodes", "rage replication policy list"],
-        id="replication-short",
-    )
-
-
-def policy_not_found(name: str, names: Sequence[str]) -> RageError:
-    """No policy is called so. Args: names: those that there are."""
-    return NotFoundError(
-        f"no replication policy is called {name[:64]!r}",
-        why=f"there are {', '.join(names)}" if names else "",
-        mend=["rage replication policy list"],
-        id="policy-not-found",
-    )
-
-
-def node_not_found(text: str, found: int = 0) -> RageError:
-    """Placement knows no node by that id, or several that it may mean."""
-    return NotFoundError(
-        f"{text[:80]!r} may mean {found} nodes" if found else f"no node of this organisation is known as {text[:80]!r}",
-        why="a peer id is wanted, or as much of one as makes it the only one",
-        mend=["rage replication status --nodes"],
-        id="node-not-found",
-    )
-
-
-def plan_stale(command: str, plan_id: str, now: str) -> RageError:
-    """What was planned is not what would be done now. Args: command: without options; now: the plan that would."""
-    return ConflictError(
-        f"plan {plan_id[:64]!r} is not what would be done now; nothing was changed",
-        why=f"the world has moved since it was made: the plan is {now} now",
-        mend=[f"{command} --dry-run", f"{command} --plan {now}"],
-        id="plan-stale",
-    )
-
-
-def drain_last_holder(node: str, chunks: int) -> RageError:
-    """Chunks would have nowhere to go to."""
-    return ConflictError(
-        f"{node} is the last holder of {chunks} chunks, and no other node could take them",
-        why="each of the others is drained, lost or full, or there are none",
-        mend=["rage replication status --nodes", "start a node that has room, and drain this one then"],
-        id="drain-last-holder",
-    )
-
-
-def not_proved(root: str, have: int, wait: int, seconds: float) -> RageError:
-    """A put is stored and recorded here, and its copies were not proved in time."""
-    return DeadlineError(
-        f"{root} is stored here, and {have} of {wait} nodes have proved within {seconds:g} s that they hold it",
-        why="nothing is lost, and the copies go on being made; do not put it again",
-        mend=[f"rage replication audit --doc {root} --prove", "rage replication status"],
-        id="copies-awaited",
     )

@@ -42,7 +42,7 @@ ASKED_AGAIN_MAX = 3
 
 Acting = TypeVar("Acting", verbs.RepairReplication, verbs.RebalanceReplication, verbs.DrainNode, verbs.ReplaceNode)
 
-Node = Annotated[str, typer.Argument(metavar="NODE", help="A node's peer id, or a part of it.")]
+Node = Annotated[str, typer.Argument(metavar="NODE", help="A node's peer id, or how it begins or ends.")]
 PlanId = Annotated[str, typer.Option("--plan", metavar="ID", help="Carry out this plan of a --dry-run, or refuse.")]
 Wait = Annotated[
     str, typer.Option("--wait", metavar="DURATION", help="Until every copy is proved, or exit 124; the node goes on.")
@@ -226,9 +226,7 @@ def replace_(
 )
 def rebalance(plan: PlanId = "", wait: Wait = "") -> None:
     """Move copies to where placement wants them, and drop those too many once the others have proved theirs."""
-    _carry_out(
-        verbs.RebalanceReplication(plan=plan, wait_s=_wait(wait)), lambda it: f"Move or drop {replicas.amount(it)}?"
-    )
+    _carry_out(verbs.RebalanceReplication(plan=plan, wait_s=_wait(wait)), lambda it: f"Make {replicas.amount(it)}?")
 
 
 @policy.command("list")
@@ -345,7 +343,7 @@ def _carry_out(verb: Acting, question: Callable[[verbs.Plan], str]) -> None:
         return
     for left in reversed(range(ASKED_AGAIN_MAX)):
         found = run_in_node(planning, label=label)
-        if not found.copies and label in ("repair", "rebalance"):
+        if not found.copies and not found.moves and label in ("repair", "rebalance"):
             _show(found)
             say("nothing to do: every copy is there, as far as this node has proof or word of it")
             return

@@ -16,10 +16,12 @@ from conftest_engine import ALICE, BOB, CID, FakeEngine
 from rage_cli import replicas
 from rage_cli.commands import replication as commands
 from rage_net import refusals
+from rage_net.errors import ConflictError, DeadlineError, NotFoundError, UnavailableError
 from rage_net.verbs import chunk
 from rage_net.verbs import replication as verbs
 
 TIMEOUT_S = 30
+STALE = ConflictError("plan 7f3a no longer fits", id="plan-stale")
 DOC = "4nq7k2v5m6x3c2b6z7a7s6d5f4"
 CAROL = "12D3KooWMbS7tXq5fX4rXvZ8m2JtXq5fX4rXvZ8m2JtXq5fX4rXv"
 
@@ -204,7 +206,7 @@ def test_the_state_is_the_worst_that_is_so(change: dict[str, Any], word: str) ->
 def test_nodes_in_trouble_come_first(rage: Rage) -> None:
     found = rows(rage("replication", "status", "--nodes", code=6).stdout)
     assert [row[0] for row in found] == [BOB, CAROL, ALICE]
-    assert found[0][1:] == ["us-east", "active", "gone", "false", "75.0", "1100", "4194304", "0", "b", "1", "acme"]
+    assert found[0][1:] == ["us-east", "active", "gone", "false", "75.0", "1100", "4194304", "", "b", "1", "acme"]
     assert rage("replication", "status", "--nodes", "-q", code=6).stdout.decode().split() == [BOB, CAROL, ALICE]
     lost = replace(NODES[0], state="lost")
     assert replicas.worst_first((NODES[1], lost))[0] is lost
@@ -418,13 +420,12 @@ def test_copies_that_failed_are_3_and_7_where_all_did(
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (refusals.plan_stale("rage replication repair", "old", "new"), 9),
-        (refusals.drain_last_holder(BOB, 7), 9),
+        (STALE, 9),
+        (ConflictError("the only node that can hold 7 chunks", id="drain-last-holder"), 9),
         (refusals.not_an_admin(), 4),
-        (refusals.node_not_found("x"), 5),
-        (refusals.node_not_found("x", 2), 5),
-        (refusals.replication_off("replication.enabled is false"), 7),
-        (refusals.replication_short(5, 3), 7),
+        (NotFoundError("means no node", id="node-not-found"), 5),
+        (UnavailableError("takes no part", id="replication-off"), 7),
+        (UnavailableError("5 copies cannot be had", id="replication-short"), 7),
         (refusals.no_ca(), 10),
     ],
     ids=lambda value: getattr(value, "id", ""),
@@ -441,9 +442,9 @@ class TestAsking:
 
     def test_the_plan_is_shown_and_that_plan_is_carried_out(self, home: Path, engine: FakeEngine) -> None:
         at = Terminal(home, 100, "repair")
-        at.child.expect_exact("plan 7f3a, repair: 2 copies, 3.0 KiB, in about 1.5 s\r\n")
+        at.child.expect_exact("plan 7f3a, repair: 2 copies, 3.0 KiB, in about 1.5 s, and drop 1 copy\r\n")
         at.child.expect_exact("at risk now: 1 chunk with fewer copies than the policy's min\r\n")
-        at.child.expect_exact("Make 2 copies, 3.0 KiB, in about 1.5 s? [y/N] ")
+        at.child.expect_exact("Make 2 copies, 3.0 KiB, in about 1.5 s, and drop 1 copy? [y/N] ")
         engine.answer(verbs.RepairReplication, replace(DONE, waiting=2, done=0))
         at.child.sendline("y")
         shown, code = at.rest()
@@ -453,7 +454,7 @@ class TestAsking:
     @pytest.mark.parametrize(
         ("words", "question"),
         [
-            (["rebalance"], "Move or drop 2 copies"),
+            (["rebalance"], "Make 2 copies, 3.0 KiB, in about 1.5 s, and drop 1 copy? [y/N]"),
             (["drain", "abc"], f"Place nothing on {BOB} any more, and bring 2 copies"),
             (["drain", "abc", "--undo"], f"Let {BOB} hold copies again, which moves 2 copies"),
             (["replace", "abc", "--lost"], f"Give up {BOB} for good, and make 2 copies"),
@@ -485,11 +486,10 @@ class TestAsking:
         assert code == 0 and f"{BOB}: others have proved all that it should hold" in shown
 
     def test_while_the_world_moves_the_new_plan_is_shown_and_asked_about(self, home: Path, engine: FakeEngine) -> None:
-        stale = refusals.plan_stale("rage replication repair", "7f3a", "8b1c")
         at = Terminal(home, 100, "repair")
         for asked in range(1, commands.ASKED_AGAIN_MAX + 1):
             at.child.expect_exact("? [y/N] ")
-            engine.answer(verbs.RepairReplication, stale)
+            engine.answer(verbs.RepairReplication, STALE)
             engine.told.clear()
             at.child.sendline("y")
             if asked < commands.ASKED_AGAIN_MAX:
@@ -575,9 +575,8 @@ def test_put_waits_for_proofs_and_names_who_proved(rage: Rage, engine: FakeEngin
 
 
 def test_a_put_whose_copies_were_not_proved_in_time_says_that_it_is_stored(rage: Rage, engine: FakeEngine) -> None:
-    engine.answer(chunk.PutChunk, refusals.not_proved(CID, 1, 3, 120.0))
-    first, why, mend = stderr(rage("chunk", "put", "-", "--wait", "3", stdin=b"hello", code=124))
-    assert first == (
-        f"error[copies-awaited]: {CID} is stored here, and 1 of 3 nodes have proved within 120 s that they hold it"
-    )
-    assert "do not put it again" in why and f"rage replication audit --doc {CID} --prove" in mend
+    told = "the document is stored, and 1 of 3 nodes have proved that they hold all of it"
+    engine.answer(chunk.PutChunk, DeadlineError(told, id="copies-not-proved"))
+    done = rage("chunk", "put", "-", "--wait", "3", stdin=b"hello", code=124)
+    assert stderr(done) == [f"error[copies-not-proved]: {told}"]
+    assert b"do not put it again" in rage("help", "error", "copies-not-proved").stdout
