@@ -49,6 +49,7 @@ NOUNS: dict[str, str] = {
     "status": "How this home and its node are, problems first.",
     "why": "Why a document, chunk or peer can or cannot be had, link by link.",
     "doctor": "Look at everything a node needs, one line a check.",
+    "lab": "Harm nodes on purpose, and see whether what rage promises holds.",
     "demo": "Four nodes, real documents, one death: see it work in half a minute.",
     "completion": "Print the completion script of a shell.",
     "help": "Explain exit codes, an error or a command.",

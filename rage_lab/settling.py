@@ -78,6 +78,9 @@ def _short(cluster: Cluster, history: History, work: Workload) -> dict[str, str]
             break
     if found is None:
         return {"audit": "no node carries one out"}
+    chunks = sum(key in standing for key in work.cids.values())
+    if found.checked < chunks:
+        return {"audit": f"{found.checked} chunks were looked at, and {chunks} were acknowledged"}
     short = {}
     for finding in found.findings:
         key = work.docs.get(finding.doc_id, "")

@@ -21,7 +21,7 @@ from rage_lab.cluster import Cluster
 from rage_lab.nemesis import FAULTS, Stage, look_for_dead
 from rage_lab.picture import Point, draw
 from rage_lab.settling import read_all, settle
-from rage_lab.trial import lacking, mend, place_of, staged
+from rage_lab.trial import keep, lacking, mend, place_of, staged
 from rage_lab.workload import Workload
 
 SAMPLE_S = 5.0
@@ -68,6 +68,7 @@ class Soak:
     csv: str
     svg: str
     left_out: tuple[str, ...]
+    kept: str = ""
 
 
 def soak(minutes: float, seed: int, out: Path, tell: Callable[[str], None] = lambda _: None) -> Soak:
@@ -97,10 +98,11 @@ def soak(minutes: float, seed: int, out: Path, tell: Callable[[str], None] = lam
         tell("reading everything everywhere")
         read_all(cluster, history, work)
         look_for_dead(stage)
-        seconds = time.monotonic() - began
+        seconds, judged = time.monotonic() - began, judge(history)
+        kept = keep(place, stage, history) if judged.violations else ""
     picture.write_text(draw_file(table), "utf-8")
     memory = tuple(memory_of(table, SPARED))
-    return Soak(seed, seconds, count, judge(history), memory, str(table), str(picture), left_out)
+    return Soak(seed, seconds, count, judged, memory, str(table), str(picture), left_out, kept)
 
 
 def _churn(

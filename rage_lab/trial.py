@@ -95,7 +95,7 @@ def play(plan: Plan, seed: int, tell: Tell = lambda _: None) -> Trial:
         read_all(cluster, history, work)
         look_for_dead(stage)
         judged = judge(history)
-        kept = _keep(place, stage, history) if judged.violations else ""
+        kept = keep(place, stage, history) if judged.violations else ""
     return Trial(plan.name, seed, count, judged, time.monotonic() - began, left_out, tuple(stage.notes), kept)
 
 
@@ -143,12 +143,12 @@ def mend(stage: Stage) -> None:
 
 @contextmanager
 def place_of(name: str) -> Iterator[Path]:
-    """A directory that bears our process in its name; gone at the end unless `_keep` moved what is of use."""
+    """A directory that bears our process in its name; gone at the end unless `keep` moved what is of use."""
     with tempfile.TemporaryDirectory(prefix=f"{disks.PREFIX}{os.getpid()}-", ignore_cleanup_errors=True) as place:
         yield Path(place)
 
 
-def _keep(place: Path, stage: Stage, history: History) -> str:
+def keep(place: Path, stage: Stage, history: History) -> str:
     """Logs of the nodes and what happened, for whoever looks for the cause."""
     kept = Path(tempfile.mkdtemp(prefix="rage-lab-kept-"))
     for log in place.glob("*.log"):

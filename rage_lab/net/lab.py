@@ -250,15 +250,16 @@ class Lab:
         loss: float = 0.0,
         reorder: float = 0.0,
         rate_bytes_s: float | None = None,
+        burst: float = 1.0,
         seed: int = 0,
         way: str | None = None,
     ) -> Link:
         """Join two hosts. Conditions hold for each direction: a `delay_s` of 0.05 makes a round trip of 0.1 s."""
         if len(self.links) >= LINKS_MAX:
             raise LabError(f"a lab holds {LINKS_MAX} links")
-        conditions = Conditions(delay_s, loss, reorder, rate_bytes_s, self._seed + seed)
+        conditions = Conditions(delay_s, loss, reorder, rate_bytes_s, self._seed + seed, burst)
         if way is None:
-            way = "veth" if conditions == Conditions(seed=conditions.seed) else "tun"
+            way = "veth" if conditions == Conditions(seed=conditions.seed, burst=burst) else "tun"
             if way == "tun" and not loss and has_netem():
                 way = "netem"
         link = Link((a, b), conditions, len(self.links), way)

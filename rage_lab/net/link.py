@@ -51,6 +51,8 @@ class Conditions:
     """None is as fast as it goes."""
     seed: int = 0
     """Of losses and reorder: with the same packets, the same ones are hit."""
+    burst: float = 1.0
+    """How many packets are lost in a row, on average; the share that is lost stays the same."""
 
 
 class Pipe:
@@ -63,6 +65,7 @@ class Pipe:
         self._line: deque[tuple[float, bytes]] = deque()
         self._late: deque[tuple[float, bytes]] = deque()
         self._bytes = 0
+        self._is_losing = False
         self._free_at = 0.0  # when the line has sent what it was given
 
     def change(self, conditions: Conditions) -> None:
@@ -72,7 +75,7 @@ class Pipe:
     def put(self, packet: bytes, now: float) -> None:
         """A packet enters."""
         conditions = self.conditions
-        if conditions.loss and self._random.random() < conditions.loss:
+        if conditions.loss and self._loses(conditions):
             self.counts["lost"] += 1
             return
         if self._bytes + len(packet) > QUEUE_BYTES_MAX:
@@ -89,6 +92,15 @@ class Pipe:
         if line and line[-1][0] > due:  # the delay was made shorter
             due = line[-1][0]
         line.append((due, packet))
+
+    def _loses(self, conditions: Conditions) -> bool:
+        """A chain of two states, after Gilbert: with bursts of one packet each is lost by itself."""
+        if conditions.burst <= 1:
+            return self._random.random() < conditions.loss
+        ends = 1 / conditions.burst
+        begins = min(1.0, ends * conditions.loss / max(1e-9, 1 - conditions.loss))
+        self._is_losing = self._random.random() >= ends if self._is_losing else self._random.random() < begins
+        return self._is_losing
 
     def take(self, now: float) -> list[bytes]:
         """The packets whose time has come."""
