@@ -874,6 +874,21 @@ TREE: Node = (
             (),
             None,
         ),
+        "lab": (
+            "Harm nodes on purpose, and see whether what rage promises holds.",
+            {
+                "--seeds": ("N", "Simulated runs."),
+                "--runs": ("N", "Runs of each with real nodes."),
+                "--seed": ("N", "The first seed; drawn without it."),
+                "--jobs": ("N", "Processes that simulate."),
+                "--quick": ("", "A bit of each, within two minutes."),
+                "--minutes": ("N", "How long to soak."),
+                "--out": ("DIR", "For the soak's samples and picture."),
+                "--list": ("", "List the scenarios, and what this machine cannot do."),
+            },
+            ("[SCENARIO]...",),
+            None,
+        ),
         "demo": (
             "Four nodes, real documents, one death: see it work in half a minute.",
             {},
