@@ -146,7 +146,7 @@ class Metadata:
                 f"this node may not say what becomes of {node.peer_id}",
                 why="that is for the node itself, or for one whose certificate has the capability admin",
                 mend=["run it on that node, or on one with admin", "rage cert show"],
-                id="not-an-admin",
+                id="not-admin",
             )
         capabilities = self.authority.capabilities(self.organization, node.peer_id) or frozenset()
         record = kinds.NodeRecord(node.region, node.zone, node.weight, state, tuple(sorted(capabilities)))

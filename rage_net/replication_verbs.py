@@ -457,10 +457,16 @@ async def _carry_out(
         raise UsageError(f"a wait is 0 to {verbs.WAIT_S_MAX:.0f} s", mend=["--wait 10m"])
     shown = _show(replicating, kind, draft, dry_run=verb.dry_run, node=node)
     if verb.plan and verb.plan != shown.plan_id:
+        again = {
+            "repair": "rage replication repair --dry-run",
+            "rebalance": "rage replication rebalance --dry-run",
+            "drain": f"rage replication drain {node} --dry-run",
+            "replace": f"rage replication replace {node} --lost --dry-run",
+        }
         raise ConflictError(
             f"plan {verb.plan} no longer fits",
             why=f"nodes or chunks have changed since it was made; now it would be {shown.plan_id}",
-            mend=[f"rage replication {kind} --dry-run"],
+            mend=[again[kind]],
             id="plan-stale",
         )
     if verb.dry_run:
