@@ -214,8 +214,9 @@ class Node:
 
     async def _keep(self, engine: Engine) -> None:
         """The node's job that belongs to no part of the network."""
+        env, metrics = engine.env, engine.metrics
         await every(
-            RECORDS_EVERY_S, lambda: sharing.keep(engine), name="records", env=engine.env, metrics=engine.metrics
+            RECORDS_EVERY_S, lambda: sharing.keep(engine), name="records", env=env, metrics=metrics, at_once=True
         )
 
     def _opened(self) -> AbstractAsyncContextManager[Engine]:

@@ -14,7 +14,7 @@ import contextlib
 import gc
 import random
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -84,20 +84,29 @@ class World:
         flags: dict[str, Any] | None = None,
         organization: Organization | None = None,
         capabilities: Sequence[str] = ("storage",),
+        files: Mapping[str, str] | None = None,
     ) -> Node:
         """A new node, started: `flags` are keys of network.yaml, `ip` its address where the number does not matter.
 
-        `organization` certifies it, with `capabilities`; without one it is an open node.
+        `organization` certifies it, with `capabilities`; without one it is an open node. `files` are texts that come
+        into its config directory, by name.
         """
         region = REGIONS[self._hosts % len(REGIONS)] if region is None else region
         ip = ip or ip_of(self._hosts)
         self._hosts += 1
         self.geography.place(ip, region)
         settings = flags_of(region, [other.address for other in bootstrap], flags or {})
-        prepare: Callable[[Home], None] | None = None
+        certify: Callable[[Home], None] | None = None
         if organization is not None:
             settings |= organization.flags()
-            prepare = partial(organization.certify, region=region, capabilities=capabilities, now=EPOCH_S + self.now)
+            certify = partial(organization.certify, region=region, capabilities=capabilities, now=EPOCH_S + self.now)
+
+        def prepare(home: Home) -> None:
+            if certify is not None:
+                certify(home)
+            for file, text in (files or {}).items():
+                (home.config / file).write_text(text, "utf-8")
+
         node = Node(self.network, self.seed, name, ip, self._directory / name, settings, prepare)
         self.nodes[name] = node
         await self.join(node)
