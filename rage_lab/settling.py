@@ -81,9 +81,12 @@ def _short(cluster: Cluster, history: History, work: Workload) -> dict[str, str]
     chunks = sum(key in standing for key in work.cids.values())
     if found.checked < chunks:
         return {"audit": f"{found.checked} chunks were looked at, and {chunks} were acknowledged"}
+    burnt = any(node.is_destroyed for node in cluster.nodes)
     short = {}
     for finding in found.findings:
         key = work.docs.get(finding.doc_id, "")
-        if key in standing and key not in excused and finding.state not in ("over", "ok"):
+        # A home that burnt keeps its place until somebody says that it is lost: then others' copies stand in.
+        is_filled = burnt and finding.state in ("misplaced", "unreachable") and finding.have >= finding.want
+        if key in standing and key not in excused and finding.state not in ("over", "ok") and not is_filled:
             short[key] = f"{finding.state}: {finding.have} of {finding.want}: {finding.reason}"
     return short

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from rage_lab.sim.env import SimulatedEnv
 from rage_lab.sim.virtual_loop import NODE
-from rage_net import config, sharing
+from rage_net import config, sharing, upkeep
 from rage_net import home as homes
 from rage_net.engine import Engine
 from rage_net.errors import UnavailableError
@@ -197,7 +197,7 @@ class Node:
             async with self._opened() as engine:
                 online = await engine.online()
                 await online.swarm.listen(Multiaddr.parse(f"/ip4/{self.ip}/tcp/{PORT}"))
-                async with running([*online.jobs(), self._keep(engine)]):
+                async with running(self._jobs(engine, online)):
                     self._engine, self._online, self.peer_id = engine, online, str(online.swarm.peer_id)
                     ready.set_result(None)
                     try:
@@ -212,12 +212,14 @@ class Node:
                 raise
             ready.set_exception(error)
 
-    async def _keep(self, engine: Engine) -> None:
-        """The node's job that belongs to no part of the network."""
+    @staticmethod
+    def _jobs(engine: Engine, online: Online) -> list[Coroutine[Any, Any, None]]:
+        """Those of a node, but for what looks at the machine."""
         env, metrics = engine.env, engine.metrics
-        await every(
+        records = every(
             RECORDS_EVERY_S, lambda: sharing.keep(engine), name="records", env=env, metrics=metrics, at_once=True
         )
+        return [*online.jobs(), *upkeep.jobs(engine, upkeep.healing_of(engine)), records]
 
     def _opened(self) -> AbstractAsyncContextManager[Engine]:
         env = SimulatedEnv(f"{self._seed}:{self.name}:{self.lives}")
