@@ -407,6 +407,31 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "The chunk is not known to be public, so that nobody outside the organisation was asked for it.",
         "name a holder with --peer",
     ),
+    "objects-elsewhere": (
+        ConfigError,
+        "The chunks that index.db names are not where network.store says: in another bucket, or in files.",
+        "network.store.uri; to move them: docs/DISTRIBUTED_DEPLOYMENT.md",
+    ),
+    "objects-owned": (
+        ConflictError,
+        "The prefix in the bucket is another home's, or nobody knows whose; two would delete each other's chunks.",
+        "give each home a prefix of its own in network.store.uri",
+    ),
+    "objects-refused": (
+        ConfigError,
+        "The object store does not take our keys: wrong, expired, or without the rights they need.",
+        "renew them; they are read again by themselves",
+    ),
+    "objects-setup": (
+        ConfigError,
+        "The object store cannot be used as it is configured: no such bucket, another region, no S3 server.",
+        "network.store.uri, endpoint, region",
+    ),
+    "objects-unavailable": (
+        UnavailableError,
+        "The object store does not answer, or is busy, after all attempts.",
+        "retry; rage doctor --only disk",
+    ),
     "own-certificate-old": (
         ConflictError,
         "The CA that is to be withdrawn signed this very node's certificate.",

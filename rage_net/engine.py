@@ -45,7 +45,6 @@ from rage_net.chunk.shelf import Hidden, Seen, is_public
 from rage_net.chunk.store import ChunkStore, Quota, open_store
 from rage_net.cid import Cid
 from rage_net.config import Config
-from rage_net.config.network import Store as StoreKeys
 from rage_net.denials import Denials
 from rage_net.env import Env, SystemEnv
 from rage_net.errors import NotFoundError, StorageFullError, UnavailableError, UsageError
@@ -90,15 +89,6 @@ def rules_of(config: Config) -> Rules:
         is_open=False,
         organization=config.network.organization_id,
         enforcement=security.acl_enforcement,
-    )
-
-
-def objects_of(keys: StoreKeys) -> Place | None:
-    """Where chunks lie in an object store; None where they are files."""
-    if keys.uri is None:
-        return None
-    return Place.of(
-        keys.uri, endpoint=keys.endpoint, region=keys.region or None, credentials_file=keys.credentials_file
     )
 
 
@@ -181,7 +171,7 @@ class Engine:
             keys = config.network.store
             quota = Quota(bytes_max=keys.quota, free_bytes_min=keys.reserve)
             opening = functools.partial(open_store, home.root, env=env, quota=quota, directory=keys.path)
-            store = await env.blocking(functools.partial(opening, objects=objects_of(keys), cache_bytes=keys.cache))
+            store = await env.blocking(functools.partial(opening, objects=Place.of_keys(keys), cache_bytes=keys.cache))
             stack.callback(store.close)
             if is_own_env:  # before the store, which its threads use
                 stack.callback(env.close)

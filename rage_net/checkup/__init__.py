@@ -1,10 +1,12 @@
 """What the doctor can look at without a node and without the network: home, machine, and who holds the ports.
 
 Each check takes what it needs and returns one `Check`; a broken home is a finding, never a crash. `check_home` makes
-them all and opens nothing: no lock, no store, no engine. What needs the network is the engine's business.
+them all and opens nothing: no lock, no store, no engine. What needs the network is the engine's business; but for an
+object store, without which there is no engine.
 
     place         the home, its secrets, its configuration
     machine       clock, disk, files
+    objects       the object store, where chunks lie in one
     node          whether it answers, and its ports
     certificates  this node's certificate and the CAs, from files
     ledger        the log's file
@@ -21,6 +23,7 @@ from rage_net.checkup.certificates import check_ca, check_certificate
 from rage_net.checkup.ledger import check_log
 from rage_net.checkup.machine import check_clock, check_disk, check_files
 from rage_net.checkup.node import Answer, ask_node, check_node, check_ports
+from rage_net.checkup.objects import check_objects
 from rage_net.checkup.outcomes import skipped
 from rage_net.checkup.place import check_config, check_permissions, check_place
 from rage_net.config import Config
@@ -39,6 +42,7 @@ __all__ = [
     "check_home",
     "check_log",
     "check_node",
+    "check_objects",
     "check_permissions",
     "check_place",
     "check_ports",
@@ -46,7 +50,9 @@ __all__ = [
 
 
 def check_home(home: Home, environ: Mapping[str, str], now: float, *, file: str | None = None) -> list[Check]:
-    """All checks of a home and its machine, in the order of `DOCTOR_CHECKS`. Blocking, for ANSWER_S at most.
+    """All checks of a home and its machine, in the order of `DOCTOR_CHECKS`.
+
+    Blocking, for ANSWER_S at most, and for as long as an object store takes to answer once.
 
     Args: now: seconds since the epoch. file: the network.yaml that `--config` names.
     """
@@ -68,6 +74,7 @@ def check_home(home: Home, environ: Mapping[str, str], now: float, *, file: str 
         *kept,
         check_clock(now, _ages(home)),
         check_disk(home, network.store.path, network.store.reserve),
+        *([] if unread or network.store.uri is None else [check_objects(home, network.store)]),
         check_files(
             resource.getrlimit(resource.RLIMIT_NOFILE)[0],
             network.limits.connections + network.limits.http_connections + network.limits.control_connections,

@@ -22,6 +22,7 @@ from rage_net.durable import SECRET
 from rage_net.errors import AccessDeniedError, ConfigError, RageError, StorageFullError, UnavailableError
 
 if TYPE_CHECKING:
+    from rage_net.config.network import Store
     from rage_net.env import Env
 
 T = TypeVar("T")
@@ -80,10 +81,12 @@ class Place:
     credentials_file: Path | None = None
 
     @classmethod
-    def of(cls, uri: str, *, endpoint: str | None, region: str | None, credentials_file: Path | None) -> Place:
-        """The place of `s3://bucket/prefix`, which the configuration has checked."""
-        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-        return cls(bucket, prefix.strip("/"), endpoint, region, credentials_file)
+    def of_keys(cls, keys: Store) -> Place | None:
+        """The place that `network.store` names; None where chunks are files."""
+        if keys.uri is None:
+            return None
+        bucket, _, prefix = keys.uri.removeprefix("s3://").partition("/")
+        return cls(bucket, prefix.strip("/"), keys.endpoint, keys.region or None, keys.credentials_file)
 
     def __str__(self) -> str:
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
@@ -113,6 +116,8 @@ class Bucket:
         self._reloaded_at = float("-inf")
         self._rests_until = float("-inf")
         self._failure: UnavailableError | None = None
+        """While it rests: what the last attempt came to."""
+        self._problem: RageError | None = None
         self._is_conditional = True
         for name in ("boto3", "botocore", "urllib3"):  # at their lower levels they write requests, signatures and all
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -121,8 +126,8 @@ class Bucket:
     @property
     def problem(self) -> str:
         """Why the last call failed when all attempts did; empty while calls succeed."""
-        failure = self._failure
-        return "" if failure is None else f"{failure.message}: {failure.why}"
+        problem = self._problem
+        return "" if problem is None else f"{problem.message} ({problem.why})"
 
     def get(self, key: str, bytes_max: int) -> Found:
         """A whole object. One that is longer than `bytes_max` is given as no bytes. Raises FileNotFoundError.
@@ -231,7 +236,7 @@ class Bucket:
             except Exception as error:
                 outcome, code = classify(error)
                 if outcome in ("missing", "there"):
-                    self._failure = None
+                    self._failure = self._problem = None
                     raise (FileNotFoundError if outcome == "missing" else FileExistsError)(doing) from None
                 if outcome == "unsupported" and self._is_conditional:
                     log.info("%s knows no conditional writes: objects are written without", self.place)
@@ -241,15 +246,17 @@ class Bucket:
                     continue
                 mapped = self._explain(doing, outcome, code, error)
                 if not isinstance(mapped, UnavailableError):
+                    self._problem = mapped
                     raise mapped from error
                 delay = min(BACKOFF_S_MAX, BACKOFF_S * 2 ** (attempt - 1)) * (0.5 + self._env.random.random())
                 if attempt >= attempts or self._env.monotonic() + delay - began > DEADLINE_S:
                     if outcome == "busy":  # a body that breaks off may be that one object's fault
-                        self._failure, self._rests_until = mapped, self._env.monotonic() + REST_S
+                        self._failure = self._problem = mapped
+                        self._rests_until = self._env.monotonic() + REST_S
                     raise mapped from error
                 self._pause(delay)
             else:
-                self._failure = None
+                self._failure = self._problem = None
                 return answer
 
     def _read_body(self, body: Any, size: int) -> bytes:
@@ -411,8 +418,8 @@ def classify(error: Exception) -> tuple[Outcome, str]:
     )
     if isinstance(error, broken):
         return "broken", "BrokenOff"
-    transient = (core.HTTPClientError, core.CredentialRetrievalError, core.MetadataRetrievalError, ResponseParserError)
-    if isinstance(error, transient):
+    transient = (core.HTTPClientError, core.ConnectionError, core.CredentialRetrievalError, core.MetadataRetrievalError)
+    if isinstance(error, (*transient, ResponseParserError)):
         return "busy", type(error).__name__
     if isinstance(error, core.NoCredentialsError | core.PartialCredentialsError | core.ProfileNotFound):
         return "refused", type(error).__name__
