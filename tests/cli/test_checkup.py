@@ -124,9 +124,9 @@ def test_a_configuration_that_is_named_and_missing_is_an_error(place: Home) -> N
 
 
 def test_what_is_not_obeyed_yet_is_a_warning(place: Home) -> None:
-    place.network_yaml.write_text(LOOPBACK + "  store: {uri: 's3://b/p'}\n")
+    place.network_yaml.write_text(LOOPBACK + "  geo: europe\n")
     _, check = checkup.check_config(place, {}, None)
-    assert check.level == "warning" and "object stores" in check.why
+    assert check.level == "warning" and "not built yet: geo" in check.why
 
 
 @pytest.mark.parametrize(
