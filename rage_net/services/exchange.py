@@ -24,6 +24,7 @@ from rage_net.cid import BLOCK_BYTES_MAX, Cid
 from rage_net.denials import Denials
 from rage_net.env import Env
 from rage_net.errors import (
+    ConfigError,
     IntegrityError,
     NotFoundError,
     PeerProtocolError,
@@ -350,6 +351,9 @@ class Exchange:
                 _, stored = await self._env.blocking(self._store.get_stored, request.cid)
             except (NotFoundError, IntegrityError):  # evicted, or found rotten, since we looked
                 await self._answer(stream, ChunkResponse(messages.NOT_FOUND))
+                return
+            except (UnavailableError, ConfigError):  # an object store is out of reach: later, or from somebody else
+                await self._answer(stream, ChunkResponse(messages.BUSY))
                 return
             async with self._room.sending(stream):
                 await self._answer(stream, ChunkResponse(messages.OK, header), stored, lane)

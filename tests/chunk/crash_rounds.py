@@ -1,6 +1,8 @@
 """Rounds of work on one home, each in a process that is killed at a random point. Run by test_crash.py.
 
-    python crash_rounds.py HOME SEED KILLS
+    python crash_rounds.py HOME SEED KILLS [URL BUCKET]
+
+With URL and BUCKET chunks lie in an object store, which lives on while the child is killed.
 
 Each round forks. The child puts and moves documents and collects garbage, and is killed: by SIGKILL at a failpoint, or
 by a timer's SIGALRM, which runs no more of it either. What it saw acknowledged it wrote to a file before. The parent
@@ -17,6 +19,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from rage_net.chunk.documents import Documents
 from rage_net.chunk.gc import collect
@@ -30,6 +33,7 @@ from rage_net.cid import Cid
 
 SIZES = Sizes(16 * 1024, 32 * 1024, 128 * 1024)
 ROOMY = Quota(free_bytes_min=0, free_inodes_min=0)
+OBJECTS: dict[str, Any] = {}
 
 
 class World:
@@ -63,7 +67,7 @@ def work(home: Path, rng: random.Random, acks: int) -> None:
     if left == 1 << 30:
         signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.001, 0.08))
     world = World(f"child {rng.random()}")
-    store = open_store(home, world, quota=ROOMY, failpoint=failpoint)
+    store = open_store(home, world, quota=ROOMY, failpoint=failpoint, **OBJECTS)
     documents = Documents(store)
     for _ in range(2):
         name, seed = f"name{rng.randrange(6)}", rng.randrange(1 << 30)
@@ -107,7 +111,7 @@ def check(home: Path, acks: Path, everything: bool) -> None:
             kept[seed] = step
             continue
         may[name] = [seed] if step == "done" else [*may.get(name, [-1]), seed]
-    store = open_store(home, World("check"), quota=ROOMY)
+    store = open_store(home, World("check"), quota=ROOMY, **OBJECTS)
     try:
         documents = Documents(store)
         found = {document.name: document for document in documents.list()[0]}
@@ -148,6 +152,12 @@ def check_totals(store: ChunkStore) -> None:
 
 def main() -> None:
     home, seed, kills = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    if len(sys.argv) > 4:
+        import boto3  # noqa: F401  before the forks, which then need not
+
+        from rage_net.chunk.bucket import Place
+
+        OBJECTS.update(objects=Place(sys.argv[5], "crash", endpoint=sys.argv[4]), cache_bytes=200_000)
     rng = random.Random(seed)
     path = home.with_name("acks")
     acks = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
@@ -170,16 +180,22 @@ def main() -> None:
         assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, f"round {number} failed by itself"
         check(home, path, everything=number % 8 == 0)
     check(home, path, everything=True)
-    store = open_store(home, World("end"), quota=ROOMY)
+    store = open_store(home, World("end"), quota=ROOMY, **OBJECTS)
     documents = Documents(store)
     for document in documents.list()[0]:
         documents.remove(document)
     let_go(store, list(walk(store)), now=time.time(), at_once=False)
     collect(store, documents, grace_s=0)
     assert store.totals().chunks == 0
+    collect(store, documents, grace_s=0)
     store.close()
     left = [path for path in (home / "store").rglob("*") if path.is_file() and path.name != "ballast"]
-    assert not left, left
+    assert not left or OBJECTS, left
+    if OBJECTS:
+        from rage_net.chunk.bucket import Bucket
+
+        kept = list(Bucket(OBJECTS["objects"], World("end")).list("", 10))
+        assert kept == ["owner.json"], kept
     print(json.dumps({"rounds": number, "killed": killed}))
 
 

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from rage_net.chunk.bucket import Place
 from rage_net.chunk.store import Cid, open_store
 
 KILLS = 100
 """In each of two homes, beside each other where tests run in parallel."""
+OBJECT_KILLS = 12
+"""Each life of a process there begins with a client, which takes a tenth of a second."""
 
 
 @pytest.mark.parametrize("half", [1, 2])
@@ -31,6 +34,23 @@ def test_kills_at_random_points_lose_nothing_that_was_acknowledged(
     )
     assert done.returncode == 0, f"seed {seed}: {done.stderr[-4000:]}"
     assert json.loads(done.stdout)["killed"] == KILLS
+
+
+def test_kills_lose_nothing_that_lies_in_an_object_store(
+    tmp_path: Path, rng: random.Random, object_place: Place
+) -> None:
+    (tmp_path / "home").mkdir()
+    seed = rng.getrandbits(32)
+    script = Path(__file__).with_name("crash_rounds.py")
+    where = [str(object_place.endpoint), object_place.bucket]
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "home"), str(seed), str(OBJECT_KILLS), *where],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, f"seed {seed}: {done.stderr[-4000:]}"
+    assert json.loads(done.stdout)["killed"] == OBJECT_KILLS
 
 
 def test_a_put_that_fails_at_any_step_leaves_no_file_and_no_row(

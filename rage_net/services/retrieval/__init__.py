@@ -22,7 +22,7 @@ from rage_net.chunk.manifest import Walk
 from rage_net.chunk.store import ChunkStore
 from rage_net.cid import Cid
 from rage_net.env import Env
-from rage_net.errors import IntegrityError, NotFoundError, RageError
+from rage_net.errors import ConfigError, IntegrityError, NotFoundError, RageError, UnavailableError
 from rage_net.messages import Traffic
 from rage_net.services.retrieval.remote import Remote
 from rage_net.services.retrieval.source import Kind, Source, Stage, Way, known
@@ -187,7 +187,8 @@ class _Download:
         started = self._service.env.monotonic()
         try:
             data = await self._service.env.blocking(self._service.store.get, cid)
-        except (IntegrityError, NotFoundError):  # rotten, or gone since we looked: a peer may have it
+        except (ConfigError, IntegrityError, NotFoundError, UnavailableError):
+            # Rotten, gone since we looked, or in an object store that is out of reach: a peer may have it.
             if not self._want.elsewhere:
                 raise
             return await self._remote.want(cid, size)

@@ -17,6 +17,7 @@ from rage_net.chunk.shelf import attest
 from rage_net.chunk.store import Admitted, admit
 from rage_net.cid import BLOCK_BYTES_MAX, Cid
 from rage_net.errors import (
+    ConfigError,
     IntegrityError,
     NotFoundError,
     PeerProtocolError,
@@ -274,8 +275,8 @@ class Remote:
             fresh, self._fresh, self._fresh_bytes = self._fresh, [], 0
             try:
                 await self._service.env.blocking(self._store_fresh, fresh)
-            except StorageFullError:
-                self._cache = False  # a full disk must not keep bytes from who asks for them
+            except (ConfigError, StorageFullError, UnavailableError):
+                self._cache = False  # a store that takes nothing must not keep bytes from who asks for them
         self._wake.set()
 
     def _store_fresh(self, fresh: list[tuple[Admitted, ChunkHeader]]) -> None:
