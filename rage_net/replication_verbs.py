@@ -113,7 +113,7 @@ def _count_coordinated(replicating: Replicating) -> _Counts:
         for item in ours:
             counts.chunks += 1
             proved = [each for each in proofs[item.id] if each.outcome == "proved" and view.is_there(each.peer)]
-            wanted = min(item.factor, max(1, len(item.home)))
+            wanted = min(item.copies, max(1, len(item.home)))
             counts.proved += len(proved) >= wanted
             counts.under += len(proved) < wanted
             counts.at_risk += len(proved) < item.minimum
@@ -279,7 +279,7 @@ def _judge(view: View, item: Item, answers: Mapping[tuple[PeerId, Cid], Answer],
     asked = [peer for peer in view.nodes if (peer, item.cid) in answers]
     told = {peer: answers.get((peer, item.cid), UNKNOWN) for peer in dict.fromkeys([*item.home, *asked])}
     holding = [peer for peer, answer in told.items() if answer.outcome in good]
-    health = assess(view.spread(item.home), view.spread(holding), item.factor, view.strategy)
+    health = assess(view.spread(item.home), view.spread(holding), item.copies, view.strategy)
     state: verbs.State = health.state
     outcomes = {peer: told[peer].outcome for peer in item.home}
     if state in ("under", "misplaced"):
@@ -329,10 +329,10 @@ def _why(view: View, item: Item, copies: int, matched: int, state: str) -> str:
     if len(item.home) < item.factor and copies >= len(item.home):
         return f"{item.factor} copies are wanted, and {len(item.home)} nodes may hold one"
     if state == "over":
-        return f"{copies} copies, {item.factor} are wanted"
+        return f"{copies} copies, {item.copies} are wanted"
     if state == "misplaced":
         return f"{copies} copies fill {matched} of {len(item.home)} places"
-    return f"{copies} of {item.factor} copies"
+    return f"{copies} of {item.copies} copies"
 
 
 async def _documents(engine: Engine, ref: str) -> tuple[str, ...]:

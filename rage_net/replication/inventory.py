@@ -11,17 +11,24 @@ node runs: neither a wall clock that jumps nor a long stop makes everything due,
 of the topology that they were computed for; a new topology makes all of them due, and a page at a time is computed
 again.
 
+Several documents may name one chunk, and naming it grants nothing (design D7): each can add to where the chunk belongs,
+none can take away. So a home set is that of every document's wish, one after the other; only the words for it, policy
+and minimum, are those of the one that wants most copies.
+
 Blocking; thread-safe. Not here: where a chunk belongs (place), what is done about it (services.replicating).
 Source: design D5; issue 5, B to D; peers.md 12 to 14.
 """
 
 from __future__ import annotations
 
+import json
 import struct
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from sqlite3 import Connection
+from typing import NamedTuple
 
 from rage_net.cid import Cid
 from rage_net.database import Database
@@ -36,6 +43,9 @@ EVIDENCE_MAX = 1000
 """Statements kept; of each peer the first ones tell as much as all."""
 EVIDENCE_OF_ONE_MAX = 10
 CACHE_BYTES = 16 << 20
+DEMANDS_MAX = 8
+"""Sets of candidates that the documents of one organisation may want one chunk placed among: of more, all its nodes are
+the candidates. Else whoever names a chunk with ever other words would push out what its own document wants."""
 
 OUTCOMES: tuple[Outcome, ...] = ("unknown", "proved", "absent", "lied", "unreachable", "late", "claims")
 """By the number under which a row keeps them. Never change one: add."""
@@ -69,7 +79,7 @@ MIGRATIONS = (
         cid      BLOB NOT NULL UNIQUE,
         size     INTEGER NOT NULL,              -- plain bytes; an estimate for manifests
         document INTEGER NOT NULL,              -- the one whose policy governs it
-        home     BLOB NOT NULL DEFAULT x'',     -- node numbers, u16 each, best first
+        home     BLOB NOT NULL DEFAULT x'',     -- node numbers, best first
         first    INTEGER NOT NULL DEFAULT 0,    -- the first of them
         epoch    INTEGER NOT NULL DEFAULT 0,    -- of the topology that `home` was computed for; 0: not yet
         mine     INTEGER NOT NULL DEFAULT 0,    -- 1: home names us, 2: we were asked to hold it
@@ -109,12 +119,20 @@ MIGRATIONS = (
     );
     CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE chunk ADD COLUMN also TEXT NOT NULL DEFAULT '';    -- what other documents want: see Demand
+    UPDATE chunk SET home = x'', first = 0, epoch = 0;             -- node numbers in `home` are u32 from here on
+    """,
 )
 
 _CHUNK = (
     "chunk.id, chunk.cid, chunk.size, chunk.home, chunk.mine, chunk.have, chunk.tries, chunk.audits, chunk.since,"
     " document.organization, document.doc_id, document.owner, document.policy, document.factor, document.minimum,"
-    " document.topology"
+    " document.topology, chunk.also"
+)
+_SHARED = (
+    "SELECT mine.chunk FROM member AS mine WHERE mine.document = ? AND EXISTS"
+    " (SELECT 1 FROM member AS other WHERE other.chunk = mine.chunk AND other.document <> mine.document)"
 )
 _JOINED = f"SELECT {_CHUNK} FROM chunk JOIN document ON document.id = chunk.document"  # noqa: S608
 
@@ -146,6 +164,14 @@ class Unread:
     topology: str
 
 
+class Demand(NamedTuple):
+    """What documents want of a chunk: so many copies among the candidates of an organisation, as `topology` says."""
+
+    organization: str
+    topology: str
+    factor: int
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """A chunk, where it belongs, and the policy that governs it."""
@@ -166,6 +192,18 @@ class Item:
     factor: int
     minimum: int
     topology: str
+    also: tuple[Demand, ...] = ()
+    """What documents want that others may hold, or those of another organisation."""
+
+    @property
+    def demands(self) -> tuple[Demand, ...]:
+        """All that is wanted of it, that of the governing document first."""
+        return Demand(self.organization, self.topology, self.factor), *self.also
+
+    @property
+    def copies(self) -> int:
+        """How many copies there should be."""
+        return max(self.factor, len(self.home))
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +322,8 @@ class Inventory:
             )
             chunks = "SELECT chunk FROM member WHERE document = ?"
             db.execute(f"UPDATE chunk SET epoch = 0 WHERE id IN ({chunks})", (identity,))  # noqa: S608
+            for (chunk,) in db.execute(_SHARED, (identity,)).fetchall():  # another may want more of it now
+                self._govern(db, chunk, now)
         db.execute("UPDATE document SET seen = ? WHERE id = ?", (seen, identity))
         return int(is_ruled_anew or old[1] != bytes(wanted.root))
 
@@ -383,7 +423,24 @@ class Inventory:
                 f"{_JOINED} WHERE epoch < ? LIMIT ?",
                 (self._epoch, limit),
             ).fetchall()
-        return [self._item(row) for row in rows]
+        items = [self._item(row) for row in rows]
+        demands = self.demands([item.id for item in items])
+        return [replace(item, also=_others(item, demands[item.id])) for item in items]
+
+    def demands(self, chunks: Sequence[int]) -> dict[int, list[Demand]]:
+        """What the documents of some chunks want of them, those that want most copies first."""
+        found: dict[int, list[Demand]] = {chunk: [] for chunk in chunks}
+        with self._db.read() as db:
+            for at in range(0, len(chunks), PAGE):
+                page = chunks[at : at + PAGE]
+                for chunk, *demand in db.execute(
+                    "SELECT chunk, organization, topology, max(factor) AS most FROM member"  # noqa: S608
+                    f" JOIN document ON document.id = member.document WHERE chunk IN ({','.join('?' * len(page))})"
+                    " GROUP BY chunk, organization, topology ORDER BY chunk, most DESC, organization, topology",
+                    tuple(page),
+                ):
+                    found[chunk].append(Demand(*demand))
+        return {chunk: _bounded(demands) for chunk, demands in found.items()}
 
     def place(self, placed: Sequence[tuple[Item, Sequence[PeerId], bool]], now: float) -> None:
         """Home sets, and whether the chunk is durable here already. What has become ours, or no longer is, is due."""
@@ -395,8 +452,9 @@ class Inventory:
             has_changed = (mine > 0) != (item.mine > 0) or have != item.have or tuple(home) != item.home
             rows.append(
                 (
-                    struct.pack(f">{len(numbers)}H", *numbers),
+                    struct.pack(f">{len(numbers)}I", *numbers),
                     numbers[0] if numbers else 0,
+                    json.dumps(item.also) if item.also else "",
                     self._epoch,
                     mine,
                     have,
@@ -408,7 +466,7 @@ class Inventory:
             )
         with self._db.write(durable=False) as db:
             db.executemany(
-                "UPDATE chunk SET home = ?, first = ?, epoch = ?, mine = ?, have = ?, since = ?,"
+                "UPDATE chunk SET home = ?, first = ?, also = ?, epoch = ?, mine = ?, have = ?, since = ?,"
                 " next_at = COALESCE(?, next_at), audit_at = COALESCE(?, audit_at) WHERE id = ?",
                 rows,
             )
@@ -456,8 +514,8 @@ class Inventory:
         with self._db.write(durable=False) as db:
             for cid in cids:
                 row = db.execute(
-                    "SELECT chunk.id, mine FROM chunk JOIN document ON document.id = chunk.document"
-                    " WHERE cid = ? AND organization = ?",
+                    "SELECT id, mine FROM chunk WHERE cid = ? AND EXISTS (SELECT 1 FROM member JOIN document"
+                    " ON document.id = member.document WHERE member.chunk = chunk.id AND organization = ?)",
                     (bytes(cid), organization),
                 ).fetchone()
                 if row is None:
@@ -558,7 +616,7 @@ class Inventory:
         number = self._numbers.get(peer)
         if number is None:
             return 0
-        pattern = struct.pack(">H", number)
+        pattern = struct.pack(">I", number)
         with self._db.write(durable=False) as db:
             rows = db.execute("SELECT id, home FROM chunk WHERE instr(home, ?) > 0", (pattern,)).fetchall()
             due = [(now, row[0]) for row in rows if number in _numbers(row[1])]
@@ -693,8 +751,9 @@ class Inventory:
             return int(db.execute("SELECT count(*) FROM document WHERE is_read = 0").fetchone()[0])
 
     def _item(self, row: Sequence[object]) -> Item:
-        identity, cid, size, home, mine, have, tries, audits, since, organization, doc_id, owner, *rules = row
+        identity, cid, size, home, mine, have, tries, audits, since, organization, doc_id, owner, *rules, also = row
         peers = tuple(self._peers[number] for number in _numbers(home) if number in self._peers)  # type: ignore[arg-type]
+        rules.append(tuple(Demand(*one) for one in json.loads(str(also))) if also else ())
         return Item(
             identity,  # type: ignore[arg-type]
             Cid.from_bytes(cid),  # type: ignore[arg-type]
@@ -713,7 +772,23 @@ class Inventory:
 
 
 def _numbers(home: bytes) -> tuple[int, ...]:
-    return struct.unpack(f">{len(home) // 2}H", home)
+    return struct.unpack(f">{len(home) // 4}I", home)
+
+
+def _bounded(demands: Sequence[Demand]) -> list[Demand]:
+    """At most DEMANDS_MAX of each organisation: where there are more, its nodes are the candidates, all of them."""
+    counts = Counter(demand.organization for demand in demands)
+    found: dict[tuple[str, str], Demand] = {}
+    for demand in demands:
+        if counts[demand.organization] > DEMANDS_MAX:
+            demand = demand._replace(topology="")
+        found.setdefault((demand.organization, demand.topology), demand)
+    return list(found.values())
+
+
+def _others(item: Item, demands: Sequence[Demand]) -> tuple[Demand, ...]:
+    own = item.demands[0]
+    return tuple(demand for demand in demands if demand[:2] != own[:2] or demand.factor > own.factor)
 
 
 def open_inventory(path: Path | None, own: PeerId) -> Inventory:

@@ -161,7 +161,7 @@ class Coordinating:
                 lag[peer] = min(lag.get(peer, now), max(item.since, told[peer].since if peer in told else 0.0))
                 if peer not in item.home and not view.is_cut_off:
                     to_ask.setdefault((peer, item.organization), []).append(item)
-            is_done = not missing and len(acting) >= min(item.factor, len(item.home))
+            is_done = not missing and len(acting) >= min(item.copies, len(item.home))
             again_s = self._period() if is_done else min(AGAIN_S_MAX, AGAIN_S_MIN * 2 ** min(item.audits, 10))
             due.append((item.id, now + again_s, is_done))
             standings.append(Standing(item, tuple(acting), proved, min([lag[peer] for peer in missing], default=now)))

@@ -8,14 +8,15 @@ views never drop for each other's sake. Chunks of documents that are gone go wit
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from rage_net.chunk import replicas
 from rage_net.chunk.store import ChunkStore
+from rage_net.cid import Cid
 from rage_net.env import Env
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.metrics import Metrics
-from rage_net.replication.inventory import Inventory, Item
+from rage_net.replication.inventory import Demand, Inventory, Item
 from rage_net.services.replicating.prover import Prover
 from rage_net.services.replicating.view import View
 
@@ -80,22 +81,42 @@ class Dropping:
             await self._env.blocking(self._inventory.release_guests, sorted(safe), now)
 
     async def _find_safe(self, items: Sequence[Item]) -> set[int]:
-        """Chunks that their home sets hold without us, proved just now."""
+        """Chunks that their home sets hold without us, proved just now: of every document that wants them, its own.
+
+        Whoever writes a document may name any chunk, and say where it may be held. So one document's home set says
+        nothing of another's, and another organisation's nodes alone are not trusted with what is not theirs.
+        """
         own = self._view.own
+        demands = await self._env.blocking(self._inventory.demands, [item.id for item in items])
         asks: dict[PeerId, list[Item]] = {}
+        homes: dict[int, list[tuple[Demand, list[PeerId]]]] = {}
         for item in items:
-            others = [peer for peer in item.home if peer != own]
-            if len(others) >= item.factor and all(map(self._view.is_there, others)):
-                for peer in others:
+            wanted = [(demand, self._view.homes(item.cid, [demand])) for demand in demands[item.id]]
+            peers = dict.fromkeys(peer for _, home in wanted for peer in home)
+            is_filled = all(len(home) >= demand.factor for demand, home in wanted)
+            if wanted and is_filled and own not in peers and all(map(self._view.is_there, peers)):
+                homes[item.id] = wanted
+                for peer in peers:
                     asks.setdefault(peer, []).append(item)
         answers = await self._prover.prove({peer: [item.cid for item in some] for peer, some in asks.items()})
-        safe = set()
-        for item in items:
-            found = [answers.get((peer, item.cid)) for peer in item.home if peer != own]
-            keeping = sum(answer is not None and answer.outcome == "proved" and answer.is_kept for answer in found)
-            if keeping >= item.factor:
-                safe.add(item.id)
-        return safe
+        keeping: dict[Cid, set[PeerId]] = {}
+        for (peer, cid), answer in answers.items():
+            if answer.outcome == "proved" and answer.is_kept:
+                keeping.setdefault(cid, set()).add(peer)
+        return {
+            item.id
+            for item in items
+            if item.id in homes
+            and all(
+                self._is_safe(demand, keeping.get(item.cid, set()).intersection(home))
+                for demand, home in homes[item.id]
+            )
+        }
+
+    def _is_safe(self, demand: Demand, keeping: Collection[PeerId]) -> bool:
+        nodes = self._view.nodes
+        own = sum(peer in nodes and nodes[peer].candidate.organization == demand.organization for peer in keeping)
+        return len(keeping) >= demand.factor and own > 0
 
     def _drop(self, items: Sequence[Item]) -> int:
         """Let go of what still belongs elsewhere now. Blocking."""

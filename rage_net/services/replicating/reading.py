@@ -119,7 +119,7 @@ class Reading:
         items = self._inventory.unplaced(PAGE)
         placed = []
         for item in items:
-            home = self._view.home(item.cid, item.organization, item.topology, item.factor)
+            home = self._view.homes(item.cid, item.demands)
             placed.append((item, home, bool(item.have) or is_durable(self._store, item.cid)))
         self._inventory.place(placed, self._now())
         return len(items)

@@ -16,7 +16,7 @@ from typing import Literal
 
 from rage_net.cid import Cid
 from rage_net.libp2p.peer_id import PeerId
-from rage_net.replication.inventory import Item
+from rage_net.replication.inventory import Demand, Item
 from rage_net.replication.place import Candidate, Strategy, Topology
 
 State = Literal["active", "drained", "lost"]
@@ -134,8 +134,15 @@ class View:
 
     def home(self, cid: Cid, organization: str, others: str, factor: int) -> tuple[PeerId, ...]:
         """Where a chunk belongs."""
-        topology = self.topology(organization, others)
-        return tuple(topology.candidates[at].peer_id for at in topology.place(cid, factor))
+        return tuple(self.homes(cid, [Demand(organization, others, factor)]))
+
+    def homes(self, cid: Cid, demands: Iterable[Demand], without: frozenset[PeerId] = frozenset()) -> list[PeerId]:
+        """Where a chunk belongs that several documents want, each in its own place: all of these."""
+        found: dict[PeerId, None] = {}
+        for demand in demands:
+            topology = self.topology(demand.organization, demand.topology, without)
+            found.update((topology.candidates[at].peer_id, None) for at in topology.place(cid, demand.factor))
+        return list(found)
 
     def acting(self, item: Item, excluded: Collection[PeerId] = ()) -> list[PeerId]:
         """Who should hold a chunk now: its home set, others in place of those that are away or excluded.
@@ -145,8 +152,7 @@ class View:
         away = self.unavailable.union(excluded)
         if not away.intersection(item.home):
             return list(item.home)
-        topology = self.topology(item.organization, item.topology, away)
-        return [topology.candidates[at].peer_id for at in topology.place(item.cid, item.factor)]
+        return self.homes(item.cid, item.demands, away)
 
     def coordinator(self, item: Item) -> PeerId | None:
         """Whose business a chunk is."""
