@@ -62,7 +62,7 @@ class Metadata:
         self.records = Records(store, documents, log, self.access, self.organization, own, env)
         self.is_read_only = network.sync.read_only
         self._home = home
-        self._now = env.now
+        self.now = env.now
         self._agreed_at = _read_time(home)
         self._has_company = False
         self._judged_by: object = None
@@ -97,7 +97,7 @@ class Metadata:
         chain = self.files.load().chain
         authority = self.authority
         is_revoked = authority.is_revoked
-        return verify_chain(chain, authority.anchors, self._now(), peer_id=self.own, is_revoked=is_revoked).certificate
+        return verify_chain(chain, authority.anchors, self.now(), peer_id=self.own, is_revoked=is_revoked).certificate
 
     def rejudge(self) -> None:
         """CAs have changed: judge every author anew, our own organisation's first, for its admins say whom we trust."""

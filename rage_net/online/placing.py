@@ -100,7 +100,7 @@ def _wanted(metadata: Metadata, policies: Policies, rows: Collection[DocumentRow
         if row.is_dead:
             continue
         access = metadata.access.access_of(row.organization, row.doc_id)
-        words = _words(row.organization, access)
+        words = _words(row.organization, access, metadata.now())
         if row.organization != metadata.organization and metadata.organization not in words:
             continue
         choice = policies.choose(subject_of(row))
@@ -122,14 +122,18 @@ def subject_of(row: DocumentRow) -> Subject:
     return Subject(row.tags, days, row.policy)
 
 
-def _words(organization: str, access: AccessList | None) -> list[str]:
+def _words(organization: str, access: AccessList | None, now: float) -> list[str]:
+    """What is in force at `now`: a right that has run out gives no bytes any more, so it places none."""
     if access is None:
         return []
-    granted = {name[4:] for name in access.grants.get("replicate", {}) if name.startswith("org:")}
-    denied = set(access.denials.get("replicate", {}))
+    granted, denied = (
+        {name for name, until in rights.get("replicate", {}).items() if now <= until}
+        for rights in (access.grants, access.denials)
+    )
+    granted = {name[4:] for name in granted if name.startswith("org:")}
     added = sorted(name for name in granted if name != organization and f"org:{name}" not in denied)
     taken = sorted(f"-{name.removeprefix('peer:')}" for name in denied if name.startswith(("peer:", "org:")))
-    return [*added, *taken]
+    return [*taken, *added]
 
 
 async def make_replicating(

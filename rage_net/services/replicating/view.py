@@ -17,7 +17,7 @@ from typing import Literal
 from rage_net.cid import Cid
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.replication.inventory import Demand, Item
-from rage_net.replication.place import Candidate, Strategy, Topology
+from rage_net.replication.place import CANDIDATES_MAX, Candidate, Strategy, Topology
 
 State = Literal["active", "drained", "lost"]
 UNMET_S = 60.0
@@ -90,8 +90,16 @@ class View:
 
     @property
     def is_cut_off(self) -> bool:
-        """Whether most candidates are out of reach: then it is more likely us, and copies are not made anew."""
-        active = [peer for peer, node in self.nodes.items() if node.state == "active"]
+        """Whether most candidates are out of reach: then it is more likely us, and copies are not made anew.
+
+        Of our own organisation: what others' logs say of their nodes is theirs to say, be they there or not.
+        """
+        own = self.nodes.get(self.own)
+        active = [
+            peer
+            for peer, node in self.nodes.items()
+            if node.state == "active" and (own is None or node.candidate.organization == own.candidate.organization)
+        ]
         return 2 * len(self.unavailable.intersection(active)) > len(active)
 
     def is_there(self, peer: PeerId) -> bool:
@@ -127,6 +135,9 @@ class View:
                 and peer not in without
                 and str(peer) not in left_out
             ]
+            if len(candidates) > CANDIDATES_MAX:  # its own nodes first: others' may be as many as they like
+                candidates.sort(key=lambda one: (one.organization != organization, one.peer_id.multihash))
+                del candidates[CANDIDATES_MAX:]
             if len(self._topologies) >= TOPOLOGIES_MAX:
                 self._topologies.clear()
             found = self._topologies[key] = Topology(candidates, self.strategy)
