@@ -10,8 +10,6 @@ from rage_net.replication.place import CANDIDATES_MAX, Candidate
 from rage_net.services.replicating.view import Node, View
 from tests.replication.world import cid, node, peer
 
-pytestmark = pytest.mark.anyio
-
 
 def view_of(*candidates: Candidate, grace_s: float = 10.0) -> View:
     made = View(peer(0), "geographic_diversity", grace_s, 0.0)
