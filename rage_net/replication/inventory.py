@@ -324,13 +324,13 @@ class Inventory:
             db.execute(f"UPDATE chunk SET epoch = 0 WHERE id IN ({chunks})", (identity,))  # noqa: S608
             for (chunk,) in db.execute(_SHARED, (identity,)).fetchall():  # another may want more of it now
                 self._govern(db, chunk, now)
-        db.execute("UPDATE document SET seen = ? WHERE id = ?", (seen, identity))
+        db.execute("UPDATE document SET seen = max(seen, ?) WHERE id = ?", (seen, identity))
         return int(is_ruled_anew or old[1] != bytes(wanted.root))
 
     def forget(self, seen: int, now: float) -> int:
         """The round is over: documents that it did not see are gone. Returns: how many."""
         with self._db.write(durable=False) as db:
-            gone = [row[0] for row in db.execute("SELECT id FROM document WHERE seen <> ?", (seen,)).fetchall()]
+            gone = [row[0] for row in db.execute("SELECT id FROM document WHERE seen < ?", (seen,)).fetchall()]
             for identity in gone:
                 self._leave(db, identity, now)
                 db.execute("DELETE FROM document WHERE id = ?", (identity,))
@@ -443,12 +443,16 @@ class Inventory:
         return {chunk: _bounded(demands) for chunk, demands in found.items()}
 
     def place(self, placed: Sequence[tuple[Item, Sequence[PeerId], bool]], now: float) -> None:
-        """Home sets, and whether the chunk is durable here already. What has become ours, or no longer is, is due."""
+        """Home sets, and whether the chunk is durable here already. What has become ours, or no longer is, is due.
+
+        What is ours and durable for another reason (a document that was put here, a pin) is still wanted: whoever
+        fetches makes a replica of it, so that it stays when that reason goes.
+        """
         rows = []
         for item, home, is_here in placed:
             numbers = [self.number(peer) for peer in home]
             mine = 1 if self._own in home else (2 if item.mine == 2 else 0)
-            have = item.have or int(is_here)
+            have = 0 if mine and item.have == 2 else item.have or int(is_here and not mine)
             has_changed = (mine > 0) != (item.mine > 0) or have != item.have or tuple(home) != item.home
             rows.append(
                 (
@@ -491,16 +495,23 @@ class Inventory:
             ).fetchall()
         return [self._item(row) for row in rows]
 
-    def orphans(self, limit: int) -> list[tuple[int, Cid]]:
-        """Chunks that are here for documents that are gone."""
+    def orphans(self, before: float, limit: int) -> list[tuple[int, Cid]]:
+        """Chunks that are here for documents that have been gone since before then."""
         with self._db.read() as db:
-            rows = db.execute("SELECT id, cid FROM chunk WHERE document = 0 LIMIT ?", (limit,)).fetchall()
+            rows = db.execute(
+                "SELECT id, cid FROM chunk WHERE document = 0 AND since <= ? LIMIT ?", (before, limit)
+            ).fetchall()
         return [(row[0], Cid.from_bytes(row[1])) for row in rows]
 
-    def drop_orphans(self, chunks: Iterable[int]) -> None:
-        """They were let go."""
+    def drop_orphans(self, chunks: Sequence[int], now: float) -> None:
+        """They were let go. Those that a document has come for meanwhile are not here any more."""
+        rows = [(chunk,) for chunk in chunks]
         with self._db.write(durable=False) as db:
-            db.executemany("DELETE FROM chunk WHERE id = ? AND document = 0", [(chunk,) for chunk in chunks])
+            db.executemany("DELETE FROM chunk WHERE id = ? AND document = 0", rows)
+            db.executemany(
+                "UPDATE chunk SET have = 0, since = ?, next_at = 0, tries = 0 WHERE id = ? AND have > 0",
+                [(now, chunk) for chunk in chunks],
+            )
 
     def guests(self, limit: int = PAGE) -> list[Item]:
         """Chunks that we hold because a coordinator asked."""
@@ -522,7 +533,10 @@ class Inventory:
                     continue
                 taken += 1
                 if row[1] == 0:
-                    db.execute("UPDATE chunk SET mine = 2, since = ?, next_at = 0 WHERE id = ?", (now, row[0]))
+                    db.execute(
+                        "UPDATE chunk SET mine = 2, have = have % 2, since = ?, next_at = 0 WHERE id = ?",
+                        (now, row[0]),
+                    )
         return taken
 
     def release_guests(self, chunks: Iterable[int], now: float) -> None:

@@ -27,6 +27,8 @@ SETTLE_S = 30.0
 """A copy that has become one too many is kept for so long: placement may change again."""
 AGAIN_S = 60.0
 ORPHANS = 1000
+ORPHAN_S = 10.0
+"""A chunk of a document that is gone stays for so long: a log that changes while it is read may have hidden it."""
 
 
 class Dropping:
@@ -52,7 +54,7 @@ class Dropping:
 
     async def round(self, *, at_once: bool = False) -> int:
         """One batch of copies too many, and of chunks of documents that are gone. Returns: how many went."""
-        gone = await self._env.blocking(self._drop_orphans)
+        gone = await self._env.blocking(self._drop_orphans, 0.0 if at_once else ORPHAN_S)
         await self._release_guests()
         now = self._now()
         items = await self._env.blocking(self._inventory.surplus, now, BATCH)
@@ -132,13 +134,15 @@ class Dropping:
                 self._inventory.set_have([item.id], 2, self._now())
             else:
                 gone += 1
+                self._inventory.lost([item.cid], self._now())  # placement took it for here meanwhile
         self._metrics.replication_events.add(gone, "dropped")
         return gone
 
-    def _drop_orphans(self) -> int:
-        orphans = self._inventory.orphans(ORPHANS)
+    def _drop_orphans(self, age_s: float) -> int:
+        now = self._now()
+        orphans = self._inventory.orphans(now - age_s, ORPHANS)
         if orphans:
             replicas.let_go(self._store, [cid for _, cid in orphans], now=self._env.now(), at_once=True)
-            self._inventory.drop_orphans(chunk for chunk, _ in orphans)
+            self._inventory.drop_orphans([chunk for chunk, _ in orphans], now)
             self._metrics.replication_events.add(len(orphans), "dropped")
         return len(orphans)

@@ -16,7 +16,7 @@ from rage_net.chunk.shelf import attest
 from rage_net.chunk.store import Admitted, ChunkStore, admit
 from rage_net.cid import Cid
 from rage_net.env import Env
-from rage_net.errors import IntegrityError, RageError, StorageFullError
+from rage_net.errors import IntegrityError, RageError, StorageFullError, UnavailableError
 from rage_net.libp2p.errors import Libp2pError
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.messages import ChunkHeader
@@ -91,7 +91,12 @@ class Pulling:
         items = await self._env.blocking(self._inventory.wanted, self._now(), BATCH)
         if not items:
             return 0
-        items = await self._take_what_is_here(items)
+        try:
+            items = await self._take_what_is_here(items)
+        except StorageFullError as error:
+            log.warning("what is here cannot be held as replicas: %s", error)
+            self._on_full()
+            return 0
         sources = await self._find_sources(items)
         failed: dict[int, float] = {}
         batch = _Batch(self, items)
@@ -123,15 +128,17 @@ class Pulling:
     async def _take_what_is_here(self, items: Sequence[Item]) -> list[Item]:
         """Durable chunks of documents that were put here become replicas; cached ones are fetched as others are."""
 
-        def take() -> list[Item]:
+        def take() -> set[int]:
             here = [item for item in items if is_durable(self._store, item.cid)]
             if here:
                 replicas.hold(self._store, [item.cid for item in here])
                 self._inventory.set_have([item.id for item in here], 1, self._now())
-            taken = {item.id for item in here}
-            return [item for item in items if item.id not in taken]
+            return {item.id for item in here}
 
-        return await self._env.blocking(take)
+        taken = await self._env.blocking(take)
+        if taken:
+            self.on_fetched()
+        return [item for item in items if item.id not in taken]
 
     async def _find_sources(self, items: Sequence[Item]) -> dict[Cid, list[PeerId]]:
         """Which nodes say that they have which chunks; each is asked about all that nobody before it has."""
@@ -190,12 +197,13 @@ class Pulling:
         self._inventory.set_have([item.id for item, _, _ in fresh], 1, self._now())
 
     async def commit(self, fresh: Sequence[tuple[Item, Admitted, ChunkHeader]]) -> bool:
-        """As `keep`; False when there is no room."""
+        """As `keep`; False when there is no room, or what holds the bytes is out of reach."""
         try:
             await self._env.blocking(self.keep, fresh)
-        except StorageFullError as error:
+        except (StorageFullError, UnavailableError) as error:
             log.warning("replicas cannot be kept: %s", error)
-            self._on_full()
+            if isinstance(error, StorageFullError):
+                self._on_full()
             return False
         self._metrics.replication_events.add(len(fresh), "fetched")
         self.on_fetched()
@@ -207,7 +215,7 @@ class _Batch:
 
     def __init__(self, pulling: Pulling, items: Sequence[Item]) -> None:
         self.is_full = False
-        """The disk has no room."""
+        """Nothing more can be kept now: the disk has no room, or an object store does not answer."""
         self.kept: set[int] = set()
         self._pulling = pulling
         self._fresh: list[tuple[Item, Admitted, ChunkHeader]] = []
