@@ -166,7 +166,7 @@ async def make_replicating(
     async def fetch(peer: PeerId, cid: Cid) -> Received:
         return await exchange.fetch(await connect(peer), cid, traffic="replication")
 
-    view = View(own, replication.placement.strategy, float(replication.grace), env.monotonic())
+    view = View(own, replication.placement.strategy, float(replication.grace), inventory.clock_at_open)
     late: list[Replicating] = []
     auditing = Auditing(
         store,

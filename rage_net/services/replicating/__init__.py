@@ -121,6 +121,7 @@ class Replicating:
         self._sources = sources
         self._full_until = 0.0
         self._is_stale = asyncio.Event()
+        self._comparing = asyncio.Lock()  # two rounds at once would forget what the other saw
         self._stale: set[str] | None = set()  # ids of documents that have changed; None: all, and the nodes
         self._opened_at = env.monotonic()
         now = self.now
@@ -231,13 +232,14 @@ class Replicating:
             await self._reconcile_stale()
 
     async def _reconcile_stale(self) -> None:
-        self._is_stale.clear()
-        stale, self._stale = self._stale, set()
-        try:
-            await self._env.blocking(self._reconcile, stale)
-        except BaseException:
-            self._stale = None
-            raise
+        async with self._comparing:
+            self._is_stale.clear()
+            stale, self._stale = self._stale, set()
+            try:
+                await self._env.blocking(self._reconcile, stale)
+            except BaseException:
+                self._stale = None
+                raise
         while await self.reading.round():
             pass
         await self._env.blocking(self._place_all)

@@ -38,6 +38,10 @@ FAILED_S = 20.0
 """A home holder that has failed to prove for so long is replaced until it does."""
 IDLE_S_MAX = 2.0
 FOREVER_S = 365 * 86_400.0
+WAITING_MAX = 1000
+"""Chunks of one node that its lag is taken from."""
+FORGET_S = 5 * AGAIN_S_MAX
+"""A chunk that is waited for is looked at within AGAIN_S_MAX, unless it is our business no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,8 @@ class Coordinating:
     ) -> None:
         self.lag_since: dict[PeerId, float] = {}
         """Nodes that have not proved chunks they should hold: since when the oldest is waited for."""
+        self._waiting: dict[PeerId, dict[int, tuple[float, float]]] = {}
+        """Of each node the chunks that it has not proved: since when, and when that was looked at."""
         self._inventory = inventory
         self._env = env
         self._metrics = metrics
@@ -150,23 +156,24 @@ class Coordinating:
         view, now = self._view, self._now()
         to_ask: dict[tuple[PeerId, str], list[Item]] = {}
         standings, due = [], []
-        lag: dict[PeerId, float] = {}
         for item in items:
             told = {each.peer: each for each in known[item.id]}
             proved = frozenset(peer for peer, each in told.items() if each.outcome == "proved" and view.is_there(peer))
             excluded = self._excluded(item, told, proved, now)
             acting = view.acting(item, excluded)
+            acting += self._ask_again(item, told, excluded, acting)
             missing = [peer for peer in acting if peer not in proved]
+            since = {peer: max(item.since, told[peer].since if peer in told else 0.0) for peer in missing}
+            self._note_waiting(item, since, now)
             for peer in missing:
-                lag[peer] = min(lag.get(peer, now), max(item.since, told[peer].since if peer in told else 0.0))
                 if peer not in item.home and not view.is_cut_off:
                     to_ask.setdefault((peer, item.organization), []).append(item)
             is_done = not missing and len(acting) >= min(item.copies, len(item.home))
             again_s = self._period() if is_done else min(AGAIN_S_MAX, AGAIN_S_MIN * 2 ** min(item.audits, 10))
             due.append((item.id, now + again_s, is_done))
-            standings.append(Standing(item, tuple(acting), proved, min([lag[peer] for peer in missing], default=now)))
+            standings.append(Standing(item, tuple(acting), proved, min(since.values(), default=now)))
         await self._env.blocking(self._inventory.audited, due)
-        self._note_lag(items, lag, standings)
+        self._note_lag(now)
         await self._ask_to_hold(to_ask)
         return standings
 
@@ -182,21 +189,55 @@ class Coordinating:
         found |= {peer for peer in self._view.nodes if peer not in proved and self._is_full(peer)}
         return found
 
+    def _ask_again(
+        self, item: Item, told: dict[PeerId, Known], excluded: Collection[PeerId], acting: Sequence[PeerId]
+    ) -> list[PeerId]:
+        """Where too few are left, stand-ins that have failed before: by chance, so that each has its turn.
+
+        One that was asked before its log or its disk was ready would else never be asked again.
+        """
+        short = min(item.factor, len(item.home)) - len(acting)
+        if short <= 0:
+            return []
+        view = self._view
+        candidates = {each.peer_id for each in view.topology(item.organization, item.topology).candidates}
+        failed = [
+            peer
+            for peer in sorted(candidates.intersection(excluded))
+            if peer not in item.home
+            and view.is_there(peer)
+            and not self._is_full(peer)
+            and told[peer].outcome != "lied"
+        ]
+        return self._env.random.sample(failed, min(short, len(failed)))
+
     def _period(self) -> float:
         if not self._period_s:
             return FOREVER_S
         return self._period_s * self._env.random.uniform(0.75, 1.0)
 
-    def _note_lag(self, items: Sequence[Item], lag: dict[PeerId, float], standings: Sequence[Standing]) -> None:
-        """What this round says of who lags: a node that owes nothing of what was looked at keeps what others said."""
-        owed = {peer for item in items for peer in item.home}
-        for peer in owed:
-            if peer in lag:
-                self.lag_since[peer] = min(self.lag_since.get(peer, lag[peer]), lag[peer])
+    def _note_waiting(self, item: Item, since: dict[PeerId, float], now: float) -> None:
+        """Of one chunk, which of its home is waited for, and since when."""
+        owed = {peer: at for peer, at in since.items() if peer in item.home}
+        for peer, waiting in self._waiting.items():
+            if peer not in owed:
+                waiting.pop(item.id, None)
+        for peer, at in owed.items():
+            waiting = self._waiting.setdefault(peer, {})
+            if item.id in waiting or len(waiting) < WAITING_MAX:
+                waiting[item.id] = at, now
+
+    def _note_lag(self, now: float) -> None:
+        """What is waited for longest, of each node. What was not looked at again is owed no more: it went elsewhere."""
+        self.lag_since.clear()
+        for peer, waiting in list(self._waiting.items()):
+            for chunk in [chunk for chunk, (_, seen) in waiting.items() if now - seen > FORGET_S]:
+                del waiting[chunk]
+            if waiting:
+                self.lag_since[peer] = min(since for since, _ in waiting.values())
             else:
-                self.lag_since.pop(peer, None)
+                del self._waiting[peer]
         own = str(self._view.own)
-        now = self._now()
         self._metrics.replication_lag.replace(
             {
                 (own, str(peer)): now - self.lag_since.get(peer, now)

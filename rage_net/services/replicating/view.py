@@ -37,7 +37,7 @@ TOPOLOGIES_MAX = 256
 
 
 class View:
-    """Who may hold what, as this node sees it. `now` is a clock that never goes back."""
+    """Who may hold what, as this node sees it. `now` is the inventory's clock, here and in `observe`."""
 
     def __init__(self, own: PeerId, strategy: Strategy, grace_s: float, now: float) -> None:
         self.own = own
