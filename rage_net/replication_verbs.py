@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from rage_net.engine import Engine, Io
     from rage_net.libp2p.peer_id import PeerId
     from rage_net.metadata import Metadata
-    from rage_net.replication.inventory import Item
+    from rage_net.replication.inventory import Item, Known
     from rage_net.services.replicating import Replicating
     from rage_net.services.replicating.view import View
 
@@ -242,18 +242,23 @@ async def _pages(
 async def _whom_to_ask(
     engine: Engine, replicating: Replicating, items: Sequence[Item], *, every: bool = False
 ) -> dict[PeerId, list[Cid]]:
-    """Nodes that may hold each chunk: the home set, whoever was known to, and in a small network all."""
-    view = replicating.view
     known = await engine.env.blocking(replicating.inventory.proofs, [item.id for item in items])
+    return whom_to_ask(replicating.view, items, known, every=every)
+
+
+def whom_to_ask(
+    view: View, items: Sequence[Item], known: Mapping[int, Sequence[Known]], *, every: bool = False
+) -> dict[PeerId, list[Cid]]:
+    """Nodes that may hold each chunk: the home set, whoever was known to, and in a small network all."""
     there = [peer for peer, node in view.nodes.items() if node.state != "lost"]
-    is_small = every or len(there) <= ALL_ASKED_MAX
-    asks: dict[PeerId, list[Cid]] = {}
+    everyone = there if every or len(there) <= ALL_ASKED_MAX else ()
+    asks: dict[PeerId, list[Cid]] = {peer: [] for peer in there}
     for item in items:
-        named = [*item.home, *(each.peer for each in known[item.id]), item.owner, *(there if is_small else ())]
+        named = [*item.home, *(each.peer for each in known[item.id]), item.owner, *everyone]
         for peer in dict.fromkeys(named):
-            if peer in view.nodes and view.nodes[peer].state != "lost":
-                asks.setdefault(peer, []).append(item.cid)
-    return asks
+            if (asked := asks.get(peer)) is not None:
+                asked.append(item.cid)
+    return {peer: cids for peer, cids in asks.items() if cids}
 
 
 async def _ask(

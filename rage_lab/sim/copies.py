@@ -44,7 +44,6 @@ from rage_net.replication.place import Candidate
 from rage_net.replication.policy import Policies
 from rage_net.services.auditing import Auditing
 from rage_net.services.replicating import Replicating, Sources, dropping
-from rage_net.services.replicating.prover import is_durable
 from rage_net.services.replicating.view import Node as Placed
 from rage_net.services.replicating.view import View
 
@@ -544,7 +543,7 @@ class _World:
 
     def _harm(self, node: _Node, cids: Sequence[Cid]) -> None:
         for cid in cids:
-            if is_durable(node.store, cid):
+            if node.store.durable([cid]):
                 self.harmed.setdefault(cid, set()).add(node.name)
 
     async def _stall(self) -> None:
@@ -644,7 +643,7 @@ class _World:
             for cid in cids:
                 if self.excused(cid, wait):
                     continue
-                holders = {node.peer_id for node in up if is_durable(node.store, cid)}
+                holders = {node.peer_id for node in up if node.store.durable([cid])}
                 for node in up:
                     item = node.replicating.inventory.find(cid)
                     if item is None or set(item.home) != holders:

@@ -166,6 +166,12 @@ class ChunkStore:
             raise absent(cid)
         return stat
 
+    def durable(self, cids: Iterable[Cid]) -> set[Cid]:
+        """Which of these are here and more than cache."""
+        query = "SELECT 1 FROM chunk WHERE cid = ? AND cached = 0"
+        with self.index.read() as db:
+            return {cid for cid in cids if db.execute(query, (bytes(cid),)).fetchone() is not None}
+
     def list(self, after: Cid | None = None, limit: int = LIST_MAX) -> Sequence[Stat]:
         """Up to `limit` (at most LIST_MAX) chunks in the order of their binary CIDs, beginning behind `after`."""
         with self.index.read() as db:

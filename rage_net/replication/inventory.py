@@ -448,30 +448,23 @@ class Inventory:
         What is ours and durable for another reason (a document that was put here, a pin) is still wanted: whoever
         fetches makes a replica of it, so that it stays when that reason goes.
         """
-        rows = []
+        rows, same = [], []
         for item, home, is_here in placed:
-            numbers = [self.number(peer) for peer in home]
             mine = 1 if self._own in home else (2 if item.mine == 2 else 0)
             have = 0 if mine and item.have == 2 else item.have or int(is_here and not mine)
-            has_changed = (mine > 0) != (item.mine > 0) or have != item.have or tuple(home) != item.home
-            rows.append(
-                (
-                    struct.pack(f">{len(numbers)}I", *numbers),
-                    numbers[0] if numbers else 0,
-                    json.dumps(item.also) if item.also else "",
-                    self._epoch,
-                    mine,
-                    have,
-                    now if has_changed else item.since,
-                    now if has_changed else None,
-                    now if has_changed else None,
-                    item.id,
-                )
-            )
+            also = json.dumps(item.also) if item.also else ""
+            if (mine, have, tuple(home)) == (item.mine, item.have, item.home):
+                same.append((also, self._epoch, item.id))
+                continue
+            numbers = [self.number(peer) for peer in home]
+            packed = struct.pack(f">{len(numbers)}I", *numbers)
+            first = numbers[0] if numbers else 0
+            rows.append((packed, first, also, self._epoch, mine, have, now, now, now, item.id))
         with self._db.write(durable=False) as db:
+            db.executemany("UPDATE chunk SET also = ?, epoch = ? WHERE id = ?", same)
             db.executemany(
-                "UPDATE chunk SET home = ?, first = ?, also = ?, epoch = ?, mine = ?, have = ?, since = ?,"
-                " next_at = COALESCE(?, next_at), audit_at = COALESCE(?, audit_at) WHERE id = ?",
+                "UPDATE chunk SET home = ?, first = ?, also = ?, epoch = ?, mine = ?, have = ?, since = ?, next_at = ?,"
+                " audit_at = ? WHERE id = ?",
                 rows,
             )
 

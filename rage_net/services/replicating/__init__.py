@@ -33,7 +33,7 @@ from rage_net.replication.policy import Policies
 from rage_net.replication.usage import Rates, total
 from rage_net.services.replicating.coordinating import Coordinating
 from rage_net.services.replicating.dropping import Dropping
-from rage_net.services.replicating.prover import Auditing, Fetch, Have, Prover, is_durable
+from rage_net.services.replicating.prover import Auditing, Fetch, Have, Prover
 from rage_net.services.replicating.pulling import Pulling
 from rage_net.services.replicating.reading import Reading
 from rage_net.services.replicating.view import Node, View
@@ -197,7 +197,8 @@ class Replicating:
 
     def _find_lost(self, cids: Sequence[Cid], now: float) -> None:
         """Of chunks that we are asked for, those that the inventory has here and the store has not."""
-        self.inventory.lost([cid for cid in cids if not is_durable(self._store, cid)], now)
+        durable = self._store.durable(cids)
+        self.inventory.lost([cid for cid in cids if cid not in durable], now)
 
     def keeps(self, cids: Sequence[Cid]) -> list[bool]:
         """Which chunks this node means to hold. Blocking."""
@@ -320,16 +321,17 @@ class Replicating:
         self.inventory.save_clock(self.now())
         after, lost = 0, 0
         while page := self.inventory.held(after):
-            gone = [cid for _, cid in page if not is_durable(self._store, cid)]
+            durable = self._store.durable(cid for _, cid in page)
+            gone = [cid for _, cid in page if cid not in durable]
             lost += self.inventory.lost(gone, self.now()) if gone else 0
             after = page[-1][0]
         found: list[Cid] = []
         for cid in replicas.walk(self._store):
             found.append(cid)
             if len(found) >= PAGE_MAX:
-                self.inventory.noted([cid for cid in found if is_durable(self._store, cid)], self.now())
+                self.inventory.noted(self._store.durable(found), self.now())
                 found.clear()
-        self.inventory.noted([cid for cid in found if is_durable(self._store, cid)], self.now())
+        self.inventory.noted(self._store.durable(found), self.now())
         if lost:
             log.warning("%d chunks that this node should hold are not here, and are fetched again", lost)
 

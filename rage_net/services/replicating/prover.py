@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from rage_net.chunk.store import ChunkStore, admit
@@ -171,27 +172,16 @@ class Prover:
         return [self._store.has(cid) for cid in cids]
 
     def _are_durable(self, cids: Sequence[Cid]) -> list[bool]:
-        return [is_durable(self._store, cid) for cid in cids]
+        durable = self._store.durable(cids)
+        return [cid in durable for cid in cids]
 
     def _prove_ourselves(self, cids: Sequence[Cid]) -> Answers:
-        answers: Answers = {}
-        for cid in cids:
-            answers[self._own, cid] = Answer("absent")
-            if is_durable(self._store, cid):
-                try:
-                    self._store.get(cid)
-                except RageError:
-                    continue
+        answers: Answers = {(self._own, cid): Answer("absent") for cid in cids}
+        for cid in self._store.durable(cids):
+            with suppress(RageError):
+                self._store.get(cid)
                 answers[self._own, cid] = Answer("proved", is_kept=True)
         return answers
-
-
-def is_durable(store: ChunkStore, cid: Cid) -> bool:
-    """Whether a chunk is here and more than cache. Blocking."""
-    try:
-        return not store.stat(cid).cached
-    except NotFoundError:
-        return False
 
 
 def _check(cid: Cid, received: Received) -> None:
@@ -199,4 +189,4 @@ def _check(cid: Cid, received: Received) -> None:
     admit(cid, header.encoding, b"".join(received.buffers), header.size)
 
 
-__all__ = ["UNKNOWN", "Answer", "Answers", "Auditing", "Fetch", "Have", "Prover", "Received", "is_durable"]
+__all__ = ["UNKNOWN", "Answer", "Answers", "Auditing", "Fetch", "Have", "Prover", "Received"]

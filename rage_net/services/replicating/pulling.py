@@ -22,7 +22,7 @@ from rage_net.libp2p.peer_id import PeerId
 from rage_net.messages import ChunkHeader
 from rage_net.metrics import Metrics
 from rage_net.replication.inventory import Inventory, Item
-from rage_net.services.replicating.prover import Fetch, Have, is_durable
+from rage_net.services.replicating.prover import Fetch, Have
 from rage_net.services.replicating.view import View
 
 log = logging.getLogger("rage.replication")
@@ -129,7 +129,8 @@ class Pulling:
         """Durable chunks of documents that were put here become replicas; cached ones are fetched as others are."""
 
         def take() -> set[int]:
-            here = [item for item in items if is_durable(self._store, item.cid)]
+            durable = self._store.durable(item.cid for item in items)
+            here = [item for item in items if item.cid in durable]
             if here:
                 replicas.hold(self._store, [item.cid for item in here])
                 self._inventory.set_have([item.id for item in here], 1, self._now())

@@ -17,7 +17,7 @@ from rage_net.errors import IntegrityError, NotFoundError, RageError
 from rage_net.libp2p.errors import Libp2pError
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.replication.inventory import Inventory, Item, Unread
-from rage_net.services.replicating.prover import Fetch, Received, is_durable
+from rage_net.services.replicating.prover import Fetch, Received
 from rage_net.services.replicating.view import View
 
 log = logging.getLogger("rage.replication")
@@ -117,9 +117,10 @@ class Reading:
     def place_page(self) -> int:
         """Compute the home sets of a page of chunks. Blocking. Returns: how many; 0 when all are computed."""
         items = self._inventory.unplaced(PAGE)
+        durable = self._store.durable(item.cid for item in items if not item.have)
         placed = []
         for item in items:
             home = self._view.homes(item.cid, item.demands)
-            placed.append((item, home, bool(item.have) or is_durable(self._store, item.cid)))
+            placed.append((item, home, bool(item.have) or item.cid in durable))
         self._inventory.place(placed, self._now())
         return len(items)
