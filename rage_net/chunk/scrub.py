@@ -127,7 +127,7 @@ class Scrub:
             if is_long or cancelled():
                 break
             try:
-                store.get(stat.cid, found_by="scrub")
+                store.get(stat.cid, found_by="scrub", at_rest=True)
                 self._unreadable = 0
             except NotFoundError as error:
                 bad += error.id == "chunk-missing"  # else it was deleted since the page was read
@@ -135,7 +135,7 @@ class Scrub:
                 bad += 1
             except UnavailableError as error:
                 self._unreadable += 1
-                if self._unreadable >= UNREADABLE_MAX:
+                if self._unreadable >= UNREADABLE_MAX or store.bodies.problem:  # all of it is out of reach: no rot
                     log.warning("the scrub pauses: %s", error)
                     break
                 bad += 1

@@ -12,6 +12,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import object_store
 import pytest
@@ -23,6 +24,7 @@ from rage_net.chunk.documents import Documents
 from rage_net.chunk.gc import collect
 from rage_net.chunk.ingest import ingest
 from rage_net.chunk.objects import ObjectBodies, checksum_of
+from rage_net.chunk.scrub import Scrub
 from rage_net.chunk.split import Sizes
 from rage_net.chunk.store import ChunkStore, Quota, open_store
 from rage_net.chunk.verify import verify
@@ -564,6 +566,31 @@ def test_verify_reads_the_objects_and_not_the_cache(opened: Open, rng: random.Ra
     overwrite(store, Cid.of(data), rotten(data))
     assert store.get(Cid.of(data)) == data
     assert [bad.reason for bad in verify(store).bad] == ["rot"]
+
+
+def test_a_scrub_reads_the_objects_and_pauses_while_they_are_out_of_reach(
+    opened: Open, proxy: object_store.Proxy, world: Any, rng: random.Random
+) -> None:
+    store = opened(cache_bytes=CACHE_BYTES)
+    blocks = [rng.randbytes(50_000) for _ in range(4)]
+    for block in blocks:
+        store.put(Cid.of(block), block)
+    lost: list[Cid] = []
+    store.on_lost.append(lambda cid, found_by: lost.append(cid))
+    scrub = Scrub(store, 86_400.0)
+    scrub.slice()
+    world.time += 40 * 86_400
+    proxy.fail(503)
+    assert scrub.slice().chunks == 0
+    assert lost == []
+    proxy.heal()
+    for _ in range(20):  # the rest after failures ends
+        world.monotonic()
+    overwrite(store, Cid.of(blocks[0]), rotten(blocks[0]))
+    for _ in range(50):  # slices are short, and wait until they are due
+        world.time += 86_400
+        scrub.slice()
+    assert lost == [Cid.of(blocks[0])]
 
 
 def test_the_cache_is_bounded_and_the_least_recently_used_go_first(tmp_path: Path, rng: random.Random) -> None:

@@ -77,10 +77,11 @@ def reads(store: ChunkStore, monkeypatch: pytest.MonkeyPatch) -> list[Cid]:
     seen: list[Cid] = []
     real = store.get
 
-    def get(cid: Cid, *, found_by: str = "read") -> bytes:
+    def get(cid: Cid, *, found_by: str = "read", at_rest: bool = False) -> bytes:
         if found_by == "scrub":
+            assert at_rest, "a cache tells nothing of what is behind it"
             seen.append(cid)
-        return real(cid, found_by=found_by)  # type: ignore[arg-type]
+        return real(cid, found_by=found_by, at_rest=at_rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(store, "get", get)
     return seen
