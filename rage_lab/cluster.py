@@ -58,6 +58,7 @@ network:
     bootstrap_peers: [{bootstrap}]
     mdns: {{enabled: false}}
   discovery: {{enabled: false}}
+  sync: {{interval: 30s}}
   limits: {{dial_timeout: 5s, request_timeout: 5s}}
   store:
     reserve: 1MiB

@@ -71,7 +71,7 @@ class LabScenarios:
     items: tuple[Listed, ...]
 
 
-@app.command()
+@app.command("run")
 @page(
     examples=(
         "rage lab run --quick",

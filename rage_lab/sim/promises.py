@@ -1,7 +1,7 @@
 """One seed: whole engines of one organisation in virtual time, every fault, then a judgement.
 
-Four or five nodes with certificates replicate; an outsider of another organisation asks.
-Four or five nodes with certificates replicate; an outsider, and at times an open node, ask for everything.
+Four or five nodes with certificates replicate; an outsider, and at times an open node, ask for everything. People put
+with `--wait`, read and remove while nodes vanish, leave, stall, are parted, burn, rot or have no room, as the
 seed says. Then all faults end, and after a bounded time everything must be well (`checker`). Besides the product's own
 audit the stores are looked into directly: a proof that is wrong would not hide here.
 
