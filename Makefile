@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST_ARGS ?= -n 2 -q
 
-.PHONY: help demo test check lint types floors format protos completions docs openapi deps bench scale converge lab clean
+.PHONY: help demo test check lint types floors format protos completions docs openapi deps bench scale converge test-lab lab lab-sim lab-soak clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort
@@ -28,8 +28,18 @@ deps: $(VENV)/.dev  ## Everything the tests need, system packages included where
 test: deps  ## Everything the tests need, and the tests
 	$(BIN)/pytest $(PYTEST_ARGS)
 
-lab: deps  ## As root: real nodes in network namespaces of their own, and mDNS beside js-libp2p
-	$(BIN)/pytest -n 0 -q tests/lab tests/foreign/test_foreign_mdns.py
+test-lab: deps  ## As root: tests of real nodes in network namespaces of their own, and mDNS beside js-libp2p
+	$(BIN)/pytest -n 0 -q tests/lab tests/rage_lab tests/foreign/test_foreign_mdns.py
+
+lab: $(BIN)/rage  ## As root: the fault lab, each fault with real nodes; SCENARIO=NAME, RUNS=N, SEED=N
+	$(BIN)/rage lab run $(or $(SCENARIO),partition one-way kill pause clock full-disk slow-disk bit-flip add drain destroy mix rungs) \
+	    --runs $(or $(RUNS),10) $(if $(SEED),--seed $(SEED)) --format table
+
+lab-sim: $(BIN)/rage  ## The fault lab's simulator: 10,000 seeds of whole engines; SEEDS=N, SEED=N
+	$(BIN)/rage lab run sim --seeds $(or $(SEEDS),10000) $(if $(SEED),--seed $(SEED)) --progress plain --format table
+
+lab-soak: $(BIN)/rage  ## As root: an hour of five real nodes under churn, their memory drawn; MINUTES=N
+	$(BIN)/rage lab run soak --minutes $(or $(MINUTES),60) --out bench/out/soak --format table
 
 check: lint types floors test  ## All that CI runs: lint, types, floors, tests
 
