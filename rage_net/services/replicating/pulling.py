@@ -31,6 +31,8 @@ BATCH = 128
 """Chunks of one round."""
 SOURCES_MAX = 12
 """Nodes asked which chunks of a batch they have."""
+STRANGERS_MAX = 4
+"""Owners of documents that store nothing for others, and are asked besides."""
 FETCHES_AT_ONCE = 6
 """Enough to fill a connection, few enough to leave the threads to readers."""
 COMMIT_CHUNKS = 32
@@ -153,11 +155,16 @@ class Pulling:
         ranked += [
             peer for peer in sorted(view.nodes) if peer not in counts and peer != view.own and view.is_there(peer)
         ]
+        del ranked[SOURCES_MAX:]
+        # A document may be put on a node that is no place for replicas: asked last, as nobody watches whether it lives.
+        strangers = dict.fromkeys(item.owner for item in items if item.owner not in view.nodes)
+        ranked += list(strangers)[:STRANGERS_MAX]
         found: dict[Cid, list[PeerId]] = {}
-        for peer in ranked[:SOURCES_MAX]:
-            missing = [item.cid for item in items if len(found.get(item.cid, ())) < 2]
+        for peer in ranked:
+            wanted = 1 if peer in strangers else 2
+            missing = [item.cid for item in items if len(found.get(item.cid, ())) < wanted]
             if not missing:
-                break
+                continue
             try:
                 said = await self._have(peer, missing)
             except (RageError, Libp2pError, TimeoutError) as error:

@@ -83,7 +83,7 @@ class Reading:
         except (NotFoundError, IntegrityError):
             pass
         error: Exception = NotFoundError(f"no node that is there has {cid}")
-        for peer in self._sources(document, cid)[:SOURCES_MAX]:
+        for peer in self._sources(document, cid):
             try:
                 received = await self._fetch(peer, cid)
                 return await self._env.blocking(self._keep, cid, received)
@@ -93,7 +93,7 @@ class Reading:
 
     async def obtain(self, item: Item) -> bytes | None:
         """A chunk from whoever has it, kept as cache; None when nobody gives it."""
-        for peer in self._sources(item, item.cid)[:SOURCES_MAX]:
+        for peer in self._sources(item, item.cid):
             try:
                 received = await self._fetch(peer, item.cid)
                 return await self._env.blocking(self._keep, item.cid, received)
@@ -105,7 +105,10 @@ class Reading:
         view = self._view
         home = view.home(cid, of.organization, of.topology, 3)
         ranked = dict.fromkeys([of.owner, *home, *sorted(view.nodes)])
-        return [peer for peer in ranked if peer != view.own and view.is_there(peer)]
+        found = [peer for peer in ranked if peer != view.own and view.is_there(peer)][: SOURCES_MAX - 1]
+        if of.owner not in view.nodes and of.owner != view.own:  # no place for replicas, and not watched
+            found.append(of.owner)
+        return found
 
     def _keep(self, cid: Cid, received: Received) -> bytes:
         header = received.header
