@@ -35,6 +35,7 @@ from rage_net.verbs.chunk import (
     Visibility,
 )
 from rage_net.verbs.peer import DiscoverPeers, ListPeers
+from rage_net.verbs.replication import AuditReplication, AuditResult
 from rage_net.verbs.trust import AddTrust, ProbeTrust
 
 R = TypeVar("R")
@@ -48,6 +49,11 @@ PLAY_S_MAX = 50.0
 SOON_S = 10.0
 """For what one node has written to hold on the others; it takes a fraction of a second."""
 POLL_S = 0.05
+
+COPIES = 2
+REPLICATION = f"replication: {{version: 1, default_factor: {COPIES}, grace: 2s}}\n"
+"""Of acme's nodes: with the default grace, a restart of half a minute is no loss, and the demonstration longer."""
+REPAIR_S = 30.0
 
 EQUAL = "equal, byte for byte"
 SCOPES = ("chunks", "sync")
@@ -104,6 +110,7 @@ class _Story:
             self._remove,
             self._kill,
             self._welcome,
+            self._repair,
             self._revoke,
         ):
             yield from act()
@@ -119,6 +126,8 @@ class _Story:
         for node in (self.alpha, self.beta):
             self.acme.certify(node, "storage", "admin")
         self.acme.certify(self.delta, "storage")
+        for node in (self.alpha, self.beta, self.delta):
+            (node.home.config / "replication.yaml").write_text(REPLICATION, "utf-8")
         self.birch.certify(self.gamma, "storage", "admin")
         crow.certify(self.crow, "storage", "admin")
         staging.wait_ready([self.server])
@@ -258,6 +267,20 @@ class _Story:
         seconds = self._get_soon(self.delta, self.report)
         yield Step("get report.txt on delta, by name", REPORT_BYTES, seconds, EQUAL)
 
+    def _repair(self) -> Iterator[Step]:
+        self.tell("waiting until delta holds, in alpha's stead, what placement wants of it")
+        begun = time.monotonic()
+        found: list[AuditResult] = []
+
+        def is_whole() -> bool:
+            found.append(self._run(self.beta, AuditReplication(ref=self.archive.name, prove=True)))
+            return bool(found[-1].checked) and found[-1].ok + found[-1].over == found[-1].checked
+
+        self._wait(is_whole, f"{self.archive.name} has {COPIES} copies again, proved", REPAIR_S)
+        short = max(one.checked - one.ok - one.over for one in found)
+        words = f"{found[-1].checked} chunks, {COPIES} copies of each, proved by challenge; {short} had lost one"
+        yield Step("  copies of archive.bin", ARCHIVE_BYTES, time.monotonic() - begun, words)
+
     def _revoke(self) -> Iterator[Step]:
         self.tell("revoking delta's certificate")
         others = (self.beta, self.gamma)
@@ -284,12 +307,12 @@ class _Story:
             raise DeadlineError(f"the demonstration was not over within {PLAY_S_MAX:g} s", why="is the machine busy?")
         return left
 
-    def _wait(self, condition: Callable[[], bool], what: str) -> None:
-        """Ask until it is so. Raises FindingsError after SOON_S."""
-        until = time.monotonic() + SOON_S
+    def _wait(self, condition: Callable[[], bool], what: str, within_s: float = SOON_S) -> None:
+        """Ask until it is so. Raises FindingsError when it is not in time."""
+        until = time.monotonic() + within_s
         while not condition():
             if time.monotonic() > until:
-                raise FindingsError(f"it did not come about within {SOON_S:g} s: {what}")
+                raise FindingsError(f"it did not come about within {within_s:g} s: {what}")
             time.sleep(min(POLL_S, self._left()))
 
     def _meets(self, node: DemoNode, *others: DemoNode) -> bool:

@@ -227,6 +227,7 @@ class _Node:
                 documents=lambda ids: iter(
                     [each for key, each in sorted(self.documents.items()) if ids is None or key in ids]
                 ),
+                is_gone=lambda organization, doc_id: False,
                 liveness=lambda peer: world.liveness(self, peer),
             ),
             have=self._have,

@@ -95,10 +95,11 @@ def release_document_holds(
     return release_some(store, document_holder, cids, now=now, at_once=at_once)
 
 
-def document_holders(store: ChunkStore, doc_ids: Iterable[str]) -> list[int]:
-    """The holders of those documents that are here."""
+def document_holders(store: ChunkStore, documents: Iterable[tuple[str, str]]) -> list[int]:
+    """The holders of those documents, by organisation and id, that are here."""
+    query = "SELECT holder FROM document WHERE organisation = ? AND doc_id = ?"
     with store.index.read() as db:
-        rows = [db.execute("SELECT holder FROM document WHERE doc_id = ?", (doc_id,)).fetchone() for doc_id in doc_ids]
+        rows = [db.execute(query, key).fetchone() for key in documents]
     return [row[0] for row in rows if row is not None]
 
 

@@ -116,6 +116,13 @@ def _wanted(metadata: Metadata, policies: Policies, rows: Collection[DocumentRow
         )
 
 
+def is_gone(metadata: Metadata, organization: str, doc_id: str) -> bool:
+    """Whether the log says that a document is not to be held here: it was removed, or is not ours to hold. Blocking."""
+    if metadata.access.rights(organization, f"doc:{doc_id}").is_dead:
+        return True
+    return bool(metadata.log.documents(organization, doc_id=doc_id))
+
+
 def subject_of(row: DocumentRow) -> Subject:
     """A document as policies look at it. Its retention counts from when it was put, so that it does not change."""
     days = (row.retention_until - row.created_at) / DAY_S if row.retention_until else None
@@ -184,6 +191,7 @@ async def make_replicating(
     sources = Sources(
         nodes=functools.partial(nodes, metadata),
         documents=functools.partial(documents, metadata, policies),
+        is_gone=functools.partial(is_gone, metadata),
         liveness=membership.liveness.state,
     )
     late.append(

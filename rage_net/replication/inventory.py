@@ -43,6 +43,11 @@ EVIDENCE_MAX = 1000
 """Statements kept; of each peer the first ones tell as much as all."""
 EVIDENCE_OF_ONE_MAX = 10
 CACHE_BYTES = 16 << 20
+VANISHED_S = 7 * 86_400.0
+"""Chunks are kept for so long for whose document nothing says any more that it is, or that it is gone: a log that was
+lost or restored, or a CA file that is wrong for an hour, must not cost bytes on all nodes at once."""
+MOVED_S = 3600.0
+"""And those of a document that has moved to another root: most of them are in that one, too, once it can be read."""
 DEMANDS_MAX = 8
 """Sets of candidates that the documents of one organisation may want one chunk placed among: of more, all its nodes are
 the candidates. Else whoever names a chunk with ever other words would push out what its own document wants."""
@@ -122,6 +127,7 @@ MIGRATIONS = (
     """
     ALTER TABLE chunk ADD COLUMN also TEXT NOT NULL DEFAULT '';    -- what other documents want: see Demand
     UPDATE chunk SET home = x'', first = 0, epoch = 0;             -- node numbers in `home` are u32 from here on
+    CREATE INDEX chunk_orphan ON chunk (next_at) WHERE document = 0;
     """,
 )
 
@@ -310,7 +316,7 @@ class Inventory:
             return 1
         identity = old[0]
         if old[1] != bytes(wanted.root):
-            self._leave(db, identity, now)
+            self._leave(db, identity, now, now + MOVED_S)
             db.execute(
                 "UPDATE document SET root = ?, is_read = 0, read_at = 0, tries = 0 WHERE id = ?",
                 (bytes(wanted.root), identity),
@@ -327,30 +333,37 @@ class Inventory:
         db.execute("UPDATE document SET seen = max(seen, ?) WHERE id = ?", (seen, identity))
         return int(is_ruled_anew or old[1] != bytes(wanted.root))
 
-    def forget(self, seen: int, now: float) -> int:
-        """The round is over: documents that it did not see are gone. Returns: how many."""
-        with self._db.write(durable=False) as db:
-            gone = [row[0] for row in db.execute("SELECT id FROM document WHERE seen < ?", (seen,)).fetchall()]
-            for identity in gone:
-                self._leave(db, identity, now)
-                db.execute("DELETE FROM document WHERE id = ?", (identity,))
-        return len(gone)
+    def unseen(self, seen: int) -> list[tuple[str, str]]:
+        """Organisation and id of the documents that this round did not see."""
+        with self._db.read() as db:
+            return db.execute("SELECT organization, doc_id FROM document WHERE seen < ?", (seen,)).fetchall()
 
-    def forget_document(self, doc_id: str, now: float) -> None:
-        """A document is gone."""
-        with self._db.write(durable=False) as db:
-            for (identity,) in db.execute("SELECT id FROM document WHERE doc_id = ?", (doc_id,)).fetchall():
-                self._leave(db, identity, now)
-                db.execute("DELETE FROM document WHERE id = ?", (identity,))
+    def organizations_of(self, doc_id: str) -> list[str]:
+        """Whose documents have this id: authors choose ids, and another organisation's may choose one of ours."""
+        with self._db.read() as db:
+            rows = db.execute("SELECT organization FROM document WHERE doc_id = ?", (doc_id,)).fetchall()
+        return [row[0] for row in rows]
 
-    def _leave(self, db: Connection, document: int, now: float) -> None:
-        """Its chunks are for it no more; those that are for nothing else belong nowhere."""
+    def forget(self, organization: str, doc_id: str, now: float, *, is_told: bool) -> None:
+        """A document is gone, and with it what is for nothing else. `is_told`: something says so; else after a while.
+
+        So a removal is at once, and a log that has lost its facts costs nothing.
+        """
+        key = organization, doc_id
+        with self._db.write(durable=False) as db:
+            row = db.execute("SELECT id FROM document WHERE organization = ? AND doc_id = ?", key).fetchone()
+            if row is not None:
+                self._leave(db, row[0], now, 0.0 if is_told else now + VANISHED_S)
+                db.execute("DELETE FROM document WHERE id = ?", row)
+
+    def _leave(self, db: Connection, document: int, now: float, until: float) -> None:
+        """Its chunks are for it no more; those that are for nothing else belong nowhere, and are kept `until`."""
         chunks = [row[0] for row in db.execute("SELECT chunk FROM member WHERE document = ?", (document,)).fetchall()]
         db.execute("DELETE FROM member WHERE document = ?", (document,))
         for chunk in chunks:
-            self._govern(db, chunk, now)
+            self._govern(db, chunk, now, until)
 
-    def _govern(self, db: Connection, chunk: int, now: float) -> None:
+    def _govern(self, db: Connection, chunk: int, now: float, until: float = 0.0) -> None:
         """Find which document governs a chunk: the one that wants most copies; none, and it belongs nowhere."""
         row = db.execute(
             "SELECT document.id FROM member JOIN document ON document.id = member.document WHERE chunk = ?"
@@ -360,8 +373,9 @@ class Inventory:
         if row is None:
             db.execute("DELETE FROM proof WHERE chunk = ?", (chunk,))
             db.execute(
-                "UPDATE chunk SET document = 0, home = x'', first = 0, mine = 0, since = ?, next_at = 0 WHERE id = ?",
-                (now, chunk),
+                "UPDATE chunk SET document = 0, home = x'', first = 0, also = '', mine = 0, since = ?, next_at = ?"
+                " WHERE id = ?",
+                (now, until, chunk),
             )
             db.execute("DELETE FROM chunk WHERE id = ? AND have = 0", (chunk,))
         else:
@@ -393,7 +407,8 @@ class Inventory:
             for cid, size in members:
                 key = bytes(cid)
                 db.execute(
-                    "INSERT OR IGNORE INTO chunk (cid, size, document, since) VALUES (?, ?, ?, ?)",
+                    "INSERT INTO chunk (cid, size, document, since) VALUES (?, ?, ?, ?)"
+                    " ON CONFLICT (cid) DO UPDATE SET size = excluded.size WHERE document = 0",
                     (key, size, document, now),
                 )
                 chunk = db.execute("SELECT id, document FROM chunk WHERE cid = ?", (key,)).fetchone()
@@ -488,23 +503,20 @@ class Inventory:
             ).fetchall()
         return [self._item(row) for row in rows]
 
-    def orphans(self, before: float, limit: int) -> list[tuple[int, Cid]]:
-        """Chunks that are here for documents that have been gone since before then."""
-        with self._db.read() as db:
-            rows = db.execute(
-                "SELECT id, cid FROM chunk WHERE document = 0 AND since <= ? LIMIT ?", (before, limit)
-            ).fetchall()
-        return [(row[0], Cid.from_bytes(row[1])) for row in rows]
-
-    def drop_orphans(self, chunks: Sequence[int], now: float) -> None:
-        """They were let go. Those that a document has come for meanwhile are not here any more."""
-        rows = [(chunk,) for chunk in chunks]
+    def orphans(self, now: float, limit: int) -> list[Cid]:
+        """Chunks that are here for documents that are gone, and that are let go now: they count as not here."""
         with self._db.write(durable=False) as db:
-            db.executemany("DELETE FROM chunk WHERE id = ? AND document = 0", rows)
-            db.executemany(
-                "UPDATE chunk SET have = 0, since = ?, next_at = 0, tries = 0 WHERE id = ? AND have > 0",
-                [(now, chunk) for chunk in chunks],
-            )
+            rows = db.execute(
+                "SELECT id, cid FROM chunk WHERE document = 0 AND next_at <= ? ORDER BY next_at LIMIT ?", (now, limit)
+            ).fetchall()
+            db.executemany("UPDATE chunk SET have = 0 WHERE id = ?", [(chunk,) for chunk, _ in rows])
+        return [Cid.from_bytes(cid) for _, cid in rows]
+
+    def drop_orphans(self, cids: Iterable[Cid]) -> None:
+        """They were let go."""
+        with self._db.write(durable=False) as db:
+            rows = [(bytes(cid),) for cid in cids]
+            db.executemany("DELETE FROM chunk WHERE cid = ? AND document = 0 AND have = 0", rows)
 
     def guests(self, limit: int = PAGE) -> list[Item]:
         """Chunks that we hold because a coordinator asked."""
@@ -540,13 +552,18 @@ class Inventory:
                 [(now, now, chunk) for chunk in chunks],
             )
 
-    def set_have(self, chunks: Iterable[int], have: int, now: float) -> None:
-        """They are here now (1), kept whatever placement says (2), or not (0)."""
+    def set_have(self, items: Iterable[Item], have: int, now: float) -> list[Cid]:
+        """They are here now (1), or kept whatever placement says (2). Returns: those that are for nothing any more."""
         with self._db.write(durable=False) as db:
-            db.executemany(
-                "UPDATE chunk SET have = ?, since = ?, next_at = 0, audit_at = 0, tries = 0 WHERE id = ?",
-                [(have, now, chunk) for chunk in chunks],
-            )
+            return [
+                item.cid
+                for item in items
+                if not db.execute(
+                    "UPDATE chunk SET have = ?, since = ?, next_at = 0, audit_at = 0, tries = 0"
+                    " WHERE id = ? AND cid = ? AND document <> 0",
+                    (have, now, item.id, bytes(item.cid)),
+                ).rowcount
+            ]
 
     def lost(self, cids: Iterable[Cid], now: float) -> int:
         """Rot was found, or a file is gone: what is ours of them is wanted again. Returns: how many are known."""
@@ -566,13 +583,14 @@ class Inventory:
                 db.execute("UPDATE chunk SET have = 0 WHERE id = ? AND mine = 0 AND have = 1", (chunk,)).rowcount
             )
 
-    def documents_of(self, chunk: int) -> list[str]:
-        """The ids of the documents that a chunk is for."""
+    def documents_of(self, chunk: int) -> list[tuple[str, str]]:
+        """Organisation and id of the documents that a chunk is for."""
         query = (
-            "SELECT doc_id FROM member JOIN document ON document.id = member.document WHERE chunk = ? ORDER BY doc_id"
+            "SELECT organization, doc_id FROM member JOIN document ON document.id = member.document WHERE chunk = ?"
+            " ORDER BY doc_id"
         )
         with self._db.read() as db:
-            return [row[0] for row in db.execute(query, (chunk,)).fetchall()]
+            return db.execute(query, (chunk,)).fetchall()
 
     def documents_with(self, root: Cid) -> list[str]:
         """The ids of the documents that have this root."""
@@ -581,11 +599,17 @@ class Inventory:
             return [row[0] for row in rows.fetchall()]
 
     def noted(self, cids: Iterable[Cid], now: float) -> int:
-        """These are held here. Returns: of how many the inventory did not know."""
+        """These are held here. Returns: of how many the inventory did not know.
+
+        What no document that is known names is kept for a while: its document may not have been read yet.
+        """
         with self._db.write(durable=False) as db:
             return sum(
                 db.execute(
-                    "UPDATE chunk SET have = 1, since = ?, next_at = 0 WHERE cid = ? AND have = 0", (now, bytes(cid))
+                    "INSERT INTO chunk (cid, size, document, have, since, next_at) VALUES (?, 0, 0, 1, ?, ?)"
+                    " ON CONFLICT (cid) DO UPDATE SET have = 1, since = excluded.since,"
+                    " next_at = CASE document WHEN 0 THEN next_at ELSE 0 END WHERE have = 0",
+                    (bytes(cid), now, now + VANISHED_S),
                 ).rowcount
                 for cid in cids
             )

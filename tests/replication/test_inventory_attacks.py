@@ -9,7 +9,7 @@ import pytest
 
 from rage_net.cid import Cid
 from rage_net.libp2p.peer_id import PeerId
-from rage_net.replication.inventory import DEMANDS_MAX, Inventory, Item, Wanted
+from rage_net.replication.inventory import DEMANDS_MAX, MOVED_S, VANISHED_S, Inventory, Item, Wanted
 from rage_net.services.replicating.view import Node, View
 
 from .world import cid, node, peer
@@ -100,9 +100,9 @@ def test_a_document_that_goes_takes_nothing_of_what_others_name(inventory: Inven
     alone = placed(inventory, view, cid(1)).home
     tell(inventory, wanted("other", 5, owner=6), [cid(1), cid(2)])
     placed(inventory, view, cid(1))
-    inventory.forget_document("other", 2.0)
+    inventory.forget("acme", "other", 2.0, is_told=True)
     assert placed(inventory, view, cid(1)).home == alone
-    assert inventory.find(cid(2)) is None and inventory.orphans(10) == []
+    assert inventory.find(cid(2)) is None and inventory.orphans(3.0, 10) == []
 
 
 def test_ever_new_words_of_one_author_push_nothing_out_and_are_bounded(inventory: Inventory, view: View) -> None:
@@ -128,3 +128,79 @@ def test_more_peers_than_sixteen_bits_count_are_told_apart(tmp_path: Path, view:
         assert inventory.hasten(some, 5.0) == 1
     finally:
         inventory.close()
+
+
+def test_what_was_removed_goes_at_once_and_what_only_vanished_is_kept_for_a_while(
+    inventory: Inventory, view: View
+) -> None:
+    """A log that was lost, or a CA file that is wrong on all nodes, makes every document vanish at once."""
+    for doc_id, chunk in (("removed", cid(1)), ("vanished", cid(2))):
+        tell(inventory, wanted(doc_id, 3), [chunk])
+    items = [placed(inventory, view, cid(number)) for number in (1, 2)]
+    assert inventory.set_have(items, 1, 2.0) == []
+    seen = inventory.begin_round()
+    assert sorted(inventory.unseen(seen)) == [("acme", "removed"), ("acme", "vanished")]
+    inventory.forget("acme", "removed", 10.0, is_told=True)
+    inventory.forget("acme", "vanished", 10.0, is_told=False)
+    assert inventory.orphans(11.0, 10) == [cid(1)]
+    inventory.drop_orphans([cid(1)])
+    assert inventory.orphans(9.0 + VANISHED_S, 10) == []
+    tell(inventory, wanted("vanished", 3), [cid(2)])
+    assert placed(inventory, view, cid(2)).have == 1, "it is back, and so are its bytes"
+    inventory.forget("acme", "vanished", 20.0, is_told=False)
+    assert inventory.orphans(21.0 + VANISHED_S, 10) == [cid(2)]
+
+
+def test_a_document_that_moves_to_another_root_keeps_what_both_have(inventory: Inventory, view: View) -> None:
+    """Else all nodes let go of a document of which one byte was changed, before its new manifest can be read."""
+    tell(inventory, wanted("ours", 3), [cid(1), cid(2)])
+    assert inventory.set_have([placed(inventory, view, cid(number)) for number in (1, 2)], 1, 2.0) == []
+    inventory.see([wanted("ours", 3, root=cid(500))], inventory.same_round(), 10.0)
+    assert inventory.orphans(100.0, 10) == [], "its new manifest is still to come"
+    tell(inventory, wanted("ours", 3, root=cid(500)), [cid(1), cid(3)], 100.0)
+    assert placed(inventory, view, cid(1)).have == 1
+    assert inventory.orphans(11.0 + MOVED_S, 10) == [cid(2)]
+
+
+def test_an_orphan_that_is_named_again_while_it_goes_is_wanted_anew(inventory: Inventory, view: View) -> None:
+    tell(inventory, wanted("ours", 8), [cid(1)])
+    inventory.set_have([placed(inventory, view, cid(1))], 1, 2.0)
+    inventory.forget("acme", "ours", 3.0, is_told=True)
+    assert inventory.orphans(4.0, 10) == [cid(1)]
+    tell(inventory, wanted("again", 8), [cid(1)])
+    inventory.drop_orphans([cid(1)])
+    item = placed(inventory, view, cid(1))
+    assert (item.mine, item.have) == (1, 0), "it was let go, and is fetched again"
+
+
+def test_what_arrives_for_a_document_that_went_meanwhile_is_told(inventory: Inventory, view: View) -> None:
+    tell(inventory, wanted("ours", 8), [cid(1)])
+    item = placed(inventory, view, cid(1))
+    inventory.forget("acme", "ours", 3.0, is_told=True)
+    assert inventory.set_have([item], 1, 4.0) == [cid(1)]
+    tell(inventory, wanted("other", 8), [cid(2)])
+    taken = placed(inventory, view, cid(2))
+    assert taken.id == item.id, "numbers are given again"
+    assert inventory.set_have([item], 1, 4.0) == [cid(1)]
+    assert placed(inventory, view, cid(2)).have == 0
+
+
+def test_a_held_chunk_that_nothing_names_is_kept_for_a_while_and_then_goes(inventory: Inventory, view: View) -> None:
+    """The file was deleted, or a backup of it restored: documents come again, or were removed meanwhile."""
+    assert inventory.noted([cid(1), cid(2)], 1.0) == 2
+    assert inventory.noted([cid(1), cid(2)], 50.0) == 0
+    tell(inventory, wanted("ours", 8), [cid(1)], 2.0)
+    item = placed(inventory, view, cid(1))
+    assert (item.have, item.size) == (1, 100)
+    assert inventory.orphans(VANISHED_S, 10) == []
+    assert inventory.orphans(2.0 + VANISHED_S, 10) == [cid(2)]
+
+
+def test_another_organisations_document_with_the_id_of_ours_shares_nothing_with_it(
+    inventory: Inventory, view: View
+) -> None:
+    tell(inventory, wanted("same", 3), [cid(1)])
+    tell(inventory, wanted("same", 3, organization="globex", owner=6), [cid(2)])
+    assert sorted(inventory.organizations_of("same")) == ["acme", "globex"]
+    inventory.forget("globex", "same", 2.0, is_told=True)
+    assert placed(inventory, view, cid(1)).home and inventory.find(cid(2)) is None

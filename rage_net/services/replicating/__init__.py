@@ -79,11 +79,13 @@ class Sources:
     """Where the facts come from. Blocking, but for `is_alive`.
 
     nodes: those that placement may name. documents: those to be replicated, with their policies: all, or of some ids.
+    is_gone: whether something says that a document which is not among them was removed, or is not ours to hold.
     liveness: what is believed of a peer; None when it was never heard.
     """
 
     nodes: Callable[[], Sequence[Node]]
     documents: Callable[[Collection[str] | None], Iterator[Wanted]]
+    is_gone: Callable[[str, str], bool]
     liveness: Callable[[PeerId], str | None]
 
 
@@ -257,18 +259,30 @@ class Replicating:
         else:
             seen = self.inventory.same_round()
         page: list[Wanted] = []
-        found: set[str] = set()
+        found: set[tuple[str, str]] = set()
         for wanted in self._sources.documents(doc_ids):
             page.append(wanted)
-            found.add(wanted.doc_id)
+            found.add((wanted.organization, wanted.doc_id))
             if len(page) >= PAGE_MAX:
                 self.inventory.see(page, seen, now)
                 page.clear()
         self.inventory.see(page, seen, now)
-        if doc_ids is None:
-            self.inventory.forget(seen, now)
-        for doc_id in set(doc_ids or ()) - found:
-            self.inventory.forget_document(doc_id, now)
+        missed = self.inventory.unseen(seen) if doc_ids is None else []
+        for doc_id in doc_ids or ():
+            organizations = self.inventory.organizations_of(doc_id)
+            missed += [(each, doc_id) for each in organizations if (each, doc_id) not in found]
+        vanished = 0
+        for organization, doc_id in missed:
+            # One that was renamed while the names were gone through was not seen, and is there.
+            again = [each for each in self._sources.documents([doc_id]) if each.organization == organization]
+            if again:
+                self.inventory.see(again, seen, now)
+                continue
+            is_told = self._sources.is_gone(organization, doc_id)
+            vanished += not is_told
+            self.inventory.forget(organization, doc_id, now, is_told=is_told)
+        if vanished:
+            log.warning("%d documents are known no more, and nothing says that they went: kept for a while", vanished)
 
     def _place_all(self) -> None:
         while self.reading.place_page():

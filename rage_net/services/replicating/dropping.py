@@ -27,8 +27,6 @@ SETTLE_S = 30.0
 """A copy that has become one too many is kept for so long: placement may change again."""
 AGAIN_S = 60.0
 ORPHANS = 1000
-ORPHAN_S = 10.0
-"""A chunk of a document that is gone stays for so long: a log that changes while it is read may have hidden it."""
 
 
 class Dropping:
@@ -54,7 +52,7 @@ class Dropping:
 
     async def round(self, *, at_once: bool = False) -> int:
         """One batch of copies too many, and of chunks of documents that are gone. Returns: how many went."""
-        gone = await self._env.blocking(self._drop_orphans, 0.0 if at_once else ORPHAN_S)
+        gone = await self._env.blocking(self._drop_orphans)
         await self._release_guests()
         now = self._now()
         items = await self._env.blocking(self._inventory.surplus, now, BATCH)
@@ -131,18 +129,19 @@ class Dropping:
                 replicas.release_document_holds(self._store, holder, [item.cid], now=self._env.now(), at_once=True)
             replicas.let_go(self._store, [item.cid], now=self._env.now(), at_once=True)
             if replicas.is_wanted(self._store, item.cid):  # a pin, or a document of another organisation
-                self._inventory.set_have([item.id], 2, self._now())
+                self._inventory.set_have([item], 2, self._now())
             else:
                 gone += 1
-                self._inventory.lost([item.cid], self._now())  # placement took it for here meanwhile
+                self._inventory.lost([item.cid], self._now())  # it may have become ours, and been noted, meanwhile
         self._metrics.replication_events.add(gone, "dropped")
         return gone
 
-    def _drop_orphans(self, age_s: float) -> int:
-        now = self._now()
-        orphans = self._inventory.orphans(now - age_s, ORPHANS)
+    def _drop_orphans(self) -> int:
+        orphans = self._inventory.orphans(self._now(), ORPHANS)
         if orphans:
-            replicas.let_go(self._store, [cid for _, cid in orphans], now=self._env.now(), at_once=True)
-            self._inventory.drop_orphans([chunk for chunk, _ in orphans], now)
+            replicas.let_go(self._store, orphans, now=self._env.now(), at_once=True)
+            durable = self._store.durable(orphans)
+            self._inventory.lost([cid for cid in orphans if cid not in durable], self._now())
+            self._inventory.drop_orphans(orphans)
             self._metrics.replication_events.add(len(orphans), "dropped")
         return len(orphans)

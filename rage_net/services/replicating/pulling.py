@@ -135,7 +135,7 @@ class Pulling:
             here = [item for item in items if item.cid in durable]
             if here:
                 replicas.hold(self._store, [item.cid for item in here])
-                self._inventory.set_have([item.id for item in here], 1, self._now())
+                self._note_here(here)
             return {item.id for item in here}
 
         taken = await self._env.blocking(take)
@@ -202,7 +202,12 @@ class Pulling:
             for item, _, header in fresh
         ]
         attest(self._store, said)
-        self._inventory.set_have([item.id for item, _, _ in fresh], 1, self._now())
+        self._note_here([item for item, _, _ in fresh])
+
+    def _note_here(self, items: Sequence[Item]) -> None:
+        """They are held. What was removed while it was on its way here is let go again."""
+        gone = self._inventory.set_have(items, 1, self._now())
+        replicas.let_go(self._store, gone, now=self._env.now(), at_once=True)
 
     async def commit(self, fresh: Sequence[tuple[Item, Admitted, ChunkHeader]]) -> bool:
         """As `keep`; False when there is no room, or what holds the bytes is out of reach."""
