@@ -672,15 +672,13 @@ async def wait_for_copies(engine: Engine, doc_id: str, wanted: int, within_s: fl
     that the document is stored; UnavailableError when there are fewer such nodes.
     """
     replicating = await replication_of(engine)
-    replicating.changed([doc_id])
-    await replicating.reconcile()
     proved: dict[Cid, set[PeerId]] = {}
     factor = 0
 
     async def look() -> bool:
         nonlocal factor
         if not await engine.env.blocking(replicating.inventory.is_read, engine.organization, doc_id):
-            await replicating.reconcile()
+            await replicating.look_at([doc_id])
             return False
         is_done = True
         asks: dict[PeerId, list[Cid]] = {}

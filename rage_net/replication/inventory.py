@@ -21,10 +21,11 @@ Source: design D5; issue 5, B to D; peers.md 12 to 14.
 
 from __future__ import annotations
 
+import functools
 import json
 import struct
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from sqlite3 import Connection
@@ -381,13 +382,16 @@ class Inventory:
         else:
             db.execute("UPDATE chunk SET document = ?, epoch = 0 WHERE id = ?", (row[0], chunk))
 
-    def unread(self, now: float, limit: int = 16) -> list[Unread]:
-        """Documents whose chunks are not known yet and whose reading is due."""
+    def unread(self, now: float, limit: int = 16, doc_ids: Collection[str] | None = None) -> list[Unread]:
+        """Documents whose chunks are not known yet and whose reading is due; of some ids where they are given."""
+        where, values = "is_read = 0 AND read_at <= ?", [now, *(doc_ids or ())]
+        if doc_ids is not None:
+            where += f" AND doc_id IN ({','.join('?' * len(doc_ids))})"
         with self._db.read() as db:
             rows = db.execute(
-                "SELECT id, organization, doc_id, root, owner, tries, topology FROM document"
-                " WHERE is_read = 0 AND read_at <= ? ORDER BY read_at, id DESC LIMIT ?",
-                (now, limit),
+                "SELECT id, organization, doc_id, root, owner, tries, topology FROM document"  # noqa: S608
+                f" WHERE {where} ORDER BY read_at, id DESC LIMIT ?",
+                (*values, limit),
             ).fetchall()
         return [Unread(row[0], row[1], row[2], Cid.from_bytes(row[3]), PeerId(row[4]), row[5], row[6]) for row in rows]
 
@@ -797,9 +801,15 @@ class Inventory:
             since,  # type: ignore[arg-type]
             organization,  # type: ignore[arg-type]
             doc_id,  # type: ignore[arg-type]
-            PeerId(owner),  # type: ignore[arg-type]
+            _peer(owner),
             *rules,  # type: ignore[arg-type]
         )
+
+
+@functools.lru_cache(maxsize=1024)
+def _peer(multihash: bytes) -> PeerId:
+    """Few nodes own many chunks."""
+    return PeerId(multihash)
 
 
 def _numbers(home: bytes) -> tuple[int, ...]:

@@ -123,8 +123,8 @@ class Replicating:
         self._sources = sources
         self._full_until = 0.0
         self._is_stale = asyncio.Event()
-        self._comparing = asyncio.Lock()  # two rounds at once would forget what the other saw
-        self._stale: set[str] | None = set()  # ids of documents that have changed; None: all, and the nodes
+        self._comparing = asyncio.Lock()  # a round forgets what it did not see: nobody adds meanwhile
+        self._stale: set[str] | None = None  # ids of documents that have changed; None: all, and the nodes
         self._opened_at = env.monotonic()
         now = self.now
         self.reading = Reading(store, inventory, env, view, fetch, now)
@@ -221,6 +221,21 @@ class Replicating:
         """Compare all of the inventory with the log, then read and place what is new."""
         self.changed()
         await self._reconcile_stale()
+
+    async def look_at(self, doc_ids: Collection[str]) -> None:
+        """Compare some documents with the log now, read and place their chunks: other documents go on waiting.
+
+        Where all are to be looked at, as nodes have changed, they are.
+        """
+        if self._stale is None:
+            await self._reconcile_stale()
+            return
+        async with self._comparing:
+            await self._env.blocking(self._reconcile, doc_ids)
+        await self.reading.round(doc_ids)
+        await self._env.blocking(self._place_all)
+        self.pulling.wake()
+        self.coordinating.wake()
 
     async def reconcile_soon(self) -> None:
         """Whenever facts have changed, compare what they are about; for as long as the task lives."""

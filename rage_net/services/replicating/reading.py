@@ -6,7 +6,7 @@ A manifest that is not here is fetched as cache; it is small beside what it name
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from rage_net.chunk.manifest import Walk
 from rage_net.chunk.shelf import attest
@@ -44,10 +44,10 @@ class Reading:
         self._fetch = fetch
         self._now = now
 
-    async def round(self) -> int:
-        """Read documents that are due, the newest first. Returns: how many were read."""
+    async def round(self, doc_ids: Collection[str] | None = None) -> int:
+        """Read documents that are due, the newest first, or some alone. Returns: how many were read."""
         count = 0
-        for document in await self._env.blocking(self._inventory.unread, self._now(), READ_AT_ONCE):
+        for document in await self._env.blocking(self._inventory.unread, self._now(), READ_AT_ONCE, doc_ids):
             try:
                 await self._read(document)
                 count += 1
