@@ -11,7 +11,6 @@ from rage_net.chunk import replicas
 from rage_net.chunk.store import admit
 from rage_net.messages import HAVE_MAX
 from rage_net.replication.audit import CHALLENGES_MAX, Answer, Outcome
-from rage_net.services.replicating.prover import is_durable
 
 from .replicating_world import World, peer_id
 
@@ -65,7 +64,7 @@ async def test_we_prove_what_we_can_read_and_keep_durably(world: World) -> None:
     kept, cached, rotten = world.chunk(1), world.chunk(2), world.chunk(3)
     world.bring([kept, rotten])
     world.store.keep([admit(cached, "raw", world.plain[cached], len(world.plain[cached]))[0]])
-    assert not is_durable(world.store, cached)
+    assert world.store.durable([kept, cached]) == {kept}
     replicas.let_go(world.store, [rotten], now=world.env.now(), at_once=True)
     absent = world.chunk(4)
     found = await world.prover.prove({world.own: [kept, cached, absent, rotten]})

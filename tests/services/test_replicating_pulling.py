@@ -13,7 +13,6 @@ from rage_net.cid import Cid
 from rage_net.errors import UnavailableError
 from rage_net.replication.inventory import Item
 from rage_net.services.replicating import pulling
-from rage_net.services.replicating.prover import is_durable
 
 from .replicating_world import OWNER, Peer, World, peer_id
 
@@ -37,7 +36,7 @@ def wanted(world: World, count: int = 1) -> list[Item]:
 
 
 def here(world: World, items: Sequence[Item]) -> list[Cid]:
-    return [item.cid for item in items if is_durable(world.store, item.cid) and world.item(item.cid).have == 1]
+    return [item.cid for item in items if item.cid in world.store.durable([item.cid]) and world.item(item.cid).have == 1]
 
 
 async def test_what_is_ours_is_fetched_held_and_told(world: World) -> None:

@@ -196,11 +196,12 @@ class Coordinating:
 
         One that was asked before its log or its disk was ready would else never be asked again.
         """
-        short = min(item.factor, len(item.home)) - len(acting)
+        short = min(item.copies, len(item.home)) - len(acting)
         if short <= 0:
             return []
         view = self._view
-        candidates = {each.peer_id for each in view.topology(item.organization, item.topology).candidates}
+        topologies = [view.topology(demand.organization, demand.topology) for demand in item.demands]
+        candidates = {each.peer_id for topology in topologies for each in topology.candidates}
         failed = [
             peer
             for peer in sorted(candidates.intersection(excluded))
