@@ -36,7 +36,9 @@ def wanted(world: World, count: int = 1) -> list[Item]:
 
 
 def here(world: World, items: Sequence[Item]) -> list[Cid]:
-    return [item.cid for item in items if item.cid in world.store.durable([item.cid]) and world.item(item.cid).have == 1]
+    return [
+        item.cid for item in items if item.cid in world.store.durable([item.cid]) and world.item(item.cid).have == 1
+    ]
 
 
 async def test_what_is_ours_is_fetched_held_and_told(world: World) -> None:
