@@ -58,22 +58,24 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="leave 64 MiB out")
     options = parser.parse_args()
     rng = random.Random(options.seed)
-    with tempfile.TemporaryDirectory(prefix="rage-bench-", ignore_cleanup_errors=True) as name:
-        with Cluster(Path(name), seed=options.seed) as cluster:
-            for node in cluster.nodes:
-                file = node.home.network_yaml
-                file.write_text(file.read_text().replace(SMALL, SPLIT))
-            cluster.start(*cluster.nodes)
-            cluster.settle()
-            node = cluster.nodes[0]
-            put(node, "warm", rng.randbytes(1000), WAIT)
-            for size, what in SIZES[: 1 if options.small else 2]:
-                measure(node, rng, what, size, options.rounds)
-            if options.documents:
-                for at in range(options.documents):
-                    put(node, f"many {at}", rng.randbytes(500), 0)
-                put(node, "all there", rng.randbytes(1000), WAIT)
-                measure(node, rng, f"1 MiB, {options.documents:,} documents more", 1 << 20, options.rounds)
+    with (
+        tempfile.TemporaryDirectory(prefix="rage-bench-", ignore_cleanup_errors=True) as name,
+        Cluster(Path(name), seed=options.seed) as cluster,
+    ):
+        for node in cluster.nodes:
+            file = node.home.network_yaml
+            file.write_text(file.read_text().replace(SMALL, SPLIT))
+        cluster.start(*cluster.nodes)
+        cluster.settle()
+        node = cluster.nodes[0]
+        put(node, "warm", rng.randbytes(1000), WAIT)
+        for size, what in SIZES[: 1 if options.small else 2]:
+            measure(node, rng, what, size, options.rounds)
+        if options.documents:
+            for at in range(options.documents):
+                put(node, f"many {at}", rng.randbytes(500), 0)
+            put(node, "all there", rng.randbytes(1000), WAIT)
+            measure(node, rng, f"1 MiB, {options.documents:,} documents more", 1 << 20, options.rounds)
     return 0
 
 
