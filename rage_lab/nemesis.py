@@ -30,7 +30,7 @@ RUN_S = (0.05, 0.4)
 FLIPS = 3
 """Chunk files that rot each time."""
 REPLACED = 0.5
-"""How often an operator says that a destroyed node is lost; else the others find out."""
+"""How often an operator says that a destroyed node is lost; else the others find out, which takes 75 s more."""
 FREE_MEMBERS_MIN = 3
 """Nodes that stay, whatever is destroyed: as many as the factor."""
 
@@ -50,6 +50,8 @@ class Stage:
     clock_node: LabNode | None = None
     expected_down: set[str] = field(default_factory=set)
     """Names of nodes that the nemesis has ended."""
+    replaced: float = REPLACED
+    """How often an operator says that a destroyed node is lost."""
     spared: frozenset[str] = frozenset()
     """Names of nodes that are no victims."""
     notes: list[str] = field(default_factory=list)
@@ -298,7 +300,7 @@ def _destroy(stage: Stage) -> Iterator[None]:
     stage.cluster.destroy(node)
     yield
     by = stage.victim()
-    if stage.rng.random() < REPLACED:
+    if stage.rng.random() < stage.replaced:
         with contextlib.suppress(RageError):
             by.run(ReplaceNode(node.peer_id, lost=True))
             stage.note(f"{by.name} is told that {node.name} is lost")

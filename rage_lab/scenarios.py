@@ -10,7 +10,7 @@ from rage_lab.checker import Judgement, Violation
 
 REAL_S = 25.0
 """Of harm in one trial of real processes."""
-QUICK_SEEDS = 25
+QUICK_SEEDS = 16
 SEEDS = 1000
 RUNS = 1
 SOAK_MINUTES = 60.0
@@ -147,7 +147,7 @@ def _quick(name: str, options: Options, tell: Tell, progress: Progress) -> Itera
     from rage_lab.trial import Plan, play
 
     row, faults = Row(name), ("partition", "kill", "pause", "bit-flip", "slow-disk", "full-disk", "clock", "destroy")
-    plan = Plan(name, faults, 24.0, at_once=2, hold_s=(2.0, 4.0), within_s=45.0)
+    plan = Plan(name, faults, 20.0, at_once=2, hold_s=(2.0, 4.0), within_s=60.0, replaced=1.0)
     trial = play(plan, options.seed, lambda words: tell(f"{name}: {words}"))
     row = row.with_run(trial.judgement, trial.faults, trial.seconds, trial.left_out)
     yield row, found(name, options.seed, trial.judgement.violations, "", trial.kept)

@@ -16,7 +16,7 @@ from rage_lab.checker import History, Judgement, judge
 from rage_lab.clocks import Clock
 from rage_lab.cluster import NODES, Cluster
 from rage_lab.disks import SmallDisk
-from rage_lab.nemesis import FAULTS, Stage, look_for_dead, revive, torment
+from rage_lab.nemesis import FAULTS, REPLACED, Stage, look_for_dead, revive, torment
 from rage_lab.net import namespaces
 from rage_lab.net.lab import Lab
 from rage_lab.settling import WITHIN_S, read_all, settle
@@ -41,6 +41,7 @@ class Plan:
     hold_s: tuple[float, float] = HOLD_S
     nodes: int = NODES
     within_s: float = WITHIN_S
+    replaced: float = REPLACED
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ def play(plan: Plan, seed: int, tell: Tell = lambda _: None) -> Trial:
     with place_of(plan.name) as place, ExitStack() as stack:
         tell("starting the nodes")
         cluster, stage = stack.enter_context(staged(place, names, history, rng, nodes=plan.nodes))
+        stage.replaced = plan.replaced
         work = Workload(cluster, history, seed)
         stage.owners = lambda: dict(work.cids)
         work.start()

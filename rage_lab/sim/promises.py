@@ -153,21 +153,21 @@ class _Run:
         world, rng = self.world, self.rng
         acme, birch = Organization("acme", world.seed), Organization("birch", world.seed)
         count = rng.choice((4, 5, 5))
-        flags = {**FLAGS}
         for number in range(count):
             node = await world.node(
                 f"n{number}",
                 organization=acme,
                 bootstrap=self.nodes[:3],
                 capabilities=("storage", "admin"),
-                flags=flags,
+                flags=FLAGS,
                 files={"replication.yaml": _replication_yaml()},
             )
             self.nodes.append(node)
-        crow = await world.node("crow", organization=birch, bootstrap=self.nodes[:1], flags=flags)
+        silent = {**FLAGS, "network.libp2p.gossipsub.topics": []}
+        crow = await world.node("crow", organization=birch, bootstrap=self.nodes[:1], flags=silent)
         self.outsiders = [crow]
         if rng.random() < 0.25:
-            self.outsiders.append(await world.node("stranger", bootstrap=self.nodes[:1], flags=flags))
+            self.outsiders.append(await world.node("stranger", bootstrap=self.nodes[:1], flags=silent))
         await asyncio.sleep(MEET_S)
 
     # --- what will happen ---
