@@ -185,7 +185,8 @@ async def make_replicating(
         connect=connect,
         sign=swarm.sign,
         kept=lambda cids: late[0].keeps(cids),
-        on_hold=lambda organization, cids: late[0].hold(organization, cids),
+        on_hold=lambda peer, organization, cids: late[0].hold(organization, cids, asker=peer),
+        is_node=view.is_there,
     )
     swarm.handle(PROTOCOL, auditing.serve)
     sources = Sources(

@@ -8,7 +8,8 @@
 A challenge names a random range and a nonce; the answer is a keyed hash that is bound to nonce, auditor and holder, and
 signed, so that an answer of another holder or of yesterday is none, and a wrong one is evidence. It proves that the
 bytes can be had within AUDIT_S_MAX, not that copies are separate. Only chunks that the auditor may replicate are
-proved, and only durable ones: cache counts for nothing.
+proved, and only durable ones: cache counts for nothing. A relay tells no more than its asker could find out itself: of
+chunks that it may replicate, and of nodes that store.
 
 Not here: the messages (replication.audit), who is asked and what follows (replicating). Source: design D5, D9.
 """
@@ -26,7 +27,7 @@ from rage_net.chunk.shelf import Seen
 from rage_net.chunk.store import ChunkStore
 from rage_net.cid import Cid
 from rage_net.env import Env
-from rage_net.errors import RageError, RemoteProtocolError
+from rage_net.errors import RageError, RemoteProtocolError, UnavailableError
 from rage_net.gate import Gate
 from rage_net.libp2p import varint
 from rage_net.libp2p.errors import Libp2pError
@@ -67,8 +68,15 @@ PEERS_MAX = 1024
 SERVED_MAX = 8
 """Requests under way; more are told to come back."""
 SERVED_OF_ONE_MAX = 4
+RELAYS_MAX = 4
+"""Of these, for others about others, one for each asker: who is challenged decides how long it takes."""
 ASKED_AT_ONCE = 8
 """Holders that are challenged at a time."""
+BUSY_S_MAX = 15.0
+BUSY_AGAIN_S = 0.5, 3.0
+"""Who is asked for too much at once is asked again for so long, at such intervals: it has not failed yet."""
+LATE_AGAIN_S = 30.0
+"""Who was late is not waited for again before then: each time costs AUDIT_S_MAX, and others wait for the round."""
 
 
 _BY_VERDICT: dict[str, Outcome] = {
@@ -88,15 +96,16 @@ _TO_VERDICT: dict[Outcome, audit.VerdictWord] = {
     "unreachable": "unreachable",
 }
 
-OnHold = Callable[[str, Sequence[Cid]], Awaitable[tuple[int, bool]]]
-"""Organisation and chunks -> how many will be held, and whether there is room."""
+OnHold = Callable[[PeerId, str, Sequence[Cid]], Awaitable[tuple[int, bool]]]
+"""Who asks, organisation and chunks -> how many will be held, and whether there is room."""
 
 
 class Auditing:
     """Both ends of the audit protocol.
 
     Args: connect: a connection to a node, dialled if need be; raises RageError. sign: signs for this node. kept: which
-    of some chunks this node means to hold; blocking. on_hold: a coordinator asks to hold chunks.
+    of some chunks this node means to hold; blocking. on_hold: a coordinator asks to hold chunks. is_node: whether a
+    peer is one that stores; others are challenged for nobody.
     """
 
     def __init__(
@@ -112,6 +121,7 @@ class Auditing:
         sign: Callable[[bytes], bytes],
         kept: Callable[[Sequence[Cid]], Sequence[bool]],
         on_hold: OnHold,
+        is_node: Callable[[PeerId], bool],
     ) -> None:
         self._store = store
         self._env = env
@@ -123,6 +133,9 @@ class Auditing:
         self._sign = sign
         self._kept = kept
         self._on_hold = on_hold
+        self._is_node = is_node
+        self._relaying: set[PeerId] = set()
+        self._late: dict[PeerId, float] = {}  # until when they are not asked again
         self._rates = Rates(burst=CHALLENGES_BURST, rate_s=CHALLENGES_PER_S, names_max=PEERS_MAX)
         self._serving: Counter[PeerId] = Counter()
         self._reading = asyncio.Lock()
@@ -154,10 +167,11 @@ class Auditing:
                 return
             outcome: Outcome = "unreachable"
             try:
-                response = await self._ask(peer, challenges, AUDIT_S_MAX)
+                response = await self._ask_patiently(peer, challenges)
                 proofs = audit.open_proofs(response, challenges, auditor=self._own, holder=peer)
             except TimeoutError:
                 outcome = "late"
+                self._note_late(peer)
             except RemoteProtocolError as error:
                 log.warning("%s answered an audit with what is no proof: %s", peer, error)
                 self._metrics.audits.add(len(challenges.items), "malformed")
@@ -171,6 +185,26 @@ class Auditing:
             for challenge in challenges.items:
                 answers[peer, challenge.cid] = Answer(outcome)
             self._metrics.audits.add(len(challenges.items), outcome)
+
+    async def _ask_patiently(self, peer: PeerId, challenges: Challenges) -> AuditResponse:
+        """As `_ask`, again while the holder is busy. Raises TimeoutError at once for who was late just now."""
+        now = self._env.monotonic
+        if now() < self._late.get(peer, 0.0):
+            raise TimeoutError
+        ends = now() + BUSY_S_MAX
+        while True:
+            try:
+                return await self._ask(peer, challenges, AUDIT_S_MAX)
+            except UnavailableError as error:
+                if error.id != "busy" or now() >= ends:
+                    raise
+            await asyncio.sleep(self._env.random.uniform(*BUSY_AGAIN_S))
+
+    def _note_late(self, peer: PeerId) -> None:
+        now = self._env.monotonic()
+        if self._late.get(peer, 0.0) <= now:
+            self._late = {each: until for each, until in self._late.items() if until > now}
+            self._late[peer] = now + LATE_AGAIN_S
 
     def _draw(self, peer: PeerId, cids: Sequence[Cid]) -> tuple[Challenges, dict[Cid, bytes]]:
         """Challenges for the chunks that can be read here, and the digests that prove them. Blocking."""
@@ -222,6 +256,8 @@ class Auditing:
                 raise
             await stream.close()
         response = audit.decode_response(answer)
+        if response.status == audit.BUSY:
+            raise UnavailableError(f"{peer} has too much to answer", id="busy")
         audit.raise_for_status(response, str(peer))
         return response
 
@@ -253,6 +289,8 @@ class Auditing:
 
     async def _respond(self, peer: PeerId, request: Challenges | Relay | Hold) -> AuditResponse:
         principal = self._principal_of(peer)
+        if self._gate.rules.is_open or not principal.organization:
+            return AuditResponse(audit.DENIED)  # a stranger replicates nothing: no look is taken for it
         amount = len(request.items) if isinstance(request, Challenges) else len(request.cids)
         if self._rates.take(peer, self._env.monotonic(), amount):
             self._metrics.shed.add(1, "audit")
@@ -265,11 +303,11 @@ class Auditing:
             case Relay():
                 if not self._is_member(principal):
                     return AuditResponse(audit.DENIED)
-                return await self._answer_relay(peer, request)
+                return await self._answer_relay(peer, principal, request)
             case Hold():
                 if not self._is_member(principal) or "storage" not in principal.capabilities:
                     return AuditResponse(audit.DENIED)
-                taken, has_room = await self._on_hold(request.organization, request.cids)
+                taken, has_room = await self._on_hold(peer, request.organization, request.cids)
                 return AuditResponse(audit.OK if has_room else audit.FULL, taken=taken)
 
     def _is_member(self, principal: Principal) -> bool:
@@ -292,10 +330,25 @@ class Auditing:
             items.append(Proof(challenge.cid, challenge.offset, challenge.length, found, bool(found) and is_kept))
         return Proofs(request.nonce, peer, self._own, int(self._env.now()), tuple(items))
 
-    async def _answer_relay(self, peer: PeerId, request: Relay) -> AuditResponse:
+    async def _answer_relay(self, peer: PeerId, principal: Principal, request: Relay) -> AuditResponse:
         if request.holder in (self._own, peer):
             return AuditResponse(audit.BAD_REQUEST, message="a relay challenges a third node")
-        answers = await self.prove({request.holder: request.cids})
+        if not self._is_node(request.holder):
+            return AuditResponse(audit.NOT_FOUND)
+
+        def may() -> list[Cid]:
+            found = [(cid, self._gate.look(cid, principal, "replicate").found) for cid in dict.fromkeys(request.cids)]
+            return [cid for cid, seen in found if isinstance(seen, Seen)]
+
+        if peer in self._relaying or len(self._relaying) >= RELAYS_MAX:
+            self._metrics.shed.add(1, "audit")
+            return AuditResponse(audit.BUSY)
+        self._relaying.add(peer)
+        try:
+            asked = await self._env.blocking(may)
+            answers = await self.prove({request.holder: asked}) if asked else {}
+        finally:
+            self._relaying.discard(peer)
         items = []
         for cid in request.cids:
             answer = answers.get((request.holder, cid), UNKNOWN)

@@ -204,3 +204,11 @@ def test_another_organisations_document_with_the_id_of_ours_shares_nothing_with_
     assert sorted(inventory.organizations_of("same")) == ["acme", "globex"]
     inventory.forget("globex", "same", 2.0, is_told=True)
     assert placed(inventory, view, cid(1)).home and inventory.find(cid(2)) is None
+
+
+def test_nobody_is_to_hold_what_it_may_not_or_on_behalf_of_who_may_not(view: View) -> None:
+    denied = f"-{peer(3)},birch"
+    assert view.may_hold(peer(2), "acme", denied) and not view.may_hold(peer(3), "acme", denied)
+    assert not view.may_hold(peer(99), "acme", ""), "nobody knows it"
+    assert not view.may_hold(peer(2), "acme", "-org:acme")
+    assert not view.may_hold(peer(2), "globex", "") and view.may_hold(peer(2), "globex", "acme")

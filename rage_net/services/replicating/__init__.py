@@ -28,7 +28,7 @@ from rage_net.env import Env
 from rage_net.errors import RageError, StorageFullError
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.metrics import Metrics
-from rage_net.replication.inventory import Inventory, Wanted
+from rage_net.replication.inventory import Demand, Inventory, Item, Wanted
 from rage_net.replication.policy import Policies
 from rage_net.replication.usage import Rates, total
 from rage_net.services.replicating.coordinating import Coordinating
@@ -186,16 +186,32 @@ class Replicating:
             return False
         return True
 
-    async def hold(self, organization: str, cids: Sequence[Cid]) -> tuple[int, bool]:
-        """A coordinator asks us to hold chunks: how many will be, and whether there is room."""
+    async def hold(self, organization: str, cids: Sequence[Cid], *, asker: PeerId | None = None) -> tuple[int, bool]:
+        """A coordinator asks us to hold chunks: how many will be, and whether there is room.
+
+        Only of chunks that it may hold as we may: nobody is asked on behalf of documents that are none of its business.
+        """
         if not self.view.is_candidate(self.own) or not await self.has_room():
             return 0, False
         now = self.now()
+        both = {self.own, asker or self.own}
+        cids = await self._env.blocking(self._may_hold, organization, cids, both)
         await self._env.blocking(self._find_lost, cids, now)
         taken = await self._env.blocking(self.inventory.ask_to_hold, organization, cids, now)
         self._metrics.replication_events.add(taken, "asked_to_hold")
         self.pulling.wake()
         return taken, True
+
+    def _may_hold(self, organization: str, cids: Sequence[Cid], nodes: Collection[PeerId]) -> list[Cid]:
+        """Chunks that all of these nodes may hold for a document of an organisation."""
+        items = [item for item in map(self.inventory.find, dict.fromkeys(cids)) if item is not None]
+        demands = self.inventory.demands([item.id for item in items])
+
+        def may(item: Item, demand: Demand) -> bool:
+            they_may = all(self.view.may_hold(peer, demand.organization, demand.topology) for peer in nodes)
+            return demand.organization == organization and they_may
+
+        return [item.cid for item in items if any(may(item, demand) for demand in demands[item.id])]
 
     def _find_lost(self, cids: Sequence[Cid], now: float) -> None:
         """Of chunks that we are asked for, those that the inventory has here and the store has not."""

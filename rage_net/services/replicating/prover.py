@@ -129,6 +129,7 @@ class Prover:
             if len(peers) == 1:
                 alone.append((peers[0], cid))
                 continue
+            self._env.random.shuffle(peers)  # who vouches for whom is not for them to know beforehand
             for at, peer in enumerate(peers):
                 rings.setdefault((peers[at - 1], peer), []).append(cid)
         places = asyncio.Semaphore(ASKED_AT_ONCE)

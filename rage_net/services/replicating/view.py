@@ -123,10 +123,7 @@ class View:
         key = organization, others, without
         found = self._topologies.get(key)
         if found is None:
-            words = [word for word in others.split(",") if word]
-            among = {organization, *(word for word in words if not word.startswith("-"))}
-            among -= {word[5:] for word in words if word.startswith("-org:")}
-            left_out = {word[1:] for word in words if word.startswith("-")}
+            among, left_out = _read_words(organization, others)
             candidates = [
                 node.candidate
                 for peer, node in self.nodes.items()
@@ -142,6 +139,12 @@ class View:
                 self._topologies.clear()
             found = self._topologies[key] = Topology(candidates, self.strategy)
         return found
+
+    def may_hold(self, peer: PeerId, organization: str, others: str) -> bool:
+        """Whether a node that is known may hold chunks of such documents, be it drained."""
+        node = self.nodes.get(peer)
+        among, left_out = _read_words(organization, others)
+        return node is not None and node.candidate.organization in among and str(peer) not in left_out
 
     def home(self, cid: Cid, organization: str, others: str, factor: int) -> tuple[PeerId, ...]:
         """Where a chunk belongs."""
@@ -176,3 +179,11 @@ class View:
     def spread(self, peers: Sequence[PeerId]) -> list[Candidate]:
         """The candidates that some peers are."""
         return [self.nodes[peer].candidate for peer in peers if peer in self.nodes]
+
+
+def _read_words(organization: str, others: str) -> tuple[set[str], set[str]]:
+    """Organisations whose nodes may hold chunks, and the texts of peers that may not."""
+    words = [word for word in others.split(",") if word]
+    among = {organization, *(word for word in words if not word.startswith("-"))}
+    among -= {word[5:] for word in words if word.startswith("-org:")}
+    return among, {word[1:] for word in words if word.startswith("-")}
