@@ -671,6 +671,9 @@ async def wait_for_copies(engine: Engine, doc_id: str, wanted: int, within_s: fl
     Returns: the nodes that proved chunks of it, and how many copies its policy wants. Raises DeadlineError, which says
     that the document is stored; UnavailableError when there are fewer such nodes.
     """
+    began = engine.env.monotonic()
+    if not engine.serves:  # what only this command has, it gives for as long as it waits
+        (await engine.online()).offer()
     replicating = await replication_of(engine)
     proved: dict[Cid, set[PeerId]] = {}
     factor = 0
@@ -679,7 +682,8 @@ async def wait_for_copies(engine: Engine, doc_id: str, wanted: int, within_s: fl
         nonlocal factor
         if not await engine.env.blocking(replicating.inventory.is_read, engine.organization, doc_id):
             await replicating.look_at([doc_id])
-            return False
+            if not await engine.env.blocking(replicating.inventory.is_read, engine.organization, doc_id):
+                return False
         is_done = True
         asks: dict[PeerId, list[Cid]] = {}
         async for page in _pages(engine, replicating, doc_ids=[doc_id]):
@@ -703,7 +707,7 @@ async def wait_for_copies(engine: Engine, doc_id: str, wanted: int, within_s: fl
                 proved[cid].add(peer)
         return all(len(has) >= wanted for has in proved.values())
 
-    if not await replicating.settle(look, within_s):
+    if not await replicating.settle(look, within_s - (engine.env.monotonic() - began)):
         counts = [len(has) for has in proved.values()]
         least = min(counts, default=0)
         raise DeadlineError(

@@ -96,6 +96,8 @@ class Online:
     pubsub: PubSub | None
     presence: Presence | None
     mdns: Mdns | None
+    offer: Callable[[], None]
+    """Gives facts and chunks to those who may have them: a node from its start, a command that waits for copies."""
     about: Callable[[], About]
     save: Callable[[], Awaitable[None]]
     """Writes down whom we know, for the next start."""
@@ -138,10 +140,14 @@ async def go_online(
         if metadata is not None:
             exchange.gate.access_of = metadata.access.access_of
             syncing = make_syncing(config, env, metrics, swarm, trust, metadata, rules, denials, on_facts, pacing)
-        if serves:
+
+        def offer() -> None:
             swarm.handle(messages.CHUNK_PROTOCOL, exchange.serve)
             if syncing is not None:
                 swarm.handle(messages.SYNC_PROTOCOL, syncing.serve)
+
+        if serves:
+            offer()
         membership = await make_membership(home, config, env, swarm)
         membership.meet_again = trust.meet_again
         replicating = None
@@ -227,6 +233,7 @@ async def go_online(
             pubsub,
             presence,
             mdns,
+            offer,
             about,
             duties.save,
             duties.leave,

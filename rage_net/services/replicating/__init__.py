@@ -381,13 +381,15 @@ class Replicating:
             log.warning("%d chunks that this node should hold are not here, and are fetched again", lost)
 
     async def settle(self, done: Callable[[], Awaitable[bool]], within_s: float) -> bool:
-        """Wait until `done`, looking often; False when the time ran out."""
-        ends = self._env.monotonic() + within_s
+        """Wait until `done`, looking often; False when the time ran out, be it amid a look."""
         pause = LOOK_S_MIN
-        while not await done():
-            left = ends - self._env.monotonic()
-            if left <= 0:
-                return False
-            await asyncio.sleep(min(pause, left))
-            pause = min(LOOK_S_MAX, pause * 1.5)
+        try:
+            async with asyncio.timeout(max(0.0, within_s)) as limit:
+                while not await done():
+                    await asyncio.sleep(pause)
+                    pause = min(LOOK_S_MAX, pause * 1.5)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            return False
         return True
