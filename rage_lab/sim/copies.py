@@ -212,7 +212,8 @@ class _Node:
             connect=self._connect,  # type: ignore[arg-type]
             sign=self.key.sign,
             kept=lambda cids: self.replicating.keeps(cids),
-            on_hold=lambda organization, cids: self.replicating.hold(organization, cids),
+            on_hold=lambda peer, organization, cids: self.replicating.hold(organization, cids, asker=peer),
+            is_node=view.is_there,
         )
         self.replicating = Replicating(
             self.store,
