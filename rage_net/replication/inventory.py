@@ -490,13 +490,19 @@ class Inventory:
     # --- what is ours to hold ---
 
     def wanted(self, now: float, limit: int) -> list[Item]:
-        """Chunks that are ours and not here, due now: those that a coordinator asked for first, then the newest."""
+        """Chunks that are ours and not here, due now: those that a coordinator asked for first, then the newest.
+
+        Half of them at most: the others are those that have waited longest, and what failed before comes behind what is
+        new. Else a document that names a million chunks which nobody has would keep all others waiting for good.
+        """
+        due = f"{_JOINED} WHERE mine > 0 AND have = 0 AND next_at <= ? ORDER BY"
         with self._db.read() as db:
             rows = db.execute(
-                f"{_JOINED} WHERE mine > 0 AND have = 0 AND next_at <= ? ORDER BY mine DESC, since DESC LIMIT ?",
-                (now, limit),
+                f"{due} mine DESC, chunk.tries > 0, since DESC LIMIT ?", (now, (limit + 1) // 2)
             ).fetchall()
-        return [self._item(row) for row in rows]
+            rows += db.execute(f"{due} chunk.next_at LIMIT ?", (now, limit)).fetchall()
+        found = {row[0]: row for row in rows}
+        return [self._item(row) for row in list(found.values())[:limit]]
 
     def surplus(self, now: float, limit: int) -> list[Item]:
         """Chunks that are here and belong elsewhere, due now."""

@@ -275,7 +275,7 @@ class Replicating:
                 self._stale = None
                 raise
         while await self.reading.round():
-            pass
+            await self._env.blocking(self._place_all)
         await self._env.blocking(self._place_all)
         self.pulling.wake()
         self.coordinating.wake()

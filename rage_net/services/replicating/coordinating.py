@@ -30,6 +30,8 @@ BATCH = 256
 """Chunks audited in one round."""
 AGAIN_S_MIN, AGAIN_S_MAX = 1.0, 60.0
 """While a copy is not proved: doubles."""
+SELDOM_AUDITS, SELDOM_S = 12, 600.0
+"""While nobody at all proves it, after so many rounds: a manifest may name what never was, and others wait."""
 ELSEWHERE_S = 30.0
 """A chunk that turned out to be another node's business is looked at again then."""
 NOT_HERE_S = 2.0
@@ -170,6 +172,8 @@ class Coordinating:
                     to_ask.setdefault((peer, item.organization), []).append(item)
             is_done = not missing and len(acting) >= min(item.copies, len(item.home))
             again_s = self._period() if is_done else min(AGAIN_S_MAX, AGAIN_S_MIN * 2 ** min(item.audits, 10))
+            if not proved and item.audits >= SELDOM_AUDITS:
+                again_s = SELDOM_S
             due.append((item.id, now + again_s, is_done))
             standings.append(Standing(item, tuple(acting), proved, min(since.values(), default=now)))
         await self._env.blocking(self._inventory.audited, due)

@@ -40,7 +40,15 @@ COMMIT_BYTES = 8 << 20
 """Become durable in one commit, and are in memory until then."""
 AGAIN_S_MIN, AGAIN_S_MAX = 0.25, 60.0
 """After a chunk could not be had: doubles."""
+MANY_TRIES, SELDOM_S = 20, 600.0
+"""What nobody has had for ten minutes is looked for so seldom: a manifest may name what never was."""
 FULL_AGAIN_S = 30.0
+SLOW_S = 8.0
+"""A fetch that fails after so long held a place that others could have used."""
+DRIPPED_S = 30.0
+"""And one that takes so long is one, even if it ends well: 4 MiB at 140 KB/s."""
+SHUNNED_S_MIN, SHUNNED_S_MAX = 30.0, 1800.0
+"""Who was slow, or sent what is no chunk, is not asked for so long: doubles, until it gives again."""
 IDLE_S_MAX = 5.0
 
 
@@ -70,6 +78,7 @@ class Pulling:
         self._on_full = on_full
         self._now = now
         self._wake = asyncio.Event()
+        self._shunned: dict[PeerId, tuple[float, float]] = {}  # until when, and for how long next time
         self.on_fetched: Callable[[], None] = lambda: None
         """Called after each commit: more is here."""
 
@@ -124,7 +133,11 @@ class Pulling:
         return BATCH if len(failed) < BATCH else 0
 
     def _again_at(self, item: Item, *, is_full: bool) -> float:
-        again_s = FULL_AGAIN_S if is_full else min(AGAIN_S_MAX, AGAIN_S_MIN * 2 ** min(item.tries, 10))
+        again_s = min(AGAIN_S_MAX, AGAIN_S_MIN * float(2 ** min(item.tries, 10)))
+        if is_full:
+            again_s = FULL_AGAIN_S
+        elif item.tries >= MANY_TRIES:
+            again_s = SELDOM_S
         return self._now() + again_s * self._env.random.uniform(0.75, 1.25)
 
     async def _take_what_is_here(self, items: Sequence[Item]) -> list[Item]:
@@ -144,31 +157,40 @@ class Pulling:
         return [item for item in items if item.id not in taken]
 
     async def _find_sources(self, items: Sequence[Item]) -> dict[Cid, list[PeerId]]:
-        """Which nodes say that they have which chunks; each is asked about all that nobody before it has."""
+        """Which nodes say that they have which chunks; each is asked about all that fewer than two before it have.
+
+        More of a chunk that was tried before: two that only say so must not keep it from the third that has it.
+        """
         view = self._view
         counts: dict[PeerId, int] = {}
         for item in items:
             for peer in (item.owner, *item.home):
-                if peer != view.own and view.is_there(peer):
+                if peer != view.own and view.is_there(peer) and not self.is_shunned(peer):
                     counts[peer] = counts.get(peer, 0) + 1
         ranked = sorted(counts, key=lambda peer: -counts[peer])
         ranked += [
-            peer for peer in sorted(view.nodes) if peer not in counts and peer != view.own and view.is_there(peer)
+            peer
+            for peer in sorted(view.nodes)
+            if peer not in counts and peer != view.own and view.is_there(peer) and not self.is_shunned(peer)
         ]
         del ranked[SOURCES_MAX:]
         # A document may be put on a node that is no place for replicas: asked last, as nobody watches whether it lives.
-        strangers = dict.fromkeys(item.owner for item in items if item.owner not in view.nodes)
+        strangers = dict.fromkeys(
+            item.owner for item in items if item.owner not in view.nodes and not self.is_shunned(item.owner)
+        )
         ranked += list(strangers)[:STRANGERS_MAX]
         found: dict[Cid, list[PeerId]] = {}
         for peer in ranked:
             wanted = 1 if peer in strangers else 2
-            missing = [item.cid for item in items if len(found.get(item.cid, ())) < wanted]
+            missing = [item.cid for item in items if len(found.get(item.cid, ())) < wanted + item.tries]
             if not missing:
                 continue
             try:
                 said = await self._have(peer, missing)
             except (RageError, Libp2pError, TimeoutError) as error:
                 log.debug("%s does not say what it has: %s", peer, error)
+                if isinstance(error, RageError) and error.id == "stalled":
+                    self._shun(peer)
                 continue
             for cid, has in zip(missing, said, strict=True):
                 if has:
@@ -177,6 +199,9 @@ class Pulling:
 
     async def _fetch_one(self, item: Item, sources: Sequence[PeerId], batch: _Batch) -> bool:
         for peer in self._env.random.sample(sources, len(sources)):
+            if self.is_shunned(peer):
+                continue
+            began = self._now()
             try:
                 received = await self._fetch(peer, item.cid)
                 header = received.header
@@ -186,13 +211,39 @@ class Pulling:
             except IntegrityError as error:
                 log.warning("%s sent what is not %s: %s", peer, item.cid, error)
                 self._metrics.replication_events.add(1, "wrong_bytes")
+                self._shun(peer)
                 continue
             except (RageError, Libp2pError, TimeoutError) as error:
                 log.debug("%s does not give %s: %s", peer, item.cid, error)
+                if self._now() - began >= SLOW_S:
+                    self._shun(peer)
+                continue
+            if self._now() - began < DRIPPED_S:
+                self._shunned.pop(peer, None)
+            else:
+                self._shun(peer)
+            said = {(one.organization, one.doc_id) for one in header.documents}
+            if said.isdisjoint(await self._env.blocking(self._inventory.documents_of, item.id)):
+                # Kept so, nobody could have it of us: a copy that counts for no document is given to nobody.
+                log.warning("%s sent %s for none of the documents that it is for", peer, item.cid)
+                self._metrics.replication_events.add(1, "wrong_documents")
                 continue
             await batch.add(item, admitted, header)
             return True
         return False
+
+    def is_shunned(self, peer: PeerId) -> bool:
+        """Whether a node is not asked for chunks now."""
+        return self._now() < self._shunned.get(peer, (0.0, 0.0))[0]
+
+    def _shun(self, peer: PeerId) -> None:
+        """Once for all that were under way together."""
+        if not self.is_shunned(peer):
+            for_s = self._shunned.get(peer, (0.0, SHUNNED_S_MIN))[1]
+            self._shunned = {
+                one: told for one, told in self._shunned.items() if one in self._view.nodes or self.is_shunned(one)
+            }
+            self._shunned[peer] = self._now() + for_s, min(SHUNNED_S_MAX, 2 * for_s)
 
     def keep(self, fresh: Sequence[tuple[Item, Admitted, ChunkHeader]]) -> None:
         """Make chunks durable and held, and note what they are for. Blocking. Raises StorageFullError."""

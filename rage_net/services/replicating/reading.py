@@ -5,6 +5,7 @@ A manifest that is not here is fetched as cache; it is small beside what it name
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Collection
 
@@ -24,6 +25,11 @@ log = logging.getLogger("rage.replication")
 
 READ_AT_ONCE = 64
 """Documents read in one round."""
+READERS = 8
+"""So many at a time: each has a manifest of up to 4 MiB in memory."""
+READ_S_MAX = 30.0
+"""For one document; what came of it by then is here, and the rest is fetched next time. One whose holder sends a byte
+now and then must not keep the others waiting."""
 PAGE = 1000
 AGAIN_S_MIN, AGAIN_S_MAX = 0.5, 60.0
 """After a manifest could not be had: doubles."""
@@ -46,16 +52,24 @@ class Reading:
 
     async def round(self, doc_ids: Collection[str] | None = None) -> int:
         """Read documents that are due, the newest first, or some alone. Returns: how many were read."""
-        count = 0
-        for document in await self._env.blocking(self._inventory.unread, self._now(), READ_AT_ONCE, doc_ids):
-            try:
-                await self._read(document)
-                count += 1
-            except (RageError, Libp2pError, TimeoutError, ValueError) as error:
-                again_s = min(AGAIN_S_MAX, AGAIN_S_MIN * 2**document.tries)
-                log.debug("the chunks of document %s are not known yet: %s", document.doc_id, error)
-                await self._env.blocking(self._inventory.put_off, document.id, self._now() + again_s)
-        return count
+        places = asyncio.Semaphore(READERS)
+        read: list[Unread] = []
+
+        async def try_one(document: Unread) -> None:
+            async with places:
+                try:
+                    async with asyncio.timeout(READ_S_MAX):
+                        await self._read(document)
+                    read.append(document)
+                except (RageError, Libp2pError, TimeoutError, ValueError) as error:
+                    again_s = min(AGAIN_S_MAX, AGAIN_S_MIN * 2 ** min(document.tries, 10))
+                    log.debug("the chunks of document %s are not known yet: %s", document.doc_id, error)
+                    await self._env.blocking(self._inventory.put_off, document.id, self._now() + again_s)
+
+        async with asyncio.TaskGroup() as tasks:
+            for document in await self._env.blocking(self._inventory.unread, self._now(), READ_AT_ONCE, doc_ids):
+                tasks.create_task(try_one(document))
+        return len(read)
 
     async def _read(self, document: Unread) -> None:
         block = await self._block(document, document.root)
