@@ -35,9 +35,16 @@ class Lanes:
         self._metrics = metrics
         self._turns = {lane: asyncio.Lock() for lane in TRAFFIC}
         self._queued: Counter[Traffic] = Counter()
+        self._used_at: dict[Traffic, float] = {}
+
+    def was_used(self, lane: Traffic, within_s: float) -> bool:
+        """Whether bytes have travelled in a lane of late."""
+        used_at = self._used_at.get(lane)
+        return used_at is not None and self._clock() - used_at <= within_s
 
     def count(self, lane: Traffic, size: int) -> None:
         """So many bytes have travelled."""
+        self._used_at[lane] = self._clock()
         self._metrics.lane_bytes.add(size, lane, self._direction)
 
     async def take(self, lane: Traffic, size: int) -> None:

@@ -211,4 +211,5 @@ async def make_replicating(
             policies=policies,
         )
     )
+    late[0].pulling.has_readers = exchange.has_readers
     return late[0]

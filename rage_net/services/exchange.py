@@ -73,6 +73,8 @@ CROWDED_BYTES = 64 << 10
 """An answer that sheds fewer bytes in CROWDED_S is given up while others wait: its peer does not read."""
 WAITING_S_MAX = 5.0
 """And those that waited so long, before their askers take us for dead."""
+READERS_S = 2.0
+"""After the last bytes for people, so long they are taken to read on."""
 UNKNOWN_BYTES = 64 << 10
 """What a chunk of unknown size takes of the lane before it is asked for; the rest once its size has been told."""
 
@@ -269,6 +271,10 @@ class Exchange:
         self._looks = 0  # in this turn of the loop
         self._look_s = 0.0  # of late, on average
         self._slow_until = 0.0
+
+    def has_readers(self) -> bool:
+        """Whether chunks for people came or went of late: what nobody waits for gives way."""
+        return any(lanes.was_used("user_queries", READERS_S) for lanes in (self._upload, self._download))
 
     # --- the holder ---
 

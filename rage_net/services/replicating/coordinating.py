@@ -38,6 +38,8 @@ NOT_HERE_S = 2.0
 """We lack the bytes ourselves, and are fetching them."""
 FAILED_S = 20.0
 """A home holder that has failed to prove for so long is replaced until it does."""
+FRESH_S = 30.0
+"""A proof is asked for again within a round of failing audits only after that."""
 IDLE_S_MAX = 2.0
 FOREVER_S = 365 * 86_400.0
 WAITING_MAX = 1000
@@ -125,19 +127,24 @@ class Coordinating:
     async def audit(self, items: Sequence[Item]) -> list[Standing]:
         """Ask the holders of chunks for proof, note it, and ask others to hold what is missing."""
         known = await self._env.blocking(self._inventory.proofs, [item.id for item in items])
+        now = self._now()
         asks: dict[PeerId, list[Item]] = {}
         for item in items:
-            for peer in self._holders(item, known[item.id]):
+            for peer in self._holders(item, known[item.id], now):
                 asks.setdefault(peer, []).append(item)
         answers = await self._prover.prove({peer: [item.cid for item in some] for peer, some in asks.items()})
         await self._env.blocking(self._note, asks, answers)
         known = await self._env.blocking(self._inventory.proofs, [item.id for item in items])
         return await self._settle(items, known)
 
-    def _holders(self, item: Item, known: Sequence[Known]) -> list[PeerId]:
-        """Whom to ask: the home set, and others that were asked to hold it, as far as they are there."""
+    def _holders(self, item: Item, known: Sequence[Known], now: float) -> list[PeerId]:
+        """Whom to ask: the home set, and others that were asked to hold it, as far as they are there.
+
+        While one copy is waited for, the others need not prove again and again.
+        """
         named = dict.fromkeys([*item.home, *(each.peer for each in known)])
-        return [peer for peer in named if self._view.is_there(peer)]
+        fresh = {each.peer for each in known if each.outcome == "proved" and now - each.at < FRESH_S}
+        return [peer for peer in named if self._view.is_there(peer) and not (item.audits and peer in fresh)]
 
     def _note(self, asks: dict[PeerId, list[Item]], answers: Answers) -> None:
         now = self._now()

@@ -35,6 +35,10 @@ STRANGERS_MAX = 4
 """Owners of documents that store nothing for others, and are asked besides."""
 FETCHES_AT_ONCE = 6
 """Enough to fill a connection, few enough to leave the threads to readers."""
+GIVE_WAY = 8.0
+"""While people read, a place rests for so many times as long as its last fetch of a stand-in's chunk took: all six
+together then do less than one would. On a busy machine fetches take longer, and the rests with them."""
+PAUSE_S_MAX = 2.0
 COMMIT_CHUNKS = 32
 COMMIT_BYTES = 8 << 20
 """Become durable in one commit, and are in memory until then."""
@@ -81,6 +85,8 @@ class Pulling:
         self._shunned: dict[PeerId, tuple[float, float]] = {}  # until when, and for how long next time
         self.on_fetched: Callable[[], None] = lambda: None
         """Called after each commit: more is here."""
+        self.has_readers: Callable[[], bool] = lambda: False
+        """Whether people read from or through this node now."""
 
     def wake(self) -> None:
         """Something may be due."""
@@ -115,8 +121,11 @@ class Pulling:
 
         async def fetch(item: Item) -> None:
             async with places:
+                began = self._env.monotonic()
                 if batch.is_full or not await self._fetch_one(item, sources.get(item.cid, []), batch):
                     failed[item.id] = self._again_at(item, is_full=batch.is_full)
+                elif item.mine == 2 and self.has_readers():
+                    await asyncio.sleep(min(PAUSE_S_MAX, GIVE_WAY * (self._env.monotonic() - began)))
 
         try:
             async with asyncio.TaskGroup() as tasks:
