@@ -30,6 +30,7 @@ from rage_lab.sim.organizations import Organization
 from rage_lab.sim.trace import Trace
 from rage_lab.sim.virtual_loop import VirtualLoop
 from rage_net import home as homes
+from rage_net.chunk.files import FileBodies
 from rage_net.home import Home
 from rage_net.libp2p.transport import MemoryNetwork
 
@@ -255,6 +256,7 @@ def play(scenario: Scenario[T], seed: int, directory: Path, **options: Any) -> P
     try:
         with (
             patch.object(homes, "free_bytes", lambda directory: FREE_BYTES),
+            patch.object(FileBodies, "free_bytes", lambda bodies: FREE_BYTES),
             asyncio.Runner(loop_factory=VirtualLoop) as runner,
         ):
             return runner.run(run())
