@@ -60,6 +60,7 @@ def put_document(
             owner=owner,
             visibility=verb.visibility,
             tags=verb.tags,
+            policy=verb.policy,
             expires_at=None if verb.retention_s is None else clock() + verb.retention_s,
         )
     return verbs.PutChunkResult(
