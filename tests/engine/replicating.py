@@ -25,6 +25,8 @@ from rage_net.services.replicating import Replicating
 
 Play = Callable[[Callable[[World], Awaitable[Any]]], Any]
 MET_S = 120.0
+MESH_S = 5.0
+"""Gossip has its mesh by then: what is said before reaches some nodes only by the next round of sync."""
 HOSTS = 200
 """Where the addresses of commands begin, behind all nodes."""
 
@@ -69,6 +71,7 @@ async def cluster(
     await world.until(
         lambda: all(len(placed_on(node, nodes)) == count for node in nodes), within_s=MET_S, what="all know all"
     )
+    await asyncio.sleep(MESH_S)
     return nodes
 
 

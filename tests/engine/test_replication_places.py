@@ -1,4 +1,4 @@
-"""Where copies are among whole nodes: regions, other organisations, clocks, removal, pins, rot, and the metric of lag."""
+"""Where copies are among whole nodes: regions, organisations, clocks, removal, pins, rot, and the metric of lag."""
 
 from __future__ import annotations
 

@@ -20,7 +20,9 @@ from rage_net.replication import inventory as inventory_module
 from rage_net.replication.inventory import (
     EVIDENCE_MAX,
     EVIDENCE_OF_ONE_MAX,
+    MOVED_S,
     OUTCOMES,
+    VANISHED_S,
     Inventory,
     Item,
     Wanted,
@@ -56,6 +58,18 @@ def come(inventory: Inventory, document: Wanted, chunks: Sequence[int], now: flo
     inventory.read(unread.id, document.root, [(cid(number), 1000 + number) for number in chunks], now)
 
 
+def remove(inventory: Inventory, number: int, now: float, *, is_told: bool = True) -> None:
+    inventory.forget("acme", f"doc-{number}", now, is_told=is_told)
+
+
+def sweep(inventory: Inventory, seen: int, now: float) -> list[str]:
+    """The round is over: what it did not see was removed. Returns: which documents."""
+    gone = inventory.unseen(seen)
+    for organization, doc_id in gone:
+        inventory.forget(organization, doc_id, now, is_told=True)
+    return [doc_id for _, doc_id in gone]
+
+
 def place(inventory: Inventory, home: Sequence[PeerId], now: float = 1.0, *, here: Sequence[int] = ()) -> int:
     """All that is to be placed goes to `home`. Returns: how many that were."""
     count = 0
@@ -88,7 +102,7 @@ def test_a_document_is_read_once_and_its_chunks_are_its_own(inventory: Inventory
     assert (item.doc_id, item.size, item.factor, item.minimum, item.owner) == ("doc-1", 1002, 3, 2, peer(9))
     assert item.home == (peer(1), peer(2))
     assert inventory.documents_with(root(100)) == ["doc-1"]
-    assert inventory.documents_of(item.id) == ["doc-1"]
+    assert inventory.documents_of(item.id) == [("acme", "doc-1")]
 
 
 def test_reading_that_failed_is_due_later_and_comes_behind_what_was_not_tried(inventory: Inventory) -> None:
@@ -105,29 +119,46 @@ def test_documents_that_a_round_did_not_see_are_gone_and_their_chunks_belong_now
     come(inventory, wanted(1), [1, 2])
     come(inventory, wanted(2), [2, 3])
     place(inventory, [OWN, peer(1)])
-    inventory.set_have([found(inventory, 1).id, found(inventory, 2).id], 1, 2.0)
+    inventory.set_have([found(inventory, 1), found(inventory, 2)], 1, 2.0)
     seen = inventory.begin_round()
     inventory.see([wanted(2)], seen, 3.0)
-    assert inventory.forget(seen, 3.0) == 1
+    assert sweep(inventory, seen, 3.0) == ["doc-1"]
     assert inventory.find(cid(1)) is None
     assert found(inventory, 2).doc_id == "doc-2"  # shared, and stays
-    assert [chunk for _, chunk in inventory.orphans(3.0, 10)] == [cid(1)]
-    assert inventory.orphans(2.9, 10) == []  # not yet
+    assert inventory.orphans(3.0, 10) == [cid(1)]
     assert place(inventory, [OWN, peer(1)], 4.0) == 1
-    inventory.drop_orphans([chunk for chunk, _ in inventory.orphans(3.0, 10)], 4.0)
+    inventory.drop_orphans([cid(1)])
     assert inventory.orphans(1e9, 10) == []
+
+
+def test_what_nothing_says_is_gone_is_kept_for_a_while(inventory: Inventory) -> None:
+    come(inventory, wanted(1), [1])
+    place(inventory, [OWN])
+    inventory.set_have([found(inventory, 1)], 1, 2.0)
+    remove(inventory, 1, 3.0, is_told=False)
+    assert inventory.orphans(3.0 + VANISHED_S - 1, 10) == []
+    assert inventory.orphans(3.0 + VANISHED_S, 10) == [cid(1)]
 
 
 def test_an_orphan_that_a_document_comes_for_while_it_is_let_go_is_wanted_anew(inventory: Inventory) -> None:
     come(inventory, wanted(1), [1])
     place(inventory, [OWN])
-    inventory.set_have([found(inventory, 1).id], 1, 2.0)
-    inventory.forget_document("doc-1", 3.0)
+    inventory.set_have([found(inventory, 1)], 1, 2.0)
+    remove(inventory, 1, 3.0)
     orphans = inventory.orphans(3.0, 10)
     come(inventory, wanted(2), [1], 4.0)
-    inventory.drop_orphans([chunk for chunk, _ in orphans], 5.0)  # the bytes are gone now
+    inventory.drop_orphans(orphans)  # the bytes are gone now
     place(inventory, [OWN], 6.0)
     assert [item.cid for item in inventory.wanted(6.0, 10)] == [cid(1)]
+
+
+def test_a_chunk_that_comes_when_its_document_is_gone_is_told(inventory: Inventory) -> None:
+    come(inventory, wanted(1), [1])
+    place(inventory, [OWN])
+    item = found(inventory, 1)
+    assert inventory.set_have([item], 1, 2.0) == []
+    remove(inventory, 1, 3.0)
+    assert inventory.set_have([item], 1, 4.0) == [cid(1)]
 
 
 def test_two_rounds_at_once_forget_nothing_that_either_saw(inventory: Inventory) -> None:
@@ -135,16 +166,16 @@ def test_two_rounds_at_once_forget_nothing_that_either_saw(inventory: Inventory)
     first = inventory.begin_round()
     second = inventory.begin_round()
     inventory.see([wanted(1)], second, 2.0)
-    assert inventory.forget(first, 2.0) == 0
+    assert sweep(inventory, first, 2.0) == []
     inventory.see([wanted(1)], first, 2.0)
-    assert inventory.forget(second, 2.0) == 0
+    assert sweep(inventory, second, 2.0) == []
     assert inventory.find(cid(1)) is not None
 
 
 def test_a_document_that_is_gone_is_forgotten_by_its_id_alone(inventory: Inventory) -> None:
     come(inventory, wanted(1), [1])
-    inventory.forget_document("doc-1", 2.0)
-    inventory.forget_document("doc-7", 2.0)
+    remove(inventory, 1, 2.0)
+    remove(inventory, 7, 2.0)
     assert inventory.find(cid(1)) is None
     assert inventory.orphans(9.0, 10) == []  # it was not here: nothing is to be let go
     assert inventory.totals() == []
@@ -153,7 +184,7 @@ def test_a_document_that_is_gone_is_forgotten_by_its_id_alone(inventory: Invento
 def test_a_new_root_leaves_the_chunks_of_the_old_one(inventory: Inventory) -> None:
     come(inventory, wanted(1), [1, 2])
     place(inventory, [OWN])
-    inventory.set_have([found(inventory, 1).id, found(inventory, 2).id], 1, 2.0)
+    inventory.set_have([found(inventory, 1), found(inventory, 2)], 1, 2.0)
     assert inventory.see([wanted(1, at=1)], inventory.same_round(), 3.0) == 1
     (unread,) = inventory.unread(3.0)
     inventory.read(unread.id, root(100), [(cid(7), 1)], 3.0)  # a page of the old root, read before it moved
@@ -163,7 +194,8 @@ def test_a_new_root_leaves_the_chunks_of_the_old_one(inventory: Inventory) -> No
     inventory.read(unread.id, root(101), [(cid(4), 1004)], 3.0)
     assert place(inventory, [OWN], 4.0) == 3
     assert found(inventory, 2).have == 1  # what both roots have is still here
-    assert [chunk for _, chunk in inventory.orphans(4.0, 10)] == [cid(1)]
+    assert inventory.orphans(4.0, 10) == []  # its new root may be in doubt yet
+    assert inventory.orphans(3.0 + MOVED_S, 10) == [cid(1)]
     inventory.read(99, root(101), [(cid(8), 1)], 3.0)  # of a document that is gone
     assert inventory.find(cid(8)) is None
 
@@ -176,8 +208,8 @@ def test_a_shared_chunk_is_governed_by_who_wants_most_copies(inventory: Inventor
     come(inventory, wanted(2, factor=5, policy="critical"), [1])
     come(inventory, wanted(3, factor=2), [1])
     assert (found(inventory, 1).factor, found(inventory, 1).policy) == (5, "critical")
-    assert inventory.documents_of(found(inventory, 1).id) == ["doc-1", "doc-2", "doc-3"]
-    inventory.forget_document("doc-2", 2.0)
+    assert inventory.documents_of(found(inventory, 1).id) == [("acme", f"doc-{number}") for number in (1, 2, 3)]
+    remove(inventory, 2, 2.0)
     assert found(inventory, 1).factor == 3
 
 
@@ -235,7 +267,7 @@ class Governed(RuleBasedStateMachine):
     def go(self, number: int) -> None:
         self.now += 1
         self.documents.pop(number, None)
-        self.inventory.forget_document(f"doc-{number}", self.now)
+        remove(self.inventory, number, self.now)
 
     @rule(kept=st.sets(st.integers(0, 3)))
     def compare(self, kept: set[int]) -> None:
@@ -243,13 +275,13 @@ class Governed(RuleBasedStateMachine):
         seen = self.inventory.begin_round()
         self.documents = {number: value for number, value in self.documents.items() if number in kept}
         self.inventory.see([document for document, _ in self.documents.values()], seen, self.now)
-        self.inventory.forget(seen, self.now)
+        sweep(self.inventory, seen, self.now)
 
     @rule(number=st.integers(0, 5))
     def fetch(self, number: int) -> None:
         item = self.inventory.find(cid(number))
         if item is not None:
-            self.inventory.set_have([item.id], 1, self.now)
+            self.inventory.set_have([item], 1, self.now)
             self.here.add(number)
 
     @rule()
@@ -259,8 +291,8 @@ class Governed(RuleBasedStateMachine):
     @rule()
     def let_go(self) -> None:
         orphans = self.inventory.orphans(self.now, 100)
-        self.inventory.drop_orphans([chunk for chunk, _ in orphans], self.now)
-        self.here -= {number for number in range(6) if cid(number) in {each for _, each in orphans}}
+        self.inventory.drop_orphans(orphans)
+        self.here -= {number for number in range(6) if cid(number) in orphans}
 
     @invariant()
     def holds(self) -> None:
@@ -268,15 +300,15 @@ class Governed(RuleBasedStateMachine):
             number: [document for document, chunks in self.documents.values() if number in chunks]
             for number in range(6)
         }
-        orphans = {chunk for _, chunk in self.inventory.orphans(self.now, 100)}
         for number, documents in wanted_by.items():
             item = self.inventory.find(cid(number))
             assert (item is not None) == bool(documents)
             if item is not None:
                 assert item.factor == max(document.factor for document in documents)
-                assert set(self.inventory.documents_of(item.id)) == {document.doc_id for document in documents}
+                assert set(self.inventory.documents_of(item.id)) == {
+                    ("acme", document.doc_id) for document in documents
+                }
                 assert bool(item.have) == (number in self.here)
-            assert (cid(number) in orphans) == (number in self.here and not documents)
 
 
 def test_any_course_of_documents_leaves_what_is_wanted() -> None:
@@ -329,7 +361,7 @@ def test_what_is_ours_is_wanted_and_what_is_not_is_too_many(inventory: Inventory
     assert {item.cid for item in inventory.wanted(2.0, 10)} == {cid(1), cid(2)}
     assert [item.cid for item in inventory.surplus(2.0, 10)] == [cid(4)]
     assert inventory.backlog() == (2, 1001 + 1002)
-    inventory.set_have([items[cid(1)].id, items[cid(2)].id], 1, 3.0)
+    inventory.set_have([items[cid(1)], items[cid(2)]], 1, 3.0)
     assert inventory.wanted(9.0, 10) == []
     assert inventory.backlog() == (0, 0)
     assert [each for _, each in inventory.held(0)] == [cid(1), cid(2), cid(4)]
@@ -340,7 +372,7 @@ def test_a_home_that_changes_starts_a_new_count_and_one_that_stays_does_not(inve
     come(inventory, wanted(1), [1])
     place(inventory, [OWN, peer(1)], 2.0)
     assert found(inventory, 1).since == 2.0
-    inventory.set_have([found(inventory, 1).id], 1, 3.0)
+    inventory.set_have([found(inventory, 1)], 1, 3.0)
     inventory.audited([(found(inventory, 1).id, 500.0, True)])
     inventory.use("b")
     place(inventory, [OWN, peer(1)], 9.0)
@@ -356,7 +388,7 @@ def test_what_was_kept_for_a_pin_and_becomes_ours_is_made_a_replica(inventory: I
     come(inventory, wanted(1), [1])
     place(inventory, [peer(1)], here=[1])
     assert inventory.begin_drop(found(inventory, 1).id)
-    inventory.set_have([found(inventory, 1).id], 2, 2.0)
+    inventory.set_have([found(inventory, 1)], 2, 2.0)
     assert inventory.surplus(9.0, 10) == []
     inventory.use("b")
     place(inventory, [OWN], 3.0, here=[1])
@@ -377,7 +409,7 @@ def test_what_a_coordinator_asked_for_comes_first_then_the_newest(inventory: Inv
     inventory.put_off_chunks([(found(inventory, 3).id, 8.0)])
     assert [item.cid for item in inventory.wanted(7.9, 10)] == [cid(2), cid(1)]
     assert found(inventory, 3).tries == 1
-    inventory.set_have([found(inventory, 3).id], 1, 9.0)
+    inventory.set_have([found(inventory, 3)], 1, 9.0)
     assert found(inventory, 3).tries == 0
 
 
@@ -393,7 +425,7 @@ def test_a_guest_stays_one_through_new_homes_until_it_is_released(inventory: Inv
     come(inventory, wanted(1), [1])
     place(inventory, [peer(1)], 2.0)
     inventory.ask_to_hold("acme", [cid(1)], 3.0)
-    inventory.set_have([found(inventory, 1).id], 1, 4.0)
+    inventory.set_have([found(inventory, 1)], 1, 4.0)
     inventory.use("b")
     place(inventory, [peer(2)], 5.0)
     assert [item.cid for item in inventory.guests()] == [cid(1)]
@@ -417,7 +449,9 @@ def test_a_chunk_that_became_ours_meanwhile_is_not_dropped(inventory: Inventory)
 def test_rot_makes_it_wanted_and_what_is_found_here_is_noted(inventory: Inventory) -> None:
     come(inventory, wanted(1), [1, 2])
     place(inventory, [OWN], 2.0)
-    assert inventory.noted([cid(1), cid(2), cid(77)], 3.0) == 2
+    assert inventory.noted([cid(1), cid(2), cid(77)], 3.0) == 3
+    assert inventory.orphans(3.0 + VANISHED_S - 1, 10) == []  # its document may not have been read yet
+    assert inventory.orphans(3.0 + VANISHED_S, 10) == [cid(77)]
     assert inventory.wanted(4.0, 10) == []
     assert inventory.lost([cid(1), cid(77)], 5.0) == 1
     assert inventory.lost([cid(1)], 5.0) == 0
@@ -557,7 +591,7 @@ def test_a_manifest_of_100_000_chunks_is_read_placed_and_left_in_bounded_time(tm
     assert len(inventory.wanted(2.0, 128)) == 128
     assert inventory.hasten(peer(1), 2.0) == 100_000
     assert inventory.see([wanted(1, factor=5)], inventory.same_round(), 2.0) == 1
-    inventory.forget_document("doc-1", 3.0)
+    remove(inventory, 1, 3.0)
     assert inventory.backlog() == (0, 0)
     assert time.process_time() - began < 60
     inventory.close()

@@ -227,7 +227,7 @@ class World:
     def keep(self, item: Item) -> Item:
         """Keep a chunk here as a replica."""
         self.bring([item.cid])
-        self.inventory.set_have([item.id], 1, self.now())
+        self.inventory.set_have([item], 1, self.now())
         return self.item(item.cid)
 
     def bring(self, cids: Iterable[Cid]) -> None:

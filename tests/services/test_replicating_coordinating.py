@@ -347,7 +347,7 @@ async def test_a_node_that_owes_nothing_any_more_lags_no_more(world: World) -> N
     other = world.ours()
     give(world, other)
     others = set(world.coordinating.lag_since)
-    world.inventory.forget_document(item.doc_id, world.now())
+    world.inventory.forget("acme", item.doc_id, world.now(), is_told=True)
     world.env.time += FORGET_S + 1
     await look(world, other)
     assert others

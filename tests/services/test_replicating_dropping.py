@@ -12,8 +12,8 @@ from rage_net.chunk.documents import Documents
 from rage_net.chunk.holds import Lease
 from rage_net.cid import Cid
 from rage_net.replication.audit import Outcome
-from rage_net.replication.inventory import Item
-from rage_net.services.replicating.dropping import AGAIN_S, ORPHAN_S, SETTLE_S
+from rage_net.replication.inventory import VANISHED_S, Item
+from rage_net.services.replicating.dropping import AGAIN_S, SETTLE_S
 
 from .replicating_world import World, peer_id
 
@@ -30,6 +30,11 @@ def world(rng: random.Random) -> Iterator[World]:
 def give(world: World, item: Item) -> None:
     for peer in world.others(item):
         peer.has.add(item.cid)
+
+
+def forget(world: World, item: Item, *, is_told: bool = True) -> None:
+    """Its document is gone."""
+    world.inventory.forget("acme", item.doc_id, world.now(), is_told=is_told)
 
 
 def surplus(world: World) -> Item:
@@ -136,7 +141,7 @@ async def test_placement_that_takes_it_for_here_meanwhile_wants_it_anew(
     let_go = replicas.let_go
 
     def late(*args: object, **more: object) -> int:
-        world.inventory.set_have([item.id], 1, world.now())  # a page that was read before, written now
+        world.inventory.set_have([item], 1, world.now())  # a page that was read before, written now
         return let_go(*args, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(replicas, "let_go", late)
@@ -191,26 +196,50 @@ async def test_a_guest_that_is_young_stays(world: World) -> None:
     assert world.inventory.guests() == []
 
 
-async def test_chunks_of_documents_that_are_gone_go_unasked_after_a_rest(world: World) -> None:
+async def test_chunks_of_documents_that_were_removed_go_at_once_and_unasked(world: World) -> None:
     item = world.theirs()
-    world.inventory.forget_document(item.doc_id, world.now())
-    assert await world.dropping.round() == 0
-    assert world.store.has(item.cid)
-    world.env.time += ORPHAN_S
+    forget(world, item)
     assert await world.dropping.round() == 1
     assert not world.store.has(item.cid)
     assert not any(peer.asked for peer in world.peers.values())
+    assert world.inventory.orphans(1e12, 10) == []
 
 
-async def test_a_document_that_was_missed_for_a_moment_keeps_its_chunks(world: World) -> None:
+async def test_chunks_of_documents_of_which_nothing_is_said_any_more_stay_for_a_week(world: World) -> None:
     item = world.theirs()
-    world.inventory.forget_document(item.doc_id, world.now())
-    await world.dropping.round()
+    forget(world, item, is_told=False)
+    world.env.time += VANISHED_S - 1
+    assert await world.dropping.round() == 0
+    assert world.store.has(item.cid)
     world.env.time += 1
+    assert await world.dropping.round() == 1
+    assert not world.store.has(item.cid)
+
+
+async def test_a_document_that_was_missed_for_a_while_keeps_its_chunks(world: World) -> None:
+    item = world.theirs()
+    forget(world, item, is_told=False)
+    world.env.time += 3600
+    await world.dropping.round()
     world.document(7, [item.cid])
-    world.env.time += ORPHAN_S
+    world.env.time += VANISHED_S
     await world.dropping.round()
     assert world.store.has(item.cid)
+
+
+async def test_what_comes_back_while_it_is_let_go_is_wanted_anew(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    item = world.keep(world.find(lambda item: world.own in item.home))
+    forget(world, item)
+    let_go = replicas.let_go
+
+    def late(*args: object, **more: object) -> int:
+        world.document(7, [item.cid])
+        return let_go(*args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(replicas, "let_go", late)
+    await world.dropping.round()
+    assert not world.store.has(item.cid)
+    assert [each.cid for each in world.inventory.wanted(world.now(), 10)] == [item.cid]
 
 
 async def test_an_orphan_that_something_else_holds_is_only_let_go(world: World) -> None:
@@ -218,8 +247,7 @@ async def test_an_orphan_that_something_else_holds_is_only_let_go(world: World) 
     with Lease(world.store, "acme") as lease:
         lease.hold([item.cid])
         Documents(world.store).pin(lease, item.cid)
-    world.inventory.forget_document(item.doc_id, world.now())
-    world.env.time += ORPHAN_S
+    forget(world, item)
     assert await world.dropping.round() == 1
     assert world.store.has(item.cid)
     assert not replicas.is_held(world.store, item.cid)
