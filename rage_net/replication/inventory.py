@@ -112,7 +112,7 @@ MIGRATIONS = (
         node     INTEGER NOT NULL,
         at       REAL NOT NULL,                 -- when it was asked last
         outcome  INTEGER NOT NULL,              -- see OUTCOMES
-        since    REAL NOT NULL,                 -- since when the outcome is this
+        since    REAL NOT NULL,                 -- since when it has proved, or has failed to
         PRIMARY KEY (chunk, node)
     ) WITHOUT ROWID;
     CREATE TABLE evidence (
@@ -681,12 +681,15 @@ class Inventory:
         return found
 
     def note(self, told: Iterable[tuple[int, PeerId, Outcome]], now: float) -> None:
-        """What holders proved, or could not, just now."""
+        """What holders proved, or could not, just now. `since` is when a holder began to prove, or began to fail.
+
+        One that now is not reached, now answers late, has failed all the while.
+        """
         rows = [(chunk, self.number(peer), now, OUTCOMES.index(outcome), now) for chunk, peer, outcome in told]
         with self._db.write(durable=False) as db:
             db.executemany(
                 "INSERT INTO proof VALUES (?, ?, ?, ?, ?) ON CONFLICT (chunk, node) DO UPDATE SET at = excluded.at,"
-                " since = CASE outcome WHEN excluded.outcome THEN since ELSE excluded.since END,"
+                " since = CASE (outcome = 1) WHEN (excluded.outcome = 1) THEN since ELSE excluded.since END,"
                 " outcome = excluded.outcome",
                 rows,
             )

@@ -405,7 +405,7 @@ def test_what_a_coordinator_asked_for_comes_first_then_the_newest(inventory: Inv
     assert inventory.ask_to_hold("acme", [cid(3), cid(77)], 1.5) == 1
     assert inventory.ask_to_hold("globex", [cid(3)], 1.5) == 0
     assert [item.cid for item in inventory.wanted(4.0, 10)] == [cid(3), cid(2), cid(1)]
-    assert [item.cid for item in inventory.wanted(4.0, 2)] == [cid(3), cid(2)]
+    assert [item.cid for item in inventory.wanted(4.0, 2)] == [cid(3), cid(1)]  # half for who has waited longest
     inventory.put_off_chunks([(found(inventory, 3).id, 8.0)])
     assert [item.cid for item in inventory.wanted(7.9, 10)] == [cid(2), cid(1)]
     assert found(inventory, 3).tries == 1
@@ -475,7 +475,7 @@ def test_what_is_due_longest_comes_first_and_only_of_whom_was_asked(inventory: I
     assert found(inventory, 3).audits == 0
 
 
-def test_the_outcome_of_a_holder_counts_from_when_it_became_so(inventory: Inventory) -> None:
+def test_a_holder_proves_or_fails_from_when_it_began_to(inventory: Inventory) -> None:
     come(inventory, wanted(1), [1])
     place(inventory, [OWN, peer(1)], 1.0)
     chunk = found(inventory, 1).id
@@ -483,6 +483,10 @@ def test_the_outcome_of_a_holder_counts_from_when_it_became_so(inventory: Invent
         inventory.note([(chunk, peer(1), outcome)], now)  # type: ignore[list-item]
     (known,) = inventory.proofs([chunk])[chunk]
     assert (known.peer, known.outcome, known.at, known.since) == (peer(1), "proved", 12.0, 9.0)
+    for at, outcome in enumerate(("late", "unreachable", "absent", "late")):  # it has failed all the while
+        inventory.note([(chunk, peer(1), outcome)], 15.0 + at)  # type: ignore[list-item]
+    (known,) = inventory.proofs([chunk])[chunk]
+    assert (known.outcome, known.at, known.since) == ("late", 18.0, 15.0)
     for outcome in OUTCOMES:
         inventory.note([(chunk, peer(1), outcome)], 20.0)
         assert inventory.proofs([chunk])[chunk][0].outcome == outcome

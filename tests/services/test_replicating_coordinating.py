@@ -163,6 +163,19 @@ async def test_a_home_holder_that_cannot_prove_is_replaced_until_it_can(world: W
     assert len(standing.proved) == 4  # the stand-in lets go by itself
 
 
+async def test_one_that_fails_now_so_now_otherwise_is_replaced_too(world: World) -> None:
+    item = world.ours()
+    bad, _ = give(world, item)
+    outcomes: tuple[Outcome, ...] = ("late", "unreachable", "absent")
+    for at in range(6):
+        bad.outcome = outcomes[at % 3]
+        await look(world, item)
+        world.env.time += 5
+    standing = await look(world, item)
+    assert bad.id not in standing.acting
+    assert len(standing.proved) == 3
+
+
 async def test_a_holder_that_lied_is_replaced_at_once_and_evidence_is_kept(world: World) -> None:
     item = world.ours()
     liar, _ = give(world, item)

@@ -172,8 +172,9 @@ class Coordinating:
             acting = view.acting(item, excluded)
             acting += self._ask_again(item, told, excluded, acting)
             missing = [peer for peer in acting if peer not in proved]
-            since = {peer: max(item.since, told[peer].since if peer in told else 0.0) for peer in missing}
-            self._note_waiting(item, since, now)
+            owing = [peer for peer in item.home if peer not in proved and view.is_there(peer)]  # be it passed over
+            since = {peer: max(item.since, told[peer].since if peer in told else 0.0) for peer in {*missing, *owing}}
+            self._note_waiting(item, {peer: since[peer] for peer in owing}, now)
             for peer in missing:
                 if peer not in item.home and not view.is_cut_off:
                     to_ask.setdefault((peer, item.organization), []).append(item)
@@ -182,7 +183,7 @@ class Coordinating:
             if not proved and item.audits >= SELDOM_AUDITS:
                 again_s = SELDOM_S
             due.append((item.id, now + again_s, is_done))
-            standings.append(Standing(item, tuple(acting), proved, min(since.values(), default=now)))
+            standings.append(Standing(item, tuple(acting), proved, min([since[peer] for peer in missing], default=now)))
         await self._env.blocking(self._inventory.audited, due)
         self._note_lag(now)
         await self._ask_to_hold(to_ask)
@@ -228,9 +229,8 @@ class Coordinating:
             return FOREVER_S
         return self._period_s * self._env.random.uniform(0.75, 1.0)
 
-    def _note_waiting(self, item: Item, since: dict[PeerId, float], now: float) -> None:
+    def _note_waiting(self, item: Item, owed: dict[PeerId, float], now: float) -> None:
         """Of one chunk, which of its home is waited for, and since when."""
-        owed = {peer: at for peer, at in since.items() if peer in item.home}
         for peer, waiting in self._waiting.items():
             if peer not in owed:
                 waiting.pop(item.id, None)
