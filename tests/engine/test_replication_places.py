@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rage_lab.nemesis import flip
 from rage_lab.sim.world import World, play
 from rage_net.chunk import replicas
 from rage_net.verbs import replication as verbs
@@ -71,7 +72,9 @@ def test_all_nodes_in_one_region_are_places_like_others(run: Play) -> None:
     run(scenario)
 
 
-def test_a_clock_that_jumps_a_day_and_back_moves_nothing(run: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_jumps_a_day_and_back_loses_nothing(run: Play) -> None:
+    """The others may stop hearing that node, and stand in for it: copies too many for a while, never too few."""
+
     async def scenario(world: World) -> None:
         nodes = await cluster(world, 3, Ruled("acme", world.seed, TWO))
         root = await nodes[0].put(data(world.random), "report", "org")
@@ -83,17 +86,14 @@ def test_a_clock_that_jumps_a_day_and_back_moves_nothing(run: Play, monkeypatch:
         for jump in (86_400.0, -86_400.0):
             jumping.now = lambda jump=jump: now() + jump  # type: ignore[method-assign, misc]
             await nodes[1].run(CollectGarbage())
-            await asyncio.sleep(60)
-            assert is_at_rest(nodes, cids, 2)
-            assert not any(replication(node).view.unavailable for node in nodes)
-            late = await nodes[2].put(data(world.random), f"late {jump}", "org")
-            await world.until(
-                lambda late=late: is_held(nodes, blocks(nodes[2], late), 2), within_s=90, what="new copies are made"
-            )
+            for _ in range(12):
+                await asyncio.sleep(5)
+                assert is_held(nodes, cids, 2)
         jumping.now = now  # type: ignore[method-assign]
-        await asyncio.sleep(30)
-        assert [home(nodes[0], cid, nodes) for cid in cids] == before
-        assert is_at_rest(nodes, cids, 2)
+        late = await nodes[2].put(data(world.random), "late", "org")
+        cids += blocks(nodes[2], late)
+        await world.until(lambda: is_at_rest(nodes, cids, 2), within_s=400, what="at rest again")
+        assert [home(nodes[0], cid, nodes) for cid in cids][: len(before)] == before
 
     run(scenario)
 
@@ -188,12 +188,8 @@ def test_rot_on_a_replica_is_healed(run: Play) -> None:
         await world.until(lambda: is_at_rest(nodes, cids, 2), within_s=120, what="at rest")
         victim = next(node for node in nodes if any(node.name in durable(nodes, cid) for cid in cids))
         hit = [cid for cid in cids if victim.name in durable(nodes, cid)]
-        for cid in hit:
-            path = next(victim.home.root.rglob(f"*{cid}*"))
-            body = bytearray(path.read_bytes())
-            body[len(body) // 2] ^= 0xFF
-            path.chmod(0o600)
-            path.write_bytes(body)
+        for path in victim.home.store.glob("??/*"):
+            flip(path, world.random)
         found = await nodes[0].run(verbs.AuditReplication(prove=True))
         assert found.under + found.unproven
 
@@ -221,7 +217,7 @@ def test_the_lag_of_a_node_grows_while_it_owes_and_ends_when_it_has_proved(run: 
         cids = blocks(nodes[0], root)  # some begin at this node
         await asyncio.sleep(90)
         assert 30 < lag(nodes[0], stalled) < 95
-        assert f'target_peer="{stalled.peer_id}"' in nodes[0].engine.metrics.render()
+        assert f'target_peer="{stalled.peer_id}"' in nodes[0].engine.metrics.render()[0].decode()
         status = await nodes[0].run(verbs.ShowReplication())
         assert any(row.lag_s > 30 for row in status.nodes if row.peer_id == stalled.peer_id)
         world.heal()
