@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import os
 import pickle
 import queue
 import signal
@@ -65,7 +66,10 @@ class _Worker:
                 return
             argv = [sys.executable, "-P", "-m", "rage_lab.seeds", *map(str, batch)]
             left = list(batch)
-            with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            # Sets of texts have another order under another hash seed. Nodes avoid that where it shows; this makes sure
+            # that a seed that was found repeats.
+            environment = os.environ | {"PYTHONHASHSEED": "0"}
+            with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
                 self._process = process
                 assert process.stdout is not None and process.stderr is not None
                 for line in process.stdout:

@@ -282,6 +282,8 @@ class Replicating:
 
     def _reconcile(self, doc_ids: Collection[str] | None) -> None:
         now = self.now()
+        if doc_ids is not None:
+            doc_ids = sorted(doc_ids)  # a set of texts has another order in each process, and a simulated run repeats
         if doc_ids is None:
             if self.view.set_nodes(self._sources.nodes()):
                 log.info("%d nodes to place on", sum(node.state == "active" for node in self.view.nodes.values()))
