@@ -16,13 +16,13 @@ from rage_net.replication.usage import HALF_LIFE_S
 from rage_net.verbs import replication as verbs
 from tests.engine.replicating import Play, Ruled, blocks, cluster, data, is_at_rest, is_held, replication
 
-TOLD_S = 120.0
+TOLD_S = 75.0
 """A report every 30 s, a round of records every 30 s, and a fact on its way."""
 BUSY = """\
   default_factor: 2
   grace: 8s
   policies:
-    - {name: busy, factor: 4, selector: {query_count: "> 20/day"}}
+    - {name: busy, factor: 3, selector: {query_count: "> 20/day"}}
 """
 QUIET = "  default_factor: 2\n  grace: 8s\n"
 
@@ -42,7 +42,7 @@ def policies(nodes: Sequence[Node], cid: Cid) -> set[tuple[str, int]]:
 
 def test_a_document_that_is_asked_for_often_comes_under_its_policy_on_all_nodes_and_leaves_it(run: Play) -> None:
     async def scenario(world: World) -> None:
-        nodes = await cluster(world, 4, Ruled("acme", world.seed, BUSY))
+        nodes = await cluster(world, 3, Ruled("acme", world.seed, BUSY))
         root = await nodes[0].put(data(world.random), "report", "org")
         cids = blocks(nodes[0], root)
         await world.until(lambda: is_held(nodes, cids, 2), within_s=60, what="two copies")
@@ -52,22 +52,22 @@ def test_a_document_that_is_asked_for_often_comes_under_its_policy_on_all_nodes_
         await asyncio.sleep(TOLD_S)
         assert policies(nodes, cids[0]) == {("default", 2)}
         for node in nodes[1:]:
-            for _ in range(8):
+            for _ in range(12):
                 await node.get("report")
         await world.until(
-            lambda: policies(nodes, cids[0]) == {("busy", 4)}, within_s=TOLD_S, what="all know that it is busy"
+            lambda: policies(nodes, cids[0]) == {("busy", 3)}, within_s=TOLD_S, what="all know that it is busy"
         )
         shown = await nodes[2].run(verbs.TestPolicy("report"))
-        assert (shown.policy, shown.factor) == ("busy", 4)
+        assert (shown.policy, shown.factor) == ("busy", 3)
         assert shown.per_day > 40
-        await world.until(lambda: is_held(nodes, cids, 4), within_s=120, what="four copies")
+        await world.until(lambda: is_held(nodes, cids, 3), within_s=120, what="three copies")
 
         for node in nodes:  # as if nobody had asked for two days: 50 a day are 3, below the mark of 10
             replication(node).usage._rates = {
                 doc_id: (rate, at - 4 * HALF_LIFE_S) for doc_id, (rate, at) in replication(node).usage._rates.items()
             }
         await asyncio.sleep(TOLD_S)
-        assert policies(nodes, cids[0]) == {("busy", 4)}  # once a day is enough
+        assert policies(nodes, cids[0]) == {("busy", 3)}  # once a day is enough
         records = nodes[0].engine.metadata.records  # type: ignore[union-attr]
         records._measured = {doc_id: at and at - 90_000 for doc_id, at in records._measured.items()}
         await world.until(
