@@ -145,7 +145,7 @@ class World:
         """Our share is here."""
         count = 0
         while wanted := self.inventory.wanted(self.clock, PAGE):
-            self.inventory.set_have([item.id for item in wanted], 1, self.clock)
+            self.inventory.set_have(wanted, 1, self.clock)
             count += len(wanted)
         return count
 

@@ -251,9 +251,10 @@ def main() -> int:
         runs.append(run)
         print(
             f"run {at + 1}: {run.lost_chunks} of {run.chunks} chunks lost a copy; known after {run.known_s:.1f} s,"
-            f" repair begun after {run.started_s:.1f} s, all copies made after {run.copied_s:.1f} s, all proved"
-            f" after {run.done_s:.1f} s; reads, MB/s: {run.before / 1e6:.1f} before, {run.waiting / 1e6:.1f} until repair,"
-            f" {run.during / 1e6:.1f} during, {run.after / 1e6:.1f} after ({100 * run.kept:.0f} % kept),"
+            f" repair begun after {run.started_s:.1f} s, all copies made after {run.copied_s:.1f} s, all"
+            f" proved after {run.done_s:.1f} s; reads, MB/s: {run.before / 1e6:.1f} before,"
+            f" {run.waiting / 1e6:.1f} until repair, {run.during / 1e6:.1f} during,"
+            f" {run.after / 1e6:.1f} after ({100 * run.kept:.0f} % kept),"
             f" {run.failures} failed",
             flush=True,
         )
