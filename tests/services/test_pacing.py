@@ -82,6 +82,19 @@ async def test_bytes_are_counted_by_lane_where_nothing_is_limited(world: World) 
     assert holder.metrics.lane_waiting.read() == {}
 
 
+async def test_readers_are_who_fetches_for_people_on_either_side_for_a_while(world: World) -> None:
+    holder, reader = await world.peer(rules=ACME), await world.peer(rules=ACME)
+    who = certify(holder, reader)
+    holder.principals[reader.swarm.peer_id] = replace(who, capabilities=frozenset({"storage"}))
+    root = holder.put(b"x" * 100, "org", organization="acme").root
+    await reader.fetch(root, [holder], traffic="replication", local=False, cache=False)
+    assert not holder.exchange.has_readers()
+    assert not reader.exchange.has_readers()
+    await reader.fetch(root, [holder], local=False, cache=False)
+    assert holder.exchange.has_readers()
+    assert reader.exchange.has_readers()
+
+
 async def test_a_user_is_served_while_replication_has_more_than_the_rate(world: World) -> None:
     holder, replica, user = await world.peer(rules=ACME), await world.peer(rules=ACME), await world.peer(rules=ACME)
     holder.principals[replica.swarm.peer_id] = replace(certify(holder, replica), capabilities=frozenset({"storage"}))

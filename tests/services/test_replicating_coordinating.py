@@ -12,7 +12,7 @@ from rage_net.errors import UnavailableError
 from rage_net.replication.audit import Outcome
 from rage_net.replication.inventory import Item
 from rage_net.services.replicating import coordinating
-from rage_net.services.replicating.coordinating import AGAIN_S_MAX, FAILED_S, FORGET_S, Standing
+from rage_net.services.replicating.coordinating import AGAIN_S_MAX, FAILED_S, FORGET_S, FRESH_S, Standing
 
 from .replicating_world import GRACE_S, Peer, World, peer_id
 
@@ -130,6 +130,25 @@ async def test_a_lost_node_is_replaced_and_its_stand_in_is_asked_for_proof(world
     assert len(standing.proved) == 3
     assert stand_in in standing.proved
     assert due_in(world, item) >= 86_400
+
+
+async def test_while_one_copy_is_waited_for_the_good_ones_prove_only_now_and_then(world: World) -> None:
+    item = world.ours()
+    good, late = world.others(item)
+    good.has.add(item.cid)
+    await look(world, item)
+    for _ in range(5):
+        world.env.time += 1
+        await look(world, item)
+    assert good.asked.count("prove") == 1
+    assert late.asked.count("prove") == 6
+    late.has.add(item.cid)
+    assert len((await look(world, item)).proved) == 3
+    good.has.clear()
+    world.env.time += FRESH_S
+    late.has.clear()
+    standing = await look(world, item)  # the round after all had proved asks all
+    assert standing.proved == {world.own}
 
 
 async def test_a_restart_moves_nothing(world: World) -> None:

@@ -11,10 +11,11 @@ import pytest
 from rage_net.chunk import replicas
 from rage_net.cid import Cid
 from rage_net.errors import UnavailableError
+from rage_net.libp2p.peer_id import PeerId
 from rage_net.replication.inventory import Item
 from rage_net.services.replicating import pulling
 
-from .replicating_world import OWNER, Peer, World, peer_id
+from .replicating_world import OWNER, Peer, Received, World, peer_id
 
 pytestmark = pytest.mark.anyio
 
@@ -222,3 +223,43 @@ async def test_it_runs_when_it_is_woken_and_ends_when_it_is_told(world: World) -
     with pytest.raises(asyncio.CancelledError):
         await running
     assert here(world, items)
+
+
+async def test_while_people_read_a_place_rests_after_what_it_fetched_for_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = wanted(world)
+    guest = world.find(lambda item: world.own not in item.home)
+    for peer in world.others(guest):
+        peer.has.add(guest.cid)
+    world.inventory.ask_to_hold("acme", [guest.cid], world.now())
+    fetch, rests = world.pulling._fetch, []
+
+    async def slow(peer: PeerId, cid: Cid) -> Received:
+        world.env.time += 0.1
+        return await fetch(peer, cid)  # type: ignore[return-value]
+
+    async def rest(seconds: float) -> None:
+        rests.append(seconds)
+
+    world.pulling._fetch = slow
+    world.pulling.has_readers = lambda: True
+    monkeypatch.setattr(pulling.asyncio, "sleep", rest)  # type: ignore[attr-defined]
+    await world.pulling.round()
+    assert here(world, [*own, guest]) == [own[0].cid, guest.cid]
+    assert len(rests) == 1, "what is ours is not slowed: a put may wait for it"
+    assert rests[0] >= 0.1 * pulling.GIVE_WAY
+
+
+async def test_without_readers_nothing_rests(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    guest = world.find(lambda item: world.own not in item.home)
+    for peer in world.others(guest):
+        peer.has.add(guest.cid)
+    world.inventory.ask_to_hold("acme", [guest.cid], world.now())
+
+    async def rest(seconds: float) -> None:
+        raise AssertionError("it rests")
+
+    monkeypatch.setattr(pulling.asyncio, "sleep", rest)  # type: ignore[attr-defined]
+    await world.pulling.round()
+    assert here(world, [guest]) == [guest.cid]
