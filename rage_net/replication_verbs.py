@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -45,6 +45,8 @@ PAGE = 1000
 ALL_ASKED_MAX = 16
 """Nodes up to which every one is asked about every chunk: so copies too many are found. Of more, those that placement
 or a proof names."""
+AUDITS_MIN = 3
+"""Rounds that must have failed before a chunk counts as at risk: one that was just put has not been proved yet."""
 RATE_BYTES_S = 30e6
 """What a copy is taken to travel at, where no limit says otherwise."""
 HOLD_MAX = 256
@@ -116,7 +118,7 @@ def _count_coordinated(replicating: Replicating) -> _Counts:
             wanted = min(item.copies, max(1, len(item.home)))
             counts.proved += len(proved) >= wanted
             counts.under += len(proved) < wanted
-            counts.at_risk += len(proved) < item.minimum
+            counts.at_risk += len(proved) < item.minimum and item.audits >= AUDITS_MIN
             oldest = min([oldest, *(each.at for each in proved)]) if len(proved) >= wanted else 0.0
     counts.oldest = oldest if 0 < oldest < float("inf") else None
     return counts
@@ -159,7 +161,7 @@ def _problems(
     found = []
     active = sum(node.state == "active" and node.organization == engine.organization for node in nodes)
     if counts.at_risk:
-        found.append(f"{counts.at_risk} chunks have fewer proved copies than their policy's min")
+        found.append(f"{_chunks(counts.at_risk)} with fewer proved copies than the policy's min")
     if view.is_cut_off:
         found.append(f"most nodes are out of reach ({len(view.unavailable)} of {active}): no copies are made anew")
     found += [f"{peer} is out of reach: others hold its chunks" for peer in sorted(map(str, view.unavailable))]
@@ -170,10 +172,15 @@ def _problems(
     if differ:
         found.append(f"nodes with other policies or another strategy: {', '.join(differ)}")
     if unread:
-        found.append(f"the chunks of {unread} documents are not known yet: no node that is there has their manifests")
+        documents = f"{unread} document{'s' if unread > 1 else ''}"
+        found.append(f"the chunks of {documents} are not known yet: nobody who is there has the manifest")
     if not view.is_candidate(replicating.own):
         found.append("this node is no place for replicas: it is drained, lost, or its certificate lacks storage")
     return found
+
+
+def _chunks(count: int) -> str:
+    return f"{count} chunk{'s' if count != 1 else ''}"
 
 
 def disagreeing(replicating: Replicating) -> list[str]:
@@ -400,22 +407,31 @@ async def _draft_repair(
         asks = await _whom_to_ask(engine, replicating, page)
         answers = await _ask(replicating, asks, prove=False)
         for item in page:
-            holding = [peer for peer in view.nodes if answers.get((peer, item.cid), UNKNOWN).outcome == "claims"]
-            _draft_one(view, item, holding, draft, drops=drops, without=without)
+            said = {peer: answers.get((peer, item.cid), UNKNOWN).outcome for peer in view.nodes}
+            holding = [peer for peer, outcome in said.items() if outcome == "claims"]
+            away = {peer for peer, outcome in said.items() if outcome == "unreachable"}
+            _draft_one(view, item, holding, draft, drops=drops, without=without, away=away)
         count += len(page)
         io.report(Progress(count, None, "chunks"))
     return draft
 
 
 def _draft_one(
-    view: View, item: Item, holding: Sequence[PeerId], draft: _Draft, *, drops: bool, without: PeerId | None
+    view: View,
+    item: Item,
+    holding: Sequence[PeerId],
+    draft: _Draft,
+    *,
+    drops: bool,
+    without: PeerId | None,
+    away: Collection[PeerId],
 ) -> None:
     staying = [peer for peer in holding if peer != without]
     draft.at_risk += len(holding) < item.minimum
     if not holding:
         draft.lost += 1
         return
-    excluded = () if without is None else (without,)
+    excluded = {*away} if without is None else {*away, without}  # who does not answer is not asked to hold
     acting = view.acting(item, excluded)
     source = str(staying[0] if staying else holding[0])
     for peer in acting:
@@ -548,7 +564,7 @@ def _refuse_stranding(replicating: Replicating, peer: PeerId, draft: _Draft) -> 
         loads = replicating.inventory.loads().get(peer, (0, 0))
         count = draft.stranded or loads[0]
         raise ConflictError(
-            f"{peer} is the only node that can hold {count} chunks",
+            f"{peer} is the only node that can hold {_chunks(count)}",
             why="no other node that stores is there",
             mend=["start another node first, then: rage replication status --nodes"],
             id="drain-last-holder",

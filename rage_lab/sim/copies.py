@@ -36,7 +36,7 @@ from rage_net.database import full
 from rage_net.errors import NotFoundError, RageError, StorageFullError, UnavailableError
 from rage_net.libp2p import varint
 from rage_net.libp2p.peer_id import PeerId
-from rage_net.messages import ChunkHeader
+from rage_net.messages import ChunkHeader, DocumentName
 from rage_net.metrics import Metrics
 from rage_net.replication import audit
 from rage_net.replication.inventory import Inventory, Wanted
@@ -307,7 +307,8 @@ class _Node:
         await self.world.pass_back(self, node)
         if node.is_liar:
             stored = bytes(len(stored))
-        return _Received(ChunkHeader(stat.size, len(stored), stat.encoding), (stored,))
+        names = tuple(DocumentName(ORGANIZATION, name) for name in sorted(self.world.named.get(cid, ())))
+        return _Received(ChunkHeader(stat.size, len(stored), stat.encoding, documents=names), (stored,))
 
 
 class _World:
@@ -326,6 +327,8 @@ class _World:
         """Documents: their chunks, and how many copies were proved."""
         self.harmed: dict[Cid, set[str]] = {}
         """Nodes whose copy of a chunk burnt or rotted."""
+        self.named: dict[Cid, set[str]] = {}
+        """Documents that chunks are for, as holders know by who sent them."""
         self._news: dict[str, Wanted] = {}
         self._records: dict[PeerId, Placed] = {}
 
@@ -452,6 +455,8 @@ class _World:
             root, cids = self._store(node, name, chunks)
         except StorageFullError:
             return
+        for cid in cids:
+            self.named.setdefault(cid, set()).add(name)
         wanted = Wanted(ORGANIZATION, name, root, node.peer_id, "default", FACTOR, 2, "")
         self._news[name] = node.documents[name] = wanted
         node.replicating.changed([name])

@@ -226,7 +226,7 @@ class RebalanceReplication(Verb[Plan]):
 class DrainNode(Verb[Plan]):
     """Place nothing on a node any more; what it holds goes to others, who prove it. `undo` takes it back.
 
-    Refused where chunks would have no other node to go to, unless `force`.
+    Refused where chunks would have no other node to go to.
     """
 
     route: ClassVar[str] = "replication/drain"
