@@ -48,6 +48,10 @@ async def complete(engine: Engine, status: NodeStatus) -> NodeStatus:
         problems.append(f"{sync.conflicts} conflicts wait for a person (rage sync conflicts)")
     if sync.forks:
         problems.append(f"{sync.forks} chains have two histories (rage sync conflicts)")
+    replicating = engine.replicating()
+    if replicating is not None and replicating.short:
+        count = replicating.short
+        problems.append(f"{count} chunk{'s lack' if count > 1 else ' lacks'} proved copies (rage replication status)")
     foreign = await engine.env.blocking(metadata.authority.foreign_anchors)
     return replace(
         status,

@@ -29,6 +29,7 @@ from rage_net.errors import (
 from rage_net.libp2p.errors import Libp2pError
 from rage_net.replication.audit import UNKNOWN, Answer
 from rage_net.replication.health import assess
+from rage_net.replication.inventory import FAILED_MIN
 from rage_net.replication.policy import Choice, Policies, Subject
 from rage_net.verbs import Progress, Verb
 from rage_net.verbs import replication as verbs
@@ -45,8 +46,6 @@ PAGE = 1000
 ALL_ASKED_MAX = 16
 """Nodes up to which every one is asked about every chunk: so copies too many are found. Of more, those that placement
 or a proof names."""
-AUDITS_MIN = 3
-"""Rounds that must have failed before a chunk counts as at risk: one that was just put has not been proved yet."""
 RATE_BYTES_S = 30e6
 """What a copy is taken to travel at, where no limit says otherwise."""
 HOLD_MAX = 256
@@ -118,7 +117,7 @@ def _count_coordinated(replicating: Replicating) -> _Counts:
             wanted = min(item.copies, max(1, len(item.home)))
             counts.proved += len(proved) >= wanted
             counts.under += len(proved) < wanted
-            counts.at_risk += len(proved) < item.minimum and item.audits >= AUDITS_MIN
+            counts.at_risk += len(proved) < item.minimum and item.audits >= FAILED_MIN
             oldest = min([oldest, *(each.at for each in proved)]) if len(proved) >= wanted else 0.0
     counts.oldest = oldest if 0 < oldest < float("inf") else None
     return counts

@@ -39,6 +39,8 @@ from rage_net.replication.audit import Outcome
 APPLICATION_ID = 0x52475250
 """`RGRP`."""
 PAGE = 1000
+FAILED_MIN = 3
+"""Rounds of audits that fail, one after another, before a chunk counts as short: a new one is not proved at once."""
 """Rows in one page."""
 EVIDENCE_MAX = 1000
 """Statements kept; of each peer the first ones tell as much as all."""
@@ -780,6 +782,12 @@ class Inventory:
                     load[0] += count
                     load[1] += size
         return {self._peers[number]: (load[0], load[1]) for number, load in loads.items() if number in self._peers}
+
+    def short(self, first: PeerId) -> int:
+        """Chunks whose home set begins with a node and whose copies were not all proved in FAILED_MIN rounds."""
+        with self._db.read() as db:
+            query = "SELECT count(*) FROM chunk WHERE first = ? AND audits >= ?"
+            return int(db.execute(query, (self._numbers.get(first, -1), FAILED_MIN)).fetchone()[0])
 
     def backlog(self) -> tuple[int, int]:
         """Chunks and bytes that this node has still to fetch."""

@@ -117,6 +117,8 @@ class Replicating:
         """How often documents are asked for at this node."""
         self.reports: OrderedDict[PeerId, Report] = OrderedDict()
         self.prover = Prover(store, env, own, auditing, have, fetch)
+        self.short = 0
+        """Chunks that we coordinate and whose copies were not all proved in several rounds, as of the last report."""
         self._store = store
         self._env = env
         self._metrics = metrics
@@ -357,6 +359,9 @@ class Replicating:
         """What this node tells its organisation of itself."""
         has_room = await self.has_room()
         room = await self._env.blocking(self._store.room)
+        self.short = await self._env.blocking(self.inventory.short, self.own)
+        waiting, _ = await self._env.blocking(self.inventory.backlog)
+        self._metrics.replica_chunks.replace({("waiting",): waiting, ("short",): self.short})
         return Report(room, not has_room, self.policies.digest, tuple(self.usage.top(USAGE_MAX, self.now())))
 
     async def check(self) -> None:
