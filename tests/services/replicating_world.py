@@ -17,7 +17,7 @@ from rage_net.chunk.store import ChunkStore, Quota, admit, memory_store
 from rage_net.cid import RAW, Cid
 from rage_net.errors import NotFoundError, StorageFullError, UnavailableError
 from rage_net.libp2p.peer_id import PeerId
-from rage_net.messages import ChunkHeader
+from rage_net.messages import ChunkHeader, DocumentName
 from rage_net.metrics import Metrics
 from rage_net.replication.audit import UNKNOWN, Answer, Outcome
 from rage_net.replication.inventory import Inventory, Item, Wanted
@@ -261,7 +261,10 @@ class World:
         data = self.plain[cid]
         if there.lies:
             data = data[::-1]
-        return Received(ChunkHeader(len(data), len(data), "raw"), [data])
+        item = self.inventory.find(cid)
+        names = self.inventory.documents_of(item.id) if item is not None else []
+        documents = tuple(DocumentName(*name) for name in names)
+        return Received(ChunkHeader(len(data), len(data), "raw", documents=documents), [data])
 
     def _reach(self, peer: PeerId, word: str) -> Peer:
         there = self.peers.get(peer)

@@ -92,6 +92,23 @@ async def test_a_source_that_has_it_and_one_that_sends_other_bytes(world: World)
     assert good.asked.count("fetch") == 1
 
 
+async def test_who_sent_other_bytes_is_left_alone_for_a_while(world: World) -> None:
+    (item,) = wanted(world)
+    for peer in world.others(item):
+        peer.lies = True
+    await world.pulling.round()
+    assert all(world.pulling.is_shunned(peer.id) for peer in world.others(item))
+    for peer in world.others(item):
+        peer.lies = False
+        peer.asked.clear()
+    world.env.time += 2
+    await world.pulling.round()
+    assert not any(peer.asked for peer in world.others(item))
+    world.env.time += pulling.SHUNNED_S_MIN
+    await world.pulling.round()
+    assert here(world, [item]) == [item.cid]
+
+
 async def test_rests_double_up_to_a_minute(world: World) -> None:
     (item,) = wanted(world)
     for peer in world.peers.values():
