@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST_ARGS ?= -n 2 -q
 
-.PHONY: help demo test check lint types floors format protos completions docs openapi deps bench scale converge test-lab lab lab-sim lab-soak clean
+.PHONY: help demo test check lint types floors format protos completions docs openapi deps bench scale converge copies test-lab lab lab-sim lab-soak clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort
@@ -79,6 +79,12 @@ scale: $(VENV)/.dev  ## Simulated networks: gossip at 1,000 nodes, the DHT at 10
 
 converge: $(VENV)/.dev  ## 10,000 simulated runs that must end in one state on all nodes; RUNS=N, SEED=N
 	$(BIN)/python -m bench.convergence $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED))
+
+copies: $(VENV)/.dev  ## Replication at scale: placement, the audit of a million chunks, repair beside readers, puts that wait
+	$(BIN)/python -m bench.place
+	$(BIN)/python -m bench.audit_plan
+	$(BIN)/python -m bench.repair
+	$(BIN)/python -m bench.put_wait
 
 clean:  ## Remove what make made
 	rm -rf $(VENV) bench/.peers bench/out tests/foreign/.peers

@@ -1,11 +1,12 @@
-"""A node that is gone for good: `python -m bench.repair [--runs N] [--chunks N] [--reads p2p|local]`.
+"""A node that is gone for good: `python -m bench.repair [--runs N] [--chunks N] [--reads p2p|local|none]`.
 
 Five real nodes in three regions, each a process, on loopback; factor 3, the default grace of 30 s. Documents of some
 2,000 chunks are put and proved; then one node's process and disk are gone. What counts is seconds from there: until a
 survivor knows (its status says so), until the first copy was made anew, until an audit with proof by a survivor finds
 every chunk at 3 nodes. Meanwhile a reader at another survivor fetches documents without end, verified, kept nowhere:
-from other nodes alone (`p2p`) or whatever is here (`local`). Its rate before, during repair (first copy to last) and
-after, side by side on one machine. A probe of the processor beside says how much of it others had. Medians of the runs.
+from other nodes alone (`p2p`) or whatever is here (`local`); `none` shows what repair alone costs. Its rate before,
+during repair (first copy to last) and after, side by side on one machine, and what share of all processor time the
+nodes got: where others take most of it, the rates are theirs. Medians of the runs.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ class Reader:
     def __post_init__(self) -> None:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._go_on, daemon=True)
-        self._thread.start()
+        if self.sources:
+            self._thread.start()
 
     def _go_on(self) -> None:
         at = 0
@@ -83,7 +85,8 @@ class Reader:
 
     def stop(self) -> None:
         self._done.set()
-        self._thread.join()
+        if self.sources:
+            self._thread.join()
 
     def rate(self, begin: float, end: float) -> float:
         """Bytes a second."""
@@ -91,7 +94,7 @@ class Reader:
 
 
 class Processor:
-    """What of the machine's processor time was ours, by /proc/stat and the nodes' own: the rest had others."""
+    """Whose the machine's processor time was, by /proc."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -184,13 +187,15 @@ def _play(cluster: Cluster, rng: random.Random, chunks: int, sources: tuple[str,
         status = auditor.run(ShowReplication())
         everything = sum(row.chunks for row in status.policies)
         lost_chunks = next(row.chunks for row in status.nodes if row.peer_id == victim.peer_id)
-        before_cpu = processor.now()
         lost = time.monotonic()
         cluster.destroy(victim)
+        before_cpu = processor.now()
         have = sum(map(held, cluster.left))
         known = until(lambda: is_known(auditor, victim), WITHIN_S)
         started = until(lambda: any(map(asked, cluster.left)) or sum(map(held, cluster.left)) > have, WITHIN_S, 0.2)
         copied = until(lambda: sum(map(held, cluster.left)) >= COPIES * everything, WITHIN_S, 0.3)
+        copying = processor.now()[1] - before_cpu[1]
+        print(f"  the nodes used {copying:.1f} s of processor from the loss to the last copy", flush=True)
         time.sleep(1)
         done = until(lambda: all_proved(auditor, count), WITHIN_S)
         ended = max(copied, started + 0.5)
@@ -241,10 +246,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.repair", description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--chunks", type=int, default=2000)
-    parser.add_argument("--reads", choices=("p2p", "local"), default="p2p")
+    parser.add_argument("--reads", choices=("p2p", "local", "none"), default="p2p")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    sources = ("p2p",) if options.reads == "p2p" else ("local", "p2p")
+    sources = {"p2p": ("p2p",), "local": ("local", "p2p"), "none": ()}[options.reads]
     runs = []
     for at in range(options.runs):
         run = play(options.chunks, options.seed + at, sources)
