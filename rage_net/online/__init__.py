@@ -216,6 +216,8 @@ async def go_online(
         duties.replicating = replicating
         if syncing is not None:
             syncing.on_report = duties.hear_report
+            if replicating is not None:
+                replicating.ask_for_news = syncing.met
         about = functools.partial(describe_about, config, addresses)
         duties.about = about
         yield Online(

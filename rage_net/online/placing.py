@@ -187,6 +187,7 @@ async def make_replicating(
         kept=lambda cids: late[0].keeps(cids),
         on_hold=lambda peer, organization, cids: late[0].hold(organization, cids, asker=peer),
         is_node=view.is_there,
+        on_lacking=lambda peer: late[0].lack(peer),
     )
     swarm.handle(PROTOCOL, auditing.serve)
     sources = Sources(

@@ -105,7 +105,8 @@ class Auditing:
 
     Args: connect: a connection to a node, dialled if need be; raises RageError. sign: signs for this node. kept: which
     of some chunks this node means to hold; blocking. on_hold: a coordinator asks to hold chunks. is_node: whether a
-    peer is one that stores; others are challenged for nobody.
+    peer is one that stores; others are challenged for nobody. on_lacking: somebody asked us to prove what is not here: he
+    may know of documents that we do not.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class Auditing:
         kept: Callable[[Sequence[Cid]], Sequence[bool]],
         on_hold: OnHold,
         is_node: Callable[[PeerId], bool],
+        on_lacking: Callable[[PeerId], None] = lambda peer: None,
     ) -> None:
         self._store = store
         self._env = env
@@ -134,6 +136,7 @@ class Auditing:
         self._kept = kept
         self._on_hold = on_hold
         self._is_node = is_node
+        self._on_lacking = on_lacking
         self._relaying: set[PeerId] = set()
         self._late: dict[PeerId, float] = {}  # until when they are not asked again
         self._rates = Rates(burst=CHALLENGES_BURST, rate_s=CHALLENGES_PER_S, names_max=PEERS_MAX)
@@ -299,6 +302,8 @@ class Auditing:
             case Challenges():
                 async with self._reading:  # audits read one chunk at a time: readers come first
                     proofs = await self._env.blocking(self._answer_challenges, peer, principal, request)
+                if not all(proof.digest for proof in proofs.items):
+                    self._on_lacking(peer)
                 return audit.seal_proofs(proofs, self._sign)
             case Relay():
                 if not self._is_member(principal):

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rage_net.acl import Principal
 from rage_net.env import Env, finished
-from rage_net.errors import NotFoundError, RageError, RemoteProtocolError, UnavailableError, from_wire
+from rage_net.errors import NotFoundError, RageError, RemoteProtocolError, StorageFullError, UnavailableError, from_wire
 from rage_net.libp2p import varint
 from rage_net.libp2p.errors import Libp2pError, NegotiationError, StreamClosedError, StreamResetError
 from rage_net.libp2p.gossipsub import Message, Verdict
@@ -87,6 +87,8 @@ ANNOUNCE_S_MIN = 0.1
 """Between two announcements: what is written meanwhile goes into the next."""
 HEARD_PER_S, HEARD_BURST = 20.0, 100.0
 """Announcements of one author that are passed on."""
+FULL_AGAIN_S = 10.0
+"""After a log could not be written for want of room."""
 NOT_OPENED = "it does not open sync to this node"
 STATES_MAX = 1024
 """Peers whose copy is remembered."""
@@ -402,6 +404,8 @@ class Syncing:
             state.error = _say(error)
             self._metrics.sync_events.add(1, "failed")
             log.info("sync of %s with %s: %s", organization, peer, state.error)
+            if isinstance(error, StorageFullError):  # once there is room, nobody tells us what we missed
+                asyncio.get_running_loop().call_later(FULL_AGAIN_S, self.met, peer)
         seconds = round(self._env.monotonic() - started, 3)
         told = tally.received, tally.refused, tally.sent_bytes, tally.received_bytes
         return SyncedPeer(str(peer), organization, *told, seconds, tally.is_equal, state.error)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -48,6 +48,8 @@ CHECK_EVERY_S = 3600.0
 DROPS_MAX = 64
 """Batches of copies too many that one round lets go."""
 REPORTS_MAX = 4096
+NEWS_S, NEWS_MAX = 10.0, 3
+"""So often a peer that wants proof of what is not here makes us ask it for what it knows."""
 USAGE_MAX = 100
 """Documents in one report."""
 FULL_S = 30.0
@@ -117,6 +119,10 @@ class Replicating:
         """How often documents are asked for at this node."""
         self.reports: OrderedDict[PeerId, Report] = OrderedDict()
         self.prover = Prover(store, env, own, auditing, have, fetch)
+        self.ask_for_news: Callable[[PeerId], None] = lambda peer: None
+        """Given by who composes: exchange logs with a peer soon."""
+        self._asked_for_news: Counter[PeerId] = Counter()
+        self._news_counted_at = 0.0
         self.short = 0
         """Chunks that we coordinate and whose copies were not all proved in several rounds, as of the last report."""
         self._store = store
@@ -338,6 +344,19 @@ class Replicating:
     def _hasten(self, peers: Iterable[PeerId], now: float) -> None:
         for peer in peers:
             self.inventory.hasten(peer, now)
+
+    def lack(self, peer: PeerId) -> None:
+        """A peer wants proof of what is not here: it may know of documents that gossip did not bring us.
+
+        NEWS_MAX times in NEWS_S for each.
+        """
+        now = self.now()
+        if now - self._news_counted_at >= NEWS_S:
+            self._asked_for_news.clear()
+            self._news_counted_at = now
+        self._asked_for_news[peer] += 1
+        if self._asked_for_news[peer] <= NEWS_MAX and self.view.is_there(peer):
+            self.ask_for_news(peer)
 
     def note_lost(self, cid: Cid, found_by: str) -> None:
         """Rot was found, or a file is gone: if it is ours, it is wanted again. Called in threads."""
