@@ -105,8 +105,8 @@ class Auditing:
 
     Args: connect: a connection to a node, dialled if need be; raises RageError. sign: signs for this node. kept: which
     of some chunks this node means to hold; blocking. on_hold: a coordinator asks to hold chunks. is_node: whether a
-    peer is one that stores; others are challenged for nobody. on_lacking: somebody asked us to prove what is not here: he
-    may know of documents that we do not.
+    peer is one that stores; others are challenged for nobody. on_lacking: somebody asked for proof of what is not
+    here: it may know of documents that we do not.
     """
 
     def __init__(
