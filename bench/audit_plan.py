@@ -3,7 +3,8 @@
 One node's inventory on disk, the rules of replication, no network: documents are noted with their chunks, home sets are
 computed and stored, and a plan names whom to ask about which chunk, a page at a time, as `rage replication audit --all`
 does. Then what follows by itself: a document more, a node more, a node less, and the round of a coordinator, whose
-holders prove at once. Seconds are of processor time where it says so: the others on this machine count less. Targets
+holders prove at once. The verdict is on seconds of processor time, one core's; waits for the disk and for others on the
+machine are in the elapsed ones, printed beside. Targets
 are step 4's: 120 s and 500 MiB for a million chunks over a hundred nodes.
 """
 
@@ -254,8 +255,13 @@ def main() -> int:
         print(f"replicas.db: {size / 1e6:.0f} MB on disk, {size / options.chunks:.0f} bytes a chunk")
         command = [sys.executable, "-m", "bench.audit_plan", "--open", name, "--nodes", str(options.nodes + 1)]
         subprocess.run(command, check=True)
-    planning = sum(step.seconds for step in done[:3])
-    rows = [("planning from nothing, s", planning, SECONDS_MAX), ("peak resident, MiB", peak_mib(), MIB_MAX)]
+    planning = sum(step.processor for step in done[:3])
+    elapsed = sum(step.seconds for step in done[:3])
+    print(f"planning from nothing took {elapsed:.1f} s here, at a load of {os.getloadavg()[0]:.1f}")
+    rows = [
+        ("planning from nothing, s of processor", planning, SECONDS_MAX),
+        ("peak resident, MiB", peak_mib(), MIB_MAX),
+    ]
     for what, value, most in rows:
         print(f"{what:58} {value:10.1f}  at most {most:<5g} {'reached' if value <= most else 'MISSED'}")
     return 0 if all(value <= most for _, value, most in rows) else 1
