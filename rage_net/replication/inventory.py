@@ -480,12 +480,13 @@ class Inventory:
             numbers = [self.number(peer) for peer in home]
             packed = struct.pack(f">{len(numbers)}I", *numbers)
             first = numbers[0] if numbers else 0
-            rows.append((packed, first, also, self._epoch, mine, have, now, now, now, item.id))
+            rows.append((packed, first, also, self._epoch, mine, item.have, have, now, now, now, item.id))
         with self._db.write(durable=False) as db:
             db.executemany("UPDATE chunk SET also = ?, epoch = ? WHERE id = ?", same)
             db.executemany(
-                "UPDATE chunk SET home = ?, first = ?, also = ?, epoch = ?, mine = ?, have = ?, since = ?, next_at = ?,"
-                " audit_at = ? WHERE id = ?",
+                "UPDATE chunk SET home = ?, first = ?, also = ?, epoch = ?, mine = ?,"
+                " have = CASE have WHEN ? THEN ? ELSE have END,"  # what was fetched or dropped meanwhile is so
+                " since = ?, next_at = ?, audit_at = ? WHERE id = ?",
                 rows,
             )
 
