@@ -124,6 +124,26 @@ def _simulate(name: str, options: Options, tell: Tell, progress: Progress) -> It
         yield row, found(name, run.seed, run.judgement.violations, " --seeds 1")
 
 
+def _copy(name: str, options: Options, tell: Tell, progress: Progress) -> Iterator[Outcome]:
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    from rage_lab.sim.copies import try_copies
+
+    row = Row(name)
+    seeds = range(options.seed, options.seed + options.seeds)
+    # Not by fork: a process that has threads may hold a lock when it is copied.
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+        for done, run in enumerate(pool.map(try_copies, seeds, chunksize=8), 1):
+            violations = tuple(
+                Violation("lost" if words.startswith("lost") else "short", "", words) for words in run.broken
+            )
+            judged = Judgement(violations, run.puts, run.acknowledged, 0, 0, 0, 0, run.settled_s)
+            row = row.with_run(judged, run.faults, run.cpu_s)
+            progress(done, options.seeds)
+            yield row, found(name, run.seed, violations, " --seeds 1")
+
+
 def _torment(name: str, options: Options, tell: Tell, progress: Progress) -> Iterator[Outcome]:
     from rage_lab.trial import Plan, lacking, play
 
@@ -183,6 +203,7 @@ SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario
     for scenario in (
         Scenario("sim", "whole engines in virtual time, all faults, thousands of seeds", _simulate),
+        Scenario("copies", "replication alone in virtual time, ten thousand seeds", _copy),
         Scenario("partition", "real nodes: a minority is parted from the others", _torment),
         Scenario("one-way", "real nodes: what some send no longer reaches the others", _torment),
         Scenario("kill", "real nodes: kill -9, and a start from the disk it had", _torment),

@@ -708,6 +708,17 @@ def play_copies(seed: int) -> CopiesRun:
     )
 
 
+def try_copies(seed: int) -> CopiesRun:
+    """As `play_copies`; a run that raises is broken."""
+    import logging
+
+    logging.disable(logging.CRITICAL)
+    try:
+        return play_copies(seed)
+    except Exception as error:
+        return CopiesRun(seed, (f"short: the run itself: {type(error).__name__}: {error}",), 0, 0, 0, 0, 0.0, 0.0, ())
+
+
 def main() -> None:
     """`python -m rage_lab.sim.copies FIRST [COUNT]`: runs, and what they came to."""
     import logging
