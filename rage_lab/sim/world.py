@@ -56,6 +56,8 @@ class World:
         self.trace = Trace()
         self.network.observe = self.trace.written
         self.nodes: dict[str, Node] = {}
+        self.flags: dict[str, Any] = {}
+        """Keys of network.yaml for every node."""
         self._directory = directory
         self._tasks = tasks
         self._loop: VirtualLoop = asyncio.get_running_loop()  # type: ignore[assignment]
@@ -96,7 +98,7 @@ class World:
         ip = ip or ip_of(self._hosts)
         self._hosts += 1
         self.geography.place(ip, region)
-        settings = flags_of(region, [other.address for other in bootstrap], flags or {})
+        settings = flags_of(region, [other.address for other in bootstrap], self.flags | (flags or {}))
         certify: Callable[[Home], None] | None = None
         if organization is not None:
             settings |= organization.flags()
@@ -240,6 +242,16 @@ class Played(Generic[T]):
 
 
 Scenario: TypeAlias = Callable[[World], Awaitable[T]]
+
+
+def unreplicated(scenario: Scenario[T]) -> Scenario[T]:
+    """The same where bytes lie only where somebody put or fetched them: nodes hold nothing for each other."""
+
+    async def alone(world: World) -> T:
+        world.flags["network.replication.enabled"] = "false"
+        return await scenario(world)
+
+    return alone
 
 
 def play(scenario: Scenario[T], seed: int, directory: Path, **options: Any) -> Played[T]:

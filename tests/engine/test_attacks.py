@@ -12,7 +12,7 @@ import pytest
 
 from rage_lab.sim.node import Collect, Given, Node
 from rage_lab.sim.organizations import Organization
-from rage_lab.sim.world import World, play
+from rage_lab.sim.world import World, play, unreplicated
 from rage_net import sharing
 from rage_net.chunk.shelf import public_roots
 from rage_net.cid import Cid
@@ -34,7 +34,7 @@ KEEP_S = 40.0
 def run(rng: random.Random, tmp_path: Path) -> Play:
     """Play a scenario once; a failure names its seed."""
     seed = rng.getrandbits(32)
-    return lambda scenario: play(scenario, seed, tmp_path).result
+    return lambda scenario: play(unreplicated(scenario), seed, tmp_path).result
 
 
 async def trust(node: Node, other: Organization) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from rage_lab.sim.node import Collect, Given, Node
 from rage_lab.sim.organizations import Organization
-from rage_lab.sim.world import World, play
+from rage_lab.sim.world import World, play, unreplicated
 from rage_net import sharing
 from rage_net.errors import AccessDeniedError, IntegrityError, NotFoundError, RageError, UsageError
 from rage_net.sync.facts import Access, Document, New, NodeRecord
@@ -31,7 +31,7 @@ SETTLE_S = 20.0
 def run(rng: random.Random, tmp_path: Path) -> Play:
     """Play a scenario once; a failure names its seed."""
     seed = rng.getrandbits(32)
-    return lambda scenario: play(scenario, seed, tmp_path).result
+    return lambda scenario: play(unreplicated(scenario), seed, tmp_path).result
 
 
 def test_a_document_is_found_by_its_name_in_the_organisation_and_a_stranger_gets_nothing(run: Play) -> None:

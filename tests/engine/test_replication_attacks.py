@@ -13,7 +13,7 @@ from rage_net.sync.facts import Access, Document, New
 from rage_net.verbs.acl import GrantAcl, RevokeAcl
 from rage_net.verbs.chunk import RemoveChunk
 from rage_net.verbs.trust import AddTrust
-from tests.engine.test_replication import Play, at_home, blocks, cluster, durable, home, replication, run
+from tests.engine.test_replication_cluster import Play, at_home, blocks, cluster, durable, home, replication, run
 
 __all__ = ["run"]
 

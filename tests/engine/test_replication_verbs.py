@@ -9,7 +9,7 @@ import pytest
 from rage_lab.sim.world import World
 from rage_net.errors import ConflictError, NotFoundError
 from rage_net.verbs import replication as verbs
-from tests.engine.test_replication import Play, at_home, blocks, cluster, durable, run
+from tests.engine.test_replication_cluster import Play, at_home, blocks, cluster, durable, run
 
 __all__ = ["run"]
 

@@ -15,7 +15,7 @@ from rage_cli.profiles import settings_of
 from rage_lab.sim.geography import REGIONS
 from rage_lab.sim.node import Node
 from rage_lab.sim.organizations import Organization
-from rage_lab.sim.world import World, play
+from rage_lab.sim.world import World, play, unreplicated
 from rage_net.errors import AccessDeniedError, RageError
 from rage_net.libp2p.transport.memory import MemoryLink
 from rage_net.messages import CHUNK_PROTOCOL, SYNC_PROTOCOL
@@ -29,7 +29,7 @@ Play = Callable[[Callable[[World], Awaitable[Any]]], Any]
 def run(rng: random.Random, tmp_path: Path) -> Play:
     """Play a scenario once; a failure names its seed."""
     seed = rng.getrandbits(32)
-    return lambda scenario: play(scenario, seed, tmp_path).result
+    return lambda scenario: play(unreplicated(scenario), seed, tmp_path).result
 
 
 def flags(profile: str, hub: str = "", tags: Sequence[str] = ()) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 
 from rage_lab.sim.env import EPOCH_S
 from rage_lab.sim.node import Node
-from rage_lab.sim.world import World, play
+from rage_lab.sim.world import World, play, unreplicated
 from rage_net import certfiles
 from rage_net import home as homes
 from rage_net.certfiles import CertFiles
@@ -45,7 +45,7 @@ Play = Callable[[Callable[[World], Awaitable[Any]]], Any]
 def run(rng: random.Random, tmp_path: Path) -> Play:
     """Play a scenario once; a failure names its seed."""
     seed = rng.getrandbits(32)
-    return lambda scenario: play(scenario, seed, tmp_path).result
+    return lambda scenario: play(unreplicated(scenario), seed, tmp_path).result
 
 
 async def certified(

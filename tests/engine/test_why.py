@@ -12,7 +12,7 @@ import pytest
 
 from rage_lab.sim.node import Node
 from rage_lab.sim.organizations import Organization
-from rage_lab.sim.world import World, play
+from rage_lab.sim.world import World, play, unreplicated
 from rage_net.cid import Cid
 from rage_net.errors import NotFoundError, UsageError
 from rage_net.verbs.acl import GrantAcl, RevokeAcl, SetAcl
@@ -32,7 +32,7 @@ ADMIN = ("storage", "admin")
 def run(rng: random.Random, tmp_path: Path) -> Play:
     """Play a scenario once; a failure names its seed."""
     seed = rng.getrandbits(32)
-    return lambda scenario: play(scenario, seed, tmp_path).result
+    return lambda scenario: play(unreplicated(scenario), seed, tmp_path).result
 
 
 async def why(node: Node, subject: str) -> WhyResult:

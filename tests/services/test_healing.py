@@ -244,10 +244,10 @@ class TestHealed:
         inode = path_of(store, cid).stat().st_ino
         real = store.bodies.read
 
-        def read(wanted: Cid) -> bytes:
+        def read(wanted: Cid, *, at_rest: bool = False) -> bytes:
             if path_of(store, wanted).stat().st_ino == inode:
                 raise UnavailableError("cannot read a chunk: Input/output error")
-            return real(wanted)
+            return real(wanted, at_rest=at_rest)
 
         monkeypatch.setattr(store.bodies, "read", read)
         elsewhere.error = UnavailableError("nobody is there")
