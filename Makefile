@@ -35,8 +35,9 @@ lab: $(BIN)/rage  ## As root: the fault lab, each fault with real nodes; SCENARI
 	$(BIN)/rage lab run $(or $(SCENARIO),partition one-way kill pause clock full-disk slow-disk bit-flip add drain destroy mix rungs) \
 	    --runs $(or $(RUNS),10) $(if $(SEED),--seed $(SEED)) --format table
 
-lab-sim: $(BIN)/rage  ## The fault lab's simulator: 10,000 seeds of whole engines; SEEDS=N, SEED=N
-	$(BIN)/rage lab run sim --seeds $(or $(SEEDS),10000) $(if $(SEED),--seed $(SEED)) --progress plain --format table
+lab-sim: $(BIN)/rage  ## The fault lab's simulator: 10,000 seeds of replication alone, 1,000 of whole engines; SEEDS=N, SEED=N
+	$(BIN)/rage lab run copies --seeds $(or $(SEEDS),10000) $(if $(SEED),--seed $(SEED)) --progress plain --format table
+	$(BIN)/rage lab run sim --seeds $(or $(SEEDS),1000) $(if $(SEED),--seed $(SEED)) --progress plain --format table
 
 lab-soak: $(BIN)/rage  ## As root: an hour of five real nodes under churn, their memory drawn; MINUTES=N
 	$(BIN)/rage lab run soak --minutes $(or $(MINUTES),60) --out bench/out/soak --format table
