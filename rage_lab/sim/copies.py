@@ -686,13 +686,15 @@ def play_copies(seed: int) -> CopiesRun:
     """One run, repeated exactly by its seed."""
     began = time.process_time()
     loop = VirtualLoop()
-    dropping.SETTLE_S, dropping.AGAIN_S = DROP_S
     world = _World(seed)
     world.broken = []
+    before = dropping.SETTLE_S, dropping.AGAIN_S
     try:
+        dropping.SETTLE_S, dropping.AGAIN_S = DROP_S
         asyncio.set_event_loop(loop)
         settled_s = loop.run_until_complete(world.play())
     finally:
+        dropping.SETTLE_S, dropping.AGAIN_S = before
         asyncio.set_event_loop(None)
         loop.close()
     return CopiesRun(
