@@ -6,6 +6,7 @@
     coordinating  chunks that are our business: holders prove, stand-ins are asked
     dropping      copies too many go, once others have proved theirs
     prover        claims and proofs, whatever is here
+    rounds        work while there is some, and when it is told
 
 `Replicating` composes them; each job is one bounded round. Every node does this by itself, from the same log: nobody is
 in charge. Not here: the rules (replication), the wire (auditing, exchange). Source: design D5; issue 5, B to E.

@@ -8,7 +8,6 @@ nodes are out of reach nobody is asked: it is more likely us. Source: issue 5, D
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -22,6 +21,7 @@ from rage_net.metrics import Metrics
 from rage_net.replication.audit import CHALLENGES_MAX, Outcome
 from rage_net.replication.inventory import Inventory, Item, Known
 from rage_net.services.replicating.prover import Answers, Auditing, Prover
+from rage_net.services.replicating.rounds import Rounds
 from rage_net.services.replicating.view import View
 
 log = logging.getLogger("rage.replication")
@@ -88,22 +88,8 @@ class Coordinating:
         self._is_full = is_full
         self._period_s = period_s
         self._now = now
-        self._wake = asyncio.Event()
-
-    def wake(self) -> None:
-        """Something may be due."""
-        self._wake.set()
-
-    async def run(self) -> None:
-        """Look at what is due, for as long as the task lives."""
-        while True:
-            self._wake.clear()
-            if not await self.round():
-                try:
-                    async with asyncio.timeout(IDLE_S_MAX):
-                        await self._wake.wait()
-                except TimeoutError:
-                    pass
+        self._rounds = Rounds(self.round, IDLE_S_MAX)
+        self.wake, self.run = self._rounds.wake, self._rounds.run
 
     async def round(self) -> int:
         """Look at one batch of what is due. Returns: how many were."""

@@ -23,6 +23,7 @@ from rage_net.messages import ChunkHeader
 from rage_net.metrics import Metrics
 from rage_net.replication.inventory import Inventory, Item
 from rage_net.services.replicating.prover import Fetch, Have
+from rage_net.services.replicating.rounds import Rounds
 from rage_net.services.replicating.view import View
 
 log = logging.getLogger("rage.replication")
@@ -81,27 +82,13 @@ class Pulling:
         self._fetch = fetch
         self._on_full = on_full
         self._now = now
-        self._wake = asyncio.Event()
+        self._rounds = Rounds(self.round, IDLE_S_MAX)
+        self.wake, self.run = self._rounds.wake, self._rounds.run
         self._shunned: dict[PeerId, tuple[float, float]] = {}  # until when, and for how long next time
         self.on_fetched: Callable[[], None] = lambda: None
         """Called after each commit: more is here."""
         self.has_readers: Callable[[], bool] = lambda: False
         """Whether people read from or through this node now."""
-
-    def wake(self) -> None:
-        """Something may be due."""
-        self._wake.set()
-
-    async def run(self) -> None:
-        """Fetch what is due, for as long as the task lives."""
-        while True:
-            self._wake.clear()
-            if not await self.round():
-                try:
-                    async with asyncio.timeout(IDLE_S_MAX):
-                        await self._wake.wait()
-                except TimeoutError:
-                    pass
 
     async def round(self) -> int:
         """Fetch one batch. Returns: how many chunks were due."""

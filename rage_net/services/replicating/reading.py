@@ -96,23 +96,22 @@ class Reading:
             return await self._env.blocking(self._store.get, cid)
         except (NotFoundError, IntegrityError):
             pass
-        error: Exception = NotFoundError(f"no node that is there has {cid}")
-        for peer in self._sources(document, cid):
-            try:
-                received = await self._fetch(peer, cid)
-                return await self._env.blocking(self._keep, cid, received)
-            except (RageError, Libp2pError, TimeoutError) as problem:
-                error = problem
-        raise error
+        found = await self._obtain(document, cid)
+        if found is None:
+            raise NotFoundError(f"no node that is there gives {cid}")
+        return found
 
     async def obtain(self, item: Item) -> bytes | None:
         """A chunk from whoever has it, kept as cache; None when nobody gives it."""
-        for peer in self._sources(item, item.cid):
+        return await self._obtain(item, item.cid)
+
+    async def _obtain(self, of: Unread | Item, cid: Cid) -> bytes | None:
+        for peer in self._sources(of, cid):
             try:
-                received = await self._fetch(peer, item.cid)
-                return await self._env.blocking(self._keep, item.cid, received)
+                received = await self._fetch(peer, cid)
+                return await self._env.blocking(self._keep, cid, received)
             except (RageError, Libp2pError, TimeoutError) as error:
-                log.debug("%s does not give %s: %s", peer, item.cid, error)
+                log.debug("%s does not give %s: %s", peer, cid, error)
         return None
 
     def _sources(self, of: Unread | Item, cid: Cid) -> list[PeerId]:
