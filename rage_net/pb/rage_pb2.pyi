@@ -1078,14 +1078,12 @@ class NodeReport(google.protobuf.message.Message):
     FULL_FIELD_NUMBER: builtins.int
     POLICIES_FIELD_NUMBER: builtins.int
     USAGE_FIELD_NUMBER: builtins.int
-    DRAINING_FIELD_NUMBER: builtins.int
     free_bytes: builtins.int
     """that replicas may still take"""
     full: builtins.bool
     """takes no replica now, whatever `free_bytes` says"""
     policies: builtins.bytes
     """16 bytes: digest of its policies and strategy; equal where nodes place alike"""
-    draining: builtins.bool
     @property
     def usage(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Usage]:
         """the documents most asked for at this node, at most 100"""
@@ -1097,9 +1095,8 @@ class NodeReport(google.protobuf.message.Message):
         full: builtins.bool = ...,
         policies: builtins.bytes = ...,
         usage: collections.abc.Iterable[global___Usage] | None = ...,
-        draining: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["draining", b"draining", "free_bytes", b"free_bytes", "full", b"full", "policies", b"policies", "usage", b"usage"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["free_bytes", b"free_bytes", "full", b"full", "policies", b"policies", "usage", b"usage"]) -> None: ...
 
 global___NodeReport = NodeReport
 
