@@ -33,7 +33,7 @@ from rage_net.metrics import Metrics
 from rage_net.replication.audit import Answer
 from rage_net.replication.inventory import Inventory, Wanted
 from rage_net.replication.place import Candidate
-from rage_net.replication_verbs import PAGE, whom_to_ask
+from rage_net.replication_verbs.asking import PAGE, whom_to_ask
 from rage_net.services.replicating.coordinating import Coordinating
 from rage_net.services.replicating.reading import Reading
 from rage_net.services.replicating.view import Node, View
