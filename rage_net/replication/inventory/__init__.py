@@ -21,27 +21,55 @@ Source: design D5; issue 5, B to D; peers.md 12 to 14.
 
 from __future__ import annotations
 
-import functools
 import json
 import struct
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from sqlite3 import Connection
-from typing import NamedTuple
 
 from rage_net.cid import Cid
 from rage_net.database import Database
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.replication.audit import Outcome
+from rage_net.replication.inventory.rows import (
+    DEMANDS_MAX,
+    OUTCOMES,
+    Demand,
+    Item,
+    Known,
+    PolicyTotals,
+    Unread,
+    Wanted,
+    bounded,
+    numbers_of,
+    others_of,
+    peer_of,
+)
+from rage_net.replication.inventory.schema import APPLICATION_ID, JOINED, MIGRATIONS, SHARED
 
-APPLICATION_ID = 0x52475250
-"""`RGRP`."""
+__all__ = [
+    "CACHE_BYTES",
+    "DEMANDS_MAX",
+    "FAILED_MIN",
+    "MOVED_S",
+    "PAGE",
+    "VANISHED_S",
+    "Demand",
+    "Inventory",
+    "Item",
+    "Known",
+    "Outcome",
+    "PolicyTotals",
+    "Unread",
+    "Wanted",
+    "open_inventory",
+]
+
 PAGE = 1000
+"""Rows in one page."""
 FAILED_MIN = 3
 """Rounds of audits that fail, one after another, before a chunk counts as short: a new one is not proved at once."""
-"""Rows in one page."""
 EVIDENCE_MAX = 1000
 """Statements kept; of each peer the first ones tell as much as all."""
 EVIDENCE_OF_ONE_MAX = 10
@@ -51,190 +79,6 @@ VANISHED_S = 7 * 86_400.0
 lost or restored, or a CA file that is wrong for an hour, must not cost bytes on all nodes at once."""
 MOVED_S = 3600.0
 """And those of a document that has moved to another root: most of them are in that one, too, once it can be read."""
-DEMANDS_MAX = 8
-"""Sets of candidates that the documents of one organisation may want one chunk placed among: of more, all its nodes are
-the candidates. Else whoever names a chunk with ever other words would push out what its own document wants."""
-
-OUTCOMES: tuple[Outcome, ...] = ("unknown", "proved", "absent", "lied", "unreachable", "late", "claims")
-"""By the number under which a row keeps them. Never change one: add."""
-
-MIGRATIONS = (
-    """
-    CREATE TABLE node (
-        id      INTEGER PRIMARY KEY,            -- the number in home sets
-        peer    BLOB NOT NULL UNIQUE            -- multihash
-    );
-    CREATE TABLE document (
-        id           INTEGER PRIMARY KEY,
-        organization TEXT NOT NULL,
-        doc_id       TEXT NOT NULL,
-        root         BLOB NOT NULL,
-        owner        BLOB NOT NULL,
-        policy       TEXT NOT NULL,
-        factor       INTEGER NOT NULL,
-        minimum      INTEGER NOT NULL,
-        topology     TEXT NOT NULL,             -- which candidates: the organisations beside its own, by comma
-        is_read      INTEGER NOT NULL DEFAULT 0,-- its manifest was read: all its chunks are members
-        read_at      REAL NOT NULL DEFAULT 0,   -- when reading it is due
-        tries        INTEGER NOT NULL DEFAULT 0,
-        seen         INTEGER NOT NULL,          -- the round of reconciling that saw it
-        UNIQUE (organization, doc_id)
-    );
-    CREATE INDEX document_root ON document (root);
-    CREATE INDEX document_unread ON document (read_at) WHERE is_read = 0;
-    CREATE TABLE chunk (
-        id       INTEGER PRIMARY KEY,
-        cid      BLOB NOT NULL UNIQUE,
-        size     INTEGER NOT NULL,              -- plain bytes; an estimate for manifests
-        document INTEGER NOT NULL,              -- the one whose policy governs it
-        home     BLOB NOT NULL DEFAULT x'',     -- node numbers, best first
-        first    INTEGER NOT NULL DEFAULT 0,    -- the first of them
-        epoch    INTEGER NOT NULL DEFAULT 0,    -- of the topology that `home` was computed for; 0: not yet
-        mine     INTEGER NOT NULL DEFAULT 0,    -- 1: home names us, 2: we were asked to hold it
-        have     INTEGER NOT NULL DEFAULT 0,    -- 1: here, durable and held; 2: here, and kept whatever placement says
-        since    REAL NOT NULL,                 -- when it became what `mine` and `have` are
-        next_at  REAL NOT NULL DEFAULT 0,       -- when fetching or dropping it is due
-        tries    INTEGER NOT NULL DEFAULT 0,
-        audit_at REAL NOT NULL DEFAULT 0,       -- when its holders are to be asked again
-        audits   INTEGER NOT NULL DEFAULT 0     -- rounds that did not find all copies proved, one after another
-    );
-    CREATE INDEX chunk_stale ON chunk (epoch);
-    CREATE INDEX chunk_wanted ON chunk (next_at) WHERE mine > 0 AND have = 0;
-    CREATE INDEX chunk_surplus ON chunk (next_at) WHERE mine = 0 AND have = 1;
-    CREATE INDEX chunk_audit ON chunk (first, audit_at);
-    CREATE INDEX chunk_document ON chunk (document);
-    CREATE TABLE member (
-        document INTEGER NOT NULL,
-        chunk    INTEGER NOT NULL,
-        PRIMARY KEY (document, chunk)
-    ) WITHOUT ROWID;
-    CREATE INDEX member_chunk ON member (chunk, document);
-    CREATE TABLE proof (
-        chunk    INTEGER NOT NULL,
-        node     INTEGER NOT NULL,
-        at       REAL NOT NULL,                 -- when it was asked last
-        outcome  INTEGER NOT NULL,              -- see OUTCOMES
-        since    REAL NOT NULL,                 -- since when it has proved, or has failed to
-        PRIMARY KEY (chunk, node)
-    ) WITHOUT ROWID;
-    CREATE TABLE evidence (
-        id        INTEGER PRIMARY KEY,
-        peer      BLOB NOT NULL,
-        at        REAL NOT NULL,
-        cid       BLOB NOT NULL,
-        statement BLOB NOT NULL,
-        signature BLOB NOT NULL
-    );
-    CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-    """,
-    """
-    ALTER TABLE chunk ADD COLUMN also TEXT NOT NULL DEFAULT '';    -- what other documents want: see Demand
-    UPDATE chunk SET home = x'', first = 0, epoch = 0;             -- node numbers in `home` are u32 from here on
-    CREATE INDEX chunk_orphan ON chunk (next_at) WHERE document = 0;
-    """,
-)
-
-_CHUNK = (
-    "chunk.id, chunk.cid, chunk.size, chunk.home, chunk.mine, chunk.have, chunk.tries, chunk.audits, chunk.since,"
-    " document.organization, document.doc_id, document.owner, document.policy, document.factor, document.minimum,"
-    " document.topology, chunk.also"
-)
-_SHARED = (
-    "SELECT mine.chunk FROM member AS mine WHERE mine.document = ? AND EXISTS"
-    " (SELECT 1 FROM member AS other WHERE other.chunk = mine.chunk AND other.document <> mine.document)"
-)
-_JOINED = f"SELECT {_CHUNK} FROM chunk JOIN document ON document.id = chunk.document"  # noqa: S608
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A document as the log has it, with what its policy wants."""
-
-    organization: str
-    doc_id: str
-    root: Cid
-    owner: PeerId
-    policy: str
-    factor: int
-    minimum: int
-    topology: str
-
-
-@dataclass(frozen=True, slots=True)
-class Unread:
-    """A document whose manifest is to be read. `tries` so far."""
-
-    id: int
-    organization: str
-    doc_id: str
-    root: Cid
-    owner: PeerId
-    tries: int
-    topology: str
-
-
-class Demand(NamedTuple):
-    """What documents want of a chunk: so many copies among the candidates of an organisation, as `topology` says."""
-
-    organization: str
-    topology: str
-    factor: int
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A chunk, where it belongs, and the policy that governs it."""
-
-    id: int
-    cid: Cid
-    size: int
-    home: tuple[PeerId, ...]
-    mine: int
-    have: int
-    tries: int
-    audits: int
-    since: float
-    organization: str
-    doc_id: str
-    owner: PeerId
-    policy: str
-    factor: int
-    minimum: int
-    topology: str
-    also: tuple[Demand, ...] = ()
-    """What documents want that others may hold, or those of another organisation."""
-
-    @property
-    def demands(self) -> tuple[Demand, ...]:
-        """All that is wanted of it, that of the governing document first."""
-        return Demand(self.organization, self.topology, self.factor), *self.also
-
-    @property
-    def copies(self) -> int:
-        """How many copies there should be."""
-        return max(self.factor, len(self.home))
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What is known of one holder of one chunk."""
-
-    peer: PeerId
-    outcome: Outcome
-    at: float
-    since: float
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyTotals:
-    """What one policy comes to."""
-
-    policy: str
-    factor: int
-    minimum: int
-    documents: int
-    chunks: int
-    size: int
 
 
 class Inventory:
@@ -331,7 +175,7 @@ class Inventory:
             )
             chunks = "SELECT chunk FROM member WHERE document = ?"
             db.execute(f"UPDATE chunk SET epoch = 0 WHERE id IN ({chunks})", (identity,))  # noqa: S608
-            for (chunk,) in db.execute(_SHARED, (identity,)).fetchall():  # another may want more of it now
+            for (chunk,) in db.execute(SHARED, (identity,)).fetchall():  # another may want more of it now
                 self._govern(db, chunk, now)
         db.execute("UPDATE document SET seen = max(seen, ?) WHERE id = ?", (seen, identity))
         return int(is_ruled_anew or old[1] != bytes(wanted.root))
@@ -441,12 +285,12 @@ class Inventory:
         """A page of chunks whose home sets are of another topology, or not computed yet."""
         with self._db.read() as db:
             rows = db.execute(
-                f"{_JOINED} WHERE epoch < ? LIMIT ?",
+                f"{JOINED} WHERE epoch < ? LIMIT ?",
                 (self._epoch, limit),
             ).fetchall()
         items = [self._item(row) for row in rows]
         demands = self.demands([item.id for item in items])
-        return [replace(item, also=_others(item, demands[item.id])) for item in items]
+        return [replace(item, also=others_of(item, demands[item.id])) for item in items]
 
     def demands(self, chunks: Sequence[int]) -> dict[int, list[Demand]]:
         """What the documents of some chunks want of them, those that want most copies first."""
@@ -461,7 +305,7 @@ class Inventory:
                     tuple(page),
                 ):
                     found[chunk].append(Demand(*demand))
-        return {chunk: _bounded(demands) for chunk, demands in found.items()}
+        return {chunk: bounded(demands) for chunk, demands in found.items()}
 
     def place(self, placed: Sequence[tuple[Item, Sequence[PeerId], bool]], now: float) -> None:
         """Home sets, and whether the chunk is durable here already. What has become ours, or no longer is, is due.
@@ -498,7 +342,7 @@ class Inventory:
         Half of them at most: the others are those that have waited longest, and what failed before comes behind what is
         new. Else a document that names a million chunks which nobody has would keep all others waiting for good.
         """
-        due = f"{_JOINED} WHERE mine > 0 AND have = 0 AND next_at <= ? ORDER BY"
+        due = f"{JOINED} WHERE mine > 0 AND have = 0 AND next_at <= ? ORDER BY"
         with self._db.read() as db:
             rows = db.execute(
                 f"{due} mine DESC, chunk.tries > 0, since DESC LIMIT ?", (now, (limit + 1) // 2)
@@ -511,7 +355,7 @@ class Inventory:
         """Chunks that are here and belong elsewhere, due now."""
         with self._db.read() as db:
             rows = db.execute(
-                f"{_JOINED} WHERE mine = 0 AND have = 1 AND next_at <= ? ORDER BY next_at LIMIT ?",
+                f"{JOINED} WHERE mine = 0 AND have = 1 AND next_at <= ? ORDER BY next_at LIMIT ?",
                 (now, limit),
             ).fetchall()
         return [self._item(row) for row in rows]
@@ -534,7 +378,7 @@ class Inventory:
     def guests(self, limit: int = PAGE) -> list[Item]:
         """Chunks that we hold because a coordinator asked."""
         with self._db.read() as db:
-            rows = db.execute(f"{_JOINED} WHERE mine = 2 AND next_at <= 1e18 LIMIT ?", (limit,)).fetchall()
+            rows = db.execute(f"{JOINED} WHERE mine = 2 AND next_at <= 1e18 LIMIT ?", (limit,)).fetchall()
         return [self._item(row) for row in rows]
 
     def ask_to_hold(self, organization: str, cids: Iterable[Cid], now: float) -> int:
@@ -650,7 +494,7 @@ class Inventory:
         marks = ",".join("?" * len(numbers))
         with self._db.read() as db:
             rows = db.execute(
-                f"{_JOINED} WHERE first IN ({marks}) AND audit_at <= ? ORDER BY audit_at LIMIT ?",
+                f"{JOINED} WHERE first IN ({marks}) AND audit_at <= ? ORDER BY audit_at LIMIT ?",
                 (*numbers, now, limit),
             ).fetchall()
         return [self._item(row) for row in rows]
@@ -663,7 +507,7 @@ class Inventory:
         pattern = struct.pack(">I", number)
         with self._db.write(durable=False) as db:
             rows = db.execute("SELECT id, home FROM chunk WHERE instr(home, ?) > 0", (pattern,)).fetchall()
-            due = [(now, row[0]) for row in rows if number in _numbers(row[1])]
+            due = [(now, row[0]) for row in rows if number in numbers_of(row[1])]
             db.executemany("UPDATE chunk SET audit_at = ?, audits = 0 WHERE id = ?", due)
             db.execute("UPDATE proof SET at = 0 WHERE node = ? AND outcome <> 1", (number,))
         return len(due)
@@ -741,7 +585,7 @@ class Inventory:
             more += documents
         with self._db.read() as db:
             rows = db.execute(
-                f"{_JOINED} WHERE {' AND '.join(where)} ORDER BY chunk.id LIMIT ?",
+                f"{JOINED} WHERE {' AND '.join(where)} ORDER BY chunk.id LIMIT ?",
                 (*values, *more, limit),
             ).fetchall()
         return [self._item(row) for row in rows]
@@ -749,7 +593,7 @@ class Inventory:
     def find(self, cid: Cid) -> Item | None:
         """One chunk."""
         with self._db.read() as db:
-            row = db.execute(f"{_JOINED} WHERE cid = ?", (bytes(cid),)).fetchone()
+            row = db.execute(f"{JOINED} WHERE cid = ?", (bytes(cid),)).fetchone()
         return None if row is None else self._item(row)
 
     def is_read(self, organization: str, doc_id: str) -> bool:
@@ -778,7 +622,7 @@ class Inventory:
         loads: dict[int, list[int]] = {}
         with self._db.read() as db:
             for home, count, size in db.execute("SELECT home, count(*), sum(size) FROM chunk GROUP BY home"):
-                for number in _numbers(home):
+                for number in numbers_of(home):
                     load = loads.setdefault(number, [0, 0])
                     load[0] += count
                     load[1] += size
@@ -805,7 +649,7 @@ class Inventory:
 
     def _item(self, row: Sequence[object]) -> Item:
         identity, cid, size, home, mine, have, tries, audits, since, organization, doc_id, owner, *rules, also = row
-        peers = tuple(self._peers[number] for number in _numbers(home) if number in self._peers)  # type: ignore[arg-type]
+        peers = tuple(self._peers[number] for number in numbers_of(home) if number in self._peers)  # type: ignore[arg-type]
         rules.append(tuple(Demand(*one) for one in json.loads(str(also))) if also else ())
         return Item(
             identity,  # type: ignore[arg-type]
@@ -819,35 +663,9 @@ class Inventory:
             since,  # type: ignore[arg-type]
             organization,  # type: ignore[arg-type]
             doc_id,  # type: ignore[arg-type]
-            _peer(owner),
+            peer_of(owner),
             *rules,  # type: ignore[arg-type]
         )
-
-
-@functools.lru_cache(maxsize=1024)
-def _peer(multihash: bytes) -> PeerId:
-    """Few nodes own many chunks."""
-    return PeerId(multihash)
-
-
-def _numbers(home: bytes) -> tuple[int, ...]:
-    return struct.unpack(f">{len(home) // 4}I", home)
-
-
-def _bounded(demands: Sequence[Demand]) -> list[Demand]:
-    """At most DEMANDS_MAX of each organisation: where there are more, its nodes are the candidates, all of them."""
-    counts = Counter(demand.organization for demand in demands)
-    found: dict[tuple[str, str], Demand] = {}
-    for demand in demands:
-        if counts[demand.organization] > DEMANDS_MAX:
-            demand = demand._replace(topology="")
-        found.setdefault((demand.organization, demand.topology), demand)
-    return list(found.values())
-
-
-def _others(item: Item, demands: Sequence[Demand]) -> tuple[Demand, ...]:
-    own = item.demands[0]
-    return tuple(demand for demand in demands if demand[:2] != own[:2] or demand.factor > own.factor)
 
 
 def open_inventory(path: Path | None, own: PeerId) -> Inventory:
