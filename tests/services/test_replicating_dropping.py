@@ -13,6 +13,7 @@ from rage_net.chunk.holds import Lease
 from rage_net.cid import Cid
 from rage_net.replication.audit import Outcome
 from rage_net.replication.inventory import VANISHED_S, Item
+from rage_net.services.replicating import dropping
 from rage_net.services.replicating.dropping import AGAIN_S, SETTLE_S
 
 from .replicating_world import World, peer_id
@@ -182,6 +183,25 @@ async def test_a_guest_is_let_go_once_its_home_holds_again(world: World) -> None
         world.env.time += AGAIN_S
         await world.dropping.round()
     assert not world.store.has(item.cid)
+
+
+async def test_guests_of_a_node_that_stays_away_do_not_keep_others_from_being_let_go(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dropping, "BATCH", 1)
+    stuck = world.find(lambda item: world.own not in item.home)
+    away = world.others(stuck)[0]
+    free = world.find(lambda item: world.own not in item.home and peer_id(away.number) not in item.home)
+    for item in (stuck, free):
+        give(world, item)
+        world.inventory.ask_to_hold("acme", [item.cid], world.now())
+        world.keep(item)
+    world.lose(away)
+    world.env.time += SETTLE_S
+    for _ in range(4):
+        world.env.time += SETTLE_S
+        await world.dropping.round()
+    assert [each.cid for each in world.inventory.guests()] == [stuck.cid]
 
 
 async def test_a_guest_that_is_young_stays(world: World) -> None:

@@ -22,6 +22,7 @@ Source: design D5; issue 5, B to D; peers.md 12 to 14.
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
@@ -375,10 +376,12 @@ class Inventory:
             rows = [(bytes(cid),) for cid in cids]
             db.executemany("DELETE FROM chunk WHERE cid = ? AND document = 0 AND have = 0", rows)
 
-    def guests(self, limit: int = PAGE) -> list[Item]:
-        """Chunks that we hold because a coordinator asked."""
+    def guests(self, now: float = math.inf, limit: int = PAGE) -> list[Item]:
+        """Chunks that we hold because a coordinator asked, due to be looked at; those that are here first."""
         with self._db.read() as db:
-            rows = db.execute(f"{JOINED} WHERE mine = 2 AND next_at <= 1e18 LIMIT ?", (limit,)).fetchall()
+            rows = db.execute(
+                f"{JOINED} WHERE mine = 2 AND next_at <= ? ORDER BY have DESC, next_at LIMIT ?", (now, limit)
+            ).fetchall()
         return [self._item(row) for row in rows]
 
     def ask_to_hold(self, organization: str, cids: Iterable[Cid], now: float) -> int:

@@ -79,6 +79,9 @@ MIGRATIONS = (
     UPDATE chunk SET home = x'', first = 0, epoch = 0;             -- node numbers in `home` are u32 from here on
     CREATE INDEX chunk_orphan ON chunk (next_at) WHERE document = 0;
     """,
+    """
+    CREATE INDEX chunk_guest ON chunk (next_at) WHERE mine = 2;
+    """,
 )
 
 CHUNK = (

@@ -20,7 +20,6 @@ from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
 
 from rage_net.chunk import replicas
 from rage_net.chunk.store import ChunkStore
@@ -40,8 +39,6 @@ from rage_net.services.replicating.reading import Reading
 from rage_net.services.replicating.view import Node, View
 
 log = logging.getLogger("rage.replication")
-
-T = TypeVar("T")
 
 REPORT_EVERY_S = 30.0
 RECONCILE_EVERY_S = 600.0
@@ -79,7 +76,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where the facts come from. Blocking, but for `is_alive`.
+    """Where the facts come from. Blocking, but for `liveness`.
 
     nodes: those that placement may name. documents: those to be replicated, with their policies: all, or of some ids.
     is_gone: whether something says that a document which is not among them was removed, or is not ours to hold.
@@ -379,6 +376,7 @@ class Replicating:
         """What this node tells its organisation of itself."""
         has_room = await self.has_room()
         room = await self._env.blocking(self._store.room)
+        await self._env.blocking(self.inventory.save_clock, self.now())
         self.short = await self._env.blocking(self.inventory.short, self.own)
         waiting, _ = await self._env.blocking(self.inventory.backlog)
         self._metrics.replica_chunks.replace({("waiting",): waiting, ("short",): self.short})
@@ -390,7 +388,6 @@ class Replicating:
         self.pulling.wake()
 
     def _check(self) -> None:
-        self.inventory.save_clock(self.now())
         after, lost = 0, 0
         while page := self.inventory.held(after):
             durable = self._store.durable(cid for _, cid in page)

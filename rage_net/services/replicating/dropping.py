@@ -71,14 +71,20 @@ class Dropping:
     async def _release_guests(self) -> None:
         """Chunks that we hold for others, and that their home sets have by now, become copies too many."""
         view = self._view
-        guests = await self._env.blocking(self._inventory.guests, BATCH)
         now = self._now()
+        guests = await self._env.blocking(self._inventory.guests, now, BATCH)
         ripe = [
             item for item in guests if now >= item.since + SETTLE_S and not view.unavailable.intersection(item.home)
         ]
-        if ripe:
-            safe = await self._find_safe(ripe)
-            await self._env.blocking(self._inventory.release_guests, sorted(safe), now)
+        safe = await self._find_safe(ripe) if ripe else set()
+        await self._env.blocking(self._inventory.release_guests, sorted(safe), now)
+        # The others make way: those of a node that stays away must not keep these from being looked at.
+        kept = [
+            (item.id, now + AGAIN_S if item.since + SETTLE_S <= now else item.since + SETTLE_S)
+            for item in guests
+            if item.have and item.id not in safe
+        ]
+        await self._env.blocking(self._inventory.put_off_chunks, kept)
 
     async def _find_safe(self, items: Sequence[Item]) -> set[int]:
         """Chunks that their home sets hold without us, proved just now: of every document that wants them, its own.

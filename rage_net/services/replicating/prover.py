@@ -124,10 +124,10 @@ class Prover:
             if answer.outcome == "claims":
                 holders.setdefault(cid, []).append(peer)
         rings: dict[tuple[PeerId, PeerId], list[Cid]] = {}
-        alone: list[tuple[PeerId, Cid]] = []
+        alone: dict[tuple[PeerId, Cid], None] = {}
         for cid, peers in holders.items():
             if len(peers) == 1:
-                alone.append((peers[0], cid))
+                alone[peers[0], cid] = None
                 continue
             self._env.random.shuffle(peers)  # who vouches for whom is not for them to know beforehand
             for at, peer in enumerate(peers):
@@ -145,11 +145,7 @@ class Prover:
             for (by, holder), cids in rings.items():
                 for at in range(0, len(cids), CHALLENGES_MAX):
                     tasks.create_task(relay(by, holder, cids[at : at + CHALLENGES_MAX]))
-        alone += [
-            (peer, cid)
-            for (peer, cid), answer in answers.items()
-            if answer.outcome == "claims" and (peer, cid) not in alone
-        ]
+        alone.update((key, None) for key, answer in answers.items() if answer.outcome == "claims")
         async with asyncio.TaskGroup() as tasks:
             for peer, cid in alone:
                 tasks.create_task(self._check_by_fetching(peer, cid, places, answers))
