@@ -212,7 +212,7 @@ class Engine:
         await sharing.publish(self, result.doc_id)
         if verb.wait:
             within_s = verb.wait_s - (self.env.monotonic() - started)
-            replicas, wanted = await replication_verbs.wait_for_copies(self, result.doc_id, verb.wait, within_s)
+            replicas, wanted = await replication_verbs.wait_for_copies(self, result.doc_id, verb.wait, within_s, report)
             result = replace(result, replicas=replicas, wanted=wanted)
         if verb.visibility == "public":
             self._announce(Cid.parse(result.root))

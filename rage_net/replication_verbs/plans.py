@@ -120,7 +120,8 @@ def _draft_one(
     source = str(staying[0] if staying else holding[0])
     for peer in acting:
         if peer not in holding:
-            why = "placement names it" if peer in item.home else "it stands in"
+            stands_in = "it stands in" if without is None else "placement names it next"
+            why = "placement names it" if peer in item.home else stands_in
             draft.moves.append((item, source, peer, why))
     if without is not None and not acting:
         draft.stranded += 1

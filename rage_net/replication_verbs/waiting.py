@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from rage_net.cid import Cid
@@ -14,13 +16,19 @@ from rage_net.replication_verbs.asking import (
     pages,
     replication_of,
 )
+from rage_net.verbs import Progress
 
 if TYPE_CHECKING:
     from rage_net.engine import Engine
     from rage_net.libp2p.peer_id import PeerId
 
+ANSWER_S = 1.0
+"""Nodes are given so long to prove, before what others proved meanwhile is looked at."""
 
-async def wait_for_copies(engine: Engine, doc_id: str, wanted: int, within_s: float) -> tuple[tuple[str, ...], int]:
+
+async def wait_for_copies(
+    engine: Engine, doc_id: str, wanted: int, within_s: float, report: Callable[[Progress], None]
+) -> tuple[tuple[str, ...], int]:
     """Until each chunk of a document is proved by `wanted` nodes that placement names.
 
     Returns: the nodes that proved chunks of it, and how many copies its policy wants. Raises DeadlineError, which says
@@ -32,6 +40,14 @@ async def wait_for_copies(engine: Engine, doc_id: str, wanted: int, within_s: fl
     replicating = await replication_of(engine)
     proved: dict[Cid, set[PeerId]] = {}
     factor = 0
+
+    asking: dict[PeerId, asyncio.Task[None]] = {}
+
+    async def ask(peer: PeerId, cids: Sequence[Cid]) -> None:
+        """One node, by itself: one that stands still must not keep the proofs of others waiting."""
+        for (_, cid), answer in (await replicating.prover.prove({peer: cids})).items():
+            if answer.outcome == "proved" and (answer.is_kept or peer == replicating.own):
+                proved[cid].add(peer)
 
     async def look() -> bool:
         nonlocal factor
@@ -54,15 +70,27 @@ async def wait_for_copies(engine: Engine, doc_id: str, wanted: int, within_s: fl
                     for peer in acting:
                         if peer not in has:
                             asks.setdefault(peer, []).append(item.cid)
+        report(Progress(sum(min(wanted, len(has)) for has in proved.values()), wanted * len(proved), "copies"))
         if is_done:
             return True
         await replicating.watch()
-        for (peer, cid), answer in (await replicating.prover.prove(asks)).items():
-            if answer.outcome == "proved" and (answer.is_kept or peer == replicating.own):
-                proved[cid].add(peer)
+        for peer, cids in asks.items():
+            if peer not in asking:
+                asking[peer] = asyncio.get_running_loop().create_task(ask(peer, cids))
+        done, _ = await asyncio.wait(asking.values(), timeout=ANSWER_S)
+        for task in done:
+            task.result()  # what is wrong with us is not passed over
+        for peer in [peer for peer, task in asking.items() if task in done]:
+            del asking[peer]
         return all(len(has) >= wanted for has in proved.values())
 
-    if not await replicating.settle(look, within_s - (engine.env.monotonic() - began)):
+    try:
+        is_settled = await replicating.settle(look, within_s - (engine.env.monotonic() - began))
+    finally:
+        for task in asking.values():
+            task.cancel()
+        await asyncio.gather(*asking.values(), return_exceptions=True)
+    if not is_settled:
         counts = [len(has) for has in proved.values()]
         least = min(counts, default=0)
         raise DeadlineError(

@@ -38,6 +38,20 @@ def test_a_put_returns_when_so_many_have_proved_all_of_it(run: Play) -> None:
     run(scenario)
 
 
+def test_a_node_that_stands_still_keeps_no_put_waiting_that_others_have_proved(run: Play) -> None:
+    async def scenario(world: World) -> None:
+        nodes = await cluster(world, 3)
+        world.stall(nodes[2], 60.0)
+        began = world.now
+        found = await nodes[0].run(
+            PutChunk("report", visibility="org", wait=2, wait_s=25.0), source=Given(data(world.random))
+        )
+        assert world.now - began < 25
+        assert nodes[2].peer_id not in found.replicas
+
+    run(scenario)
+
+
 def test_a_put_for_more_than_placement_gives_says_so_and_is_stored(run: Play) -> None:
     async def scenario(world: World) -> None:
         nodes = await cluster(world, 3)
