@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
@@ -39,8 +39,6 @@ app.add_typer(policy, name="policy", help=str(policy.info.help))
 EXIT_INVALID = 10
 ASKED_AGAIN_MAX = 3
 """Plans that are shown one after the other, because the world moves while a person reads."""
-
-Acting = TypeVar("Acting", verbs.RepairReplication, verbs.RebalanceReplication, verbs.DrainNode, verbs.ReplaceNode)
 
 Node = Annotated[str, typer.Argument(metavar="NODE", help="A node's peer id, or how it begins or ends.")]
 PlanId = Annotated[str, typer.Option("--plan", metavar="ID", help="Carry out this plan of a --dry-run, or refuse.")]
@@ -331,7 +329,7 @@ def _wait(words: str) -> float:
     return wait_s
 
 
-def _carry_out(verb: Acting, question: Callable[[verbs.Plan], str]) -> None:
+def _carry_out(verb: verbs.Planned, question: Callable[[verbs.Plan], str]) -> None:
     """Show the plan and ask, unless `--plan` or `--yes` says that it was looked at; then do that and nothing else."""
     label = verb.route.partition("/")[2]
     planning = replace(verb, dry_run=True, wait_s=0.0)
@@ -361,7 +359,7 @@ def _carry_out(verb: Acting, question: Callable[[verbs.Plan], str]) -> None:
             return
 
 
-def _end(done: verbs.Plan, verb: Acting) -> None:
+def _end(done: verbs.Plan, verb: verbs.Planned) -> None:
     """What was done; exit 124 where copies are under way when the wait is over, 3 or 7 where copies failed."""
     _show(done)
     if verb.wait_s and done.waiting:

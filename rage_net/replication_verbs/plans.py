@@ -152,7 +152,7 @@ async def _carry_out(
     replicating: Replicating,
     kind: Kind,
     draft: _Draft,
-    verb: verbs.RepairReplication | verbs.RebalanceReplication | verbs.DrainNode | verbs.ReplaceNode,
+    verb: verbs.Planned,
     io: Io,
     *,
     node: str = "",

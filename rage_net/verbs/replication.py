@@ -5,6 +5,7 @@ Sizes are bytes, times seconds since the epoch, peers their ids. What moves or d
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import ClassVar, Literal
 
 from rage_net.verbs import Verb, dataclass
@@ -197,63 +198,56 @@ class PlanReplication(Verb[Plan]):
 
 
 @dataclass(frozen=True, slots=True)
-class RepairReplication(Verb[Plan]):
-    """Bring back copies that are missing, now. `plan`: that one, or a refusal because the world has moved."""
+class Planned(Verb[Plan]):
+    """Whatever moves copies: looked at with `dry_run`, and carried out as it was looked at by naming its `plan`.
 
-    route: ClassVar[str] = "replication/repair"
+    A plan that would come out otherwise by now is refused. `wait_s`: come back when its copies are proved, or after it.
+    """
+
     result: ClassVar[type] = Plan
     mutates: ClassVar[bool] = True
 
-    dry_run: bool = False
-    plan: str = ""
-    wait_s: float = 0.0
+    dry_run: bool = field(default=False, kw_only=True)
+    plan: str = field(default="", kw_only=True)
+    wait_s: float = field(default=0.0, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
-class RebalanceReplication(Verb[Plan]):
+class RepairReplication(Planned):
+    """Bring back copies that are missing, now."""
+
+    route: ClassVar[str] = "replication/repair"
+
+
+@dataclass(frozen=True, slots=True)
+class RebalanceReplication(Planned):
     """Move copies to where placement wants them, and drop those that are too many, now."""
 
     route: ClassVar[str] = "replication/rebalance"
-    result: ClassVar[type] = Plan
-    mutates: ClassVar[bool] = True
-
-    dry_run: bool = False
-    plan: str = ""
-    wait_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class DrainNode(Verb[Plan]):
+class DrainNode(Planned):
     """Place nothing on a node any more; what it holds goes to others, who prove it. `undo` takes it back.
 
     Refused where chunks would have no other node to go to.
     """
 
     route: ClassVar[str] = "replication/drain"
-    result: ClassVar[type] = Plan
-    mutates: ClassVar[bool] = True
 
     node: str
     undo: bool = False
-    dry_run: bool = False
-    plan: str = ""
-    wait_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class ReplaceNode(Verb[Plan]):
+class ReplaceNode(Planned):
     """A node is gone for good: its copies count no more, and are made anew elsewhere without a grace."""
 
     route: ClassVar[str] = "replication/replace"
-    result: ClassVar[type] = Plan
-    mutates: ClassVar[bool] = True
 
     node: str
     lost: bool = False
     """Say it: nothing is asked of that node, and it counts no more though it comes back."""
-    dry_run: bool = False
-    plan: str = ""
-    wait_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,10 @@ class FakeEngine:
         self.cancelled = threading.Event()
 
     def answer(self, kind: type[Verb[Any]], result: Any, *items: Any, then: str = "") -> None:
-        """Tell `items`, then give `result` or raise it; or wait for ever first (`then="wait"`)."""
+        """Tell `items`, then give `result` (or what it makes of the verb) or raise it.
+
+        With `then="wait"` it waits for ever first.
+        """
         self.answers[kind] = (result, items, then)
 
     async def run(
@@ -53,6 +56,8 @@ class FakeEngine:
             except asyncio.CancelledError:
                 self.cancelled.set()
                 raise
+        if callable(result):
+            result = result(verb)
         if isinstance(result, BaseException):
             raise result
         return result
