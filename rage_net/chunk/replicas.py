@@ -103,37 +103,28 @@ def document_holders(store: ChunkStore, documents: Iterable[tuple[str, str]]) ->
     return [row[0] for row in rows if row is not None]
 
 
-def are_held(store: ChunkStore, cids: Iterable[Cid]) -> list[bool]:
-    """Which chunks are replicas of this node, here or wanted."""
-    query = "SELECT 1 FROM hold JOIN holder ON holder.id = holder WHERE hold.cid = ? AND kind = 'replica'"
-    with store.index.read() as db:
-        return [db.execute(query, (bytes(cid),)).fetchone() is not None for cid in cids]
-
-
 def is_held(store: ChunkStore, cid: Cid) -> bool:
     """Whether a chunk is a replica of this node, here or wanted."""
-    (held,) = are_held(store, [cid])
-    return held
-
-
-def listing(store: ChunkStore, after: Cid | None = None, limit: int = MISSING_MAX) -> list[Cid]:
-    """A page of this node's replicas, here or wanted, in the order of their binary CIDs, beginning behind `after`."""
-    query = f"SELECT cid FROM hold WHERE holder = ({_HOLDER}) AND cid > ? ORDER BY cid LIMIT ?"  # noqa: S608
+    query = "SELECT 1 FROM hold JOIN holder ON holder.id = holder WHERE hold.cid = ? AND kind = 'replica'"
     with store.index.read() as db:
-        rows = db.execute(query, (_key(after), min(limit, MISSING_MAX))).fetchall()
-    return [Cid.from_bytes(cid) for (cid,) in rows]
+        return db.execute(query, (bytes(cid),)).fetchone() is not None
 
 
 def walk(store: ChunkStore) -> Iterator[Cid]:
-    """Every replica of this node, a page at a time."""
-    after: Cid | None = None
-    while page := listing(store, after):
-        yield from page
+    """Every replica of this node, here or wanted, in the order of their binary CIDs; a page at a time."""
+    query = f"SELECT cid FROM hold WHERE holder = ({_HOLDER}) AND cid > ? ORDER BY cid LIMIT {MISSING_MAX}"  # noqa: S608
+    after = b""
+    while True:
+        with store.index.read() as db:
+            page: list[bytes] = [cid for (cid,) in db.execute(query, (after,))]
+        if not page:
+            return
+        yield from map(Cid.from_bytes, page)
         after = page[-1]
 
 
 def missing(store: ChunkStore, after: Cid | None = None, limit: int = MISSING_MAX) -> list[Cid]:
-    """A page of what documents, pins or replicas hold and what is not here, in the order of `listing`.
+    """A page of what documents, pins or replicas hold and what is not here, in the order of `walk`.
 
     Reads the holds up to the page's end: half a second for a million.
     """
@@ -150,13 +141,6 @@ def is_wanted(store: ChunkStore, cid: Cid) -> bool:
     )
     with store.index.read() as db:
         return db.execute(query, (bytes(cid),)).fetchone() is not None
-
-
-def count(store: ChunkStore) -> int:
-    """How many replicas this node keeps or wants."""
-    with store.index.read() as db:
-        row: tuple[int] = db.execute(f"SELECT count(*) FROM hold WHERE holder = ({_HOLDER})").fetchone()  # noqa: S608
-    return row[0]
 
 
 def _require(db: Connection) -> int:

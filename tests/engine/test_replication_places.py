@@ -57,6 +57,10 @@ def test_copies_are_in_distinct_regions_and_stay_three_when_one_vanishes(run: Pl
         rest = [node for node in nodes if node is not lost]
         await world.until(lambda: is_held(rest, cids, 3), within_s=150, what="three copies without the region")
         assert all({region[name] for name in durable(rest, cid)} == {"eu", "us"} for cid in cids)
+        # each node comes by itself to see that one is out of reach; the coordinators of these chunks were first
+        await world.until(
+            lambda: lost.peer_id in map(str, replication(nodes[0]).view.unavailable), within_s=60, what="it is missed"
+        )
         status = await nodes[0].run(verbs.ShowReplication())
         assert any(lost.peer_id in problem for problem in status.problems)
 
@@ -131,7 +135,9 @@ def test_what_its_owner_removes_on_its_own_node_alone_stays_a_replica_there(run:
         root = await node.put(data(world.random), "report", "org")
         cids = blocks(node, root)
         await world.until(
-            lambda: all(replicas.are_held(node.engine.store, cids)), within_s=30, what="it is a replica, too"
+            lambda: all(replicas.is_held(node.engine.store, cid) for cid in cids),
+            within_s=30,
+            what="it is a replica, too",
         )
         await node.run(RemoveChunk("report"))
         await node.run(CollectGarbage(grace_s=0.0))

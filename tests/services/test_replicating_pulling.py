@@ -48,7 +48,7 @@ async def test_what_is_ours_is_fetched_held_and_told(world: World) -> None:
     world.pulling.on_fetched = lambda: told.append(1)
     assert await world.pulling.round()
     assert here(world, items) == [item.cid for item in items]
-    assert all(replicas.are_held(world.store, [item.cid for item in items]))
+    assert all(replicas.is_held(world.store, item.cid) for item in items)
     assert told
     assert await world.pulling.round() == 0
     assert world.count("fetched") == 5
