@@ -58,6 +58,8 @@ class HaveRequest:
 
     cids: tuple[Cid, ...]
     traffic: Traffic = "user"
+    durable: bool = False
+    """Cache, which may be gone the next moment, does not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ def encode_request(request: GetRequest | HaveRequest) -> bytes:
     if isinstance(request, GetRequest):
         wire = pb.ChunkRequest(chunk_id=bytes(request.cid))
     else:
-        wire = pb.ChunkRequest(have=pb.Have(chunk_ids=[bytes(cid) for cid in request.cids]))
+        wire = pb.ChunkRequest(have=pb.Have(chunk_ids=[bytes(cid) for cid in request.cids], durable=request.durable))
     if request.traffic != "user":
         wire.traffic = pb.REPLICATION if request.traffic == "replication" else pb.BACKGROUND
     return wire.SerializeToString()
@@ -124,7 +126,8 @@ def decode_request(data: bytes) -> GetRequest | HaveRequest:
                 raise RemoteProtocolError(
                     f"asks for {len(message.have.chunk_ids)} chunks at once; {HAVE_MAX} is the most"
                 )
-            return HaveRequest(tuple(Cid.from_bytes(raw) for raw in message.have.chunk_ids), traffic)
+            cids = tuple(Cid.from_bytes(raw) for raw in message.have.chunk_ids)
+            return HaveRequest(cids, traffic, message.have.durable)
     except CidError as error:
         raise RemoteProtocolError(str(error)) from None
     raise RemoteProtocolError("a chunk request that asks for nothing")

@@ -295,9 +295,10 @@ class _Node:
         await self.world.pass_to(self, peer)
         return _Connection(self.world, self, peer)
 
-    async def _have(self, peer: PeerId, cids: Sequence[Cid]) -> list[bool]:
+    async def _have(self, peer: PeerId, cids: Sequence[Cid], durable: bool) -> list[bool]:
         node = await self.world.pass_to(self, peer)
-        found = [node.is_liar or node.store.has(cid) for cid in cids]
+        kept = node.store.durable(cids) if durable else cids
+        found = [node.is_liar or (cid in kept and node.store.has(cid)) for cid in cids]
         await self.world.pass_back(self, node)
         return found
 

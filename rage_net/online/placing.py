@@ -10,7 +10,7 @@ Source: design D5, D7; issue 5.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -167,8 +167,8 @@ async def make_replicating(
     async def connect(peer: PeerId) -> Connection:
         return await membership.find(str(peer))
 
-    async def have(peer: PeerId, cids: Collection[Cid]) -> tuple[bool, ...]:
-        return await exchange.have(await connect(peer), list(cids), traffic="replication")
+    async def have(peer: PeerId, cids: Sequence[Cid], durable: bool) -> tuple[bool, ...]:
+        return await exchange.have(await connect(peer), cids, traffic="replication", durable=durable)
 
     async def fetch(peer: PeerId, cid: Cid) -> Received:
         return await exchange.fetch(await connect(peer), cid, traffic="replication")

@@ -125,6 +125,9 @@ class Have(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     CHUNK_IDS_FIELD_NUMBER: builtins.int
+    DURABLE_FIELD_NUMBER: builtins.int
+    durable: builtins.bool
+    """only those that are more than cache count"""
     @property
     def chunk_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
         """binary CIDs, at most 1024"""
@@ -133,8 +136,9 @@ class Have(google.protobuf.message.Message):
         self,
         *,
         chunk_ids: collections.abc.Iterable[builtins.bytes] | None = ...,
+        durable: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["chunk_ids", b"chunk_ids"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chunk_ids", b"chunk_ids", "durable", b"durable"]) -> None: ...
 
 global___Have = Have
 

@@ -321,7 +321,9 @@ class Exchange:
             self._haves[peer] -= 1
             if not self._haves[peer]:
                 del self._haves[peer]
-        here = [isinstance(answer.found, Seen) for answer in answers]
+        here = [
+            isinstance(seen := answer.found, Seen) and not (request.durable and seen.stat.cached) for answer in answers
+        ]
         await self._answer(stream, ChunkResponse(messages.OK, have=messages.encode_have(here)))
         denied = [
             (cid, answer)
@@ -490,12 +492,14 @@ class Exchange:
                 deadline.reschedule(min(loop.time() + STALL_S_MAX, ends))
         return Received(response.header, buffers)
 
-    async def have(self, connection: Connection, cids: Sequence[Cid], *, traffic: Traffic = "user") -> tuple[bool, ...]:
+    async def have(
+        self, connection: Connection, cids: Sequence[Cid], *, traffic: Traffic = "user", durable: bool = False
+    ) -> tuple[bool, ...]:
         """Which of `cids` (at most HAVE_MAX) the peer holds and lets us read; with `replication`, lets us replicate.
 
-        Raises as `fetch` does.
+        With `durable` its cache does not count. Raises as `fetch` does.
         """
-        async with self._ask(connection, HaveRequest(tuple(cids), traffic), HAVE_S_MAX) as (stream, _):
+        async with self._ask(connection, HaveRequest(tuple(cids), traffic, durable), HAVE_S_MAX) as (stream, _):
             response = await self._response(stream, "have_request")
             return messages.decode_have(response.have, len(cids))
 

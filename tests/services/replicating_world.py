@@ -69,6 +69,8 @@ class Peer:
 
     number: int
     has: set[Cid] = field(default_factory=set)
+    cached: set[Cid] = field(default_factory=set)
+    """Those of `has` that it may evict."""
     is_kept: bool = True
     is_reachable: bool = True
     is_alive: bool | None = True
@@ -250,9 +252,9 @@ class World:
 
     # --- the exchange ---
 
-    async def have(self, peer: PeerId, cids: Sequence[Cid]) -> Sequence[bool]:
+    async def have(self, peer: PeerId, cids: Sequence[Cid], durable: bool) -> Sequence[bool]:
         there = self._reach(peer, "have")
-        return [cid in there.has for cid in cids]
+        return [cid in there.has and not (durable and cid in there.cached) for cid in cids]
 
     async def fetch(self, peer: PeerId, cid: Cid) -> Received:
         there = self._reach(peer, "fetch")

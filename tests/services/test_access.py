@@ -261,6 +261,16 @@ async def test_one_sender_cannot_fill_the_store_with_claims(world: World) -> Non
 STORES = frozenset({"storage"})
 
 
+async def test_a_cached_chunk_is_here_but_not_durable(world: World) -> None:
+    holder, writer = await pair(world)
+    certify(writer, holder)
+    kept, cached = holder.put(b"kept").root, writer.put(b"cached").root
+    await holder.fetch(cached, [writer])
+    connection = await writer.connect(holder)
+    assert await writer.exchange.have(connection, [kept, cached]) == (True, True)
+    assert await writer.exchange.have(connection, [kept, cached], durable=True) == (True, False)
+
+
 async def test_replication_is_asked_for_by_another_right_than_reading(world: World) -> None:
     holder, reader = await pair(world)
     who = certify(holder, reader)

@@ -24,10 +24,11 @@ def world(rng: random.Random) -> Iterator[World]:
     made.close()
 
 
-async def test_claims_are_what_nodes_say_and_of_ourselves_what_is_durable(world: World) -> None:
+async def test_claims_are_of_durable_chunks_by_the_word_of_others_and_by_our_own_index(world: World) -> None:
     one, two = world.chunk(1), world.chunk(2)
     first, second, *_ = world.peers.values()
-    first.has.add(one)
+    first.has.update([one, two])
+    first.cached.add(two)
     second.is_reachable = False
     world.bring([two])
     found = await world.prover.ask({first.id: [one, two], second.id: [one], world.own: [one, two]})
@@ -108,8 +109,8 @@ async def test_a_lone_holder_is_checked_by_fetching(world: World) -> None:
     away.is_reachable = False
     original = world.have
 
-    async def have(peer: object, some: object) -> object:
-        said = await original(peer, some)  # type: ignore[arg-type]
+    async def have(peer: object, some: object, durable: bool) -> object:
+        said = await original(peer, some, durable)  # type: ignore[arg-type]
         forgetful.has.clear()
         return said
 

@@ -105,7 +105,7 @@ class Puller:
             now=clock.monotonic,
         )
 
-    async def have(self, who: PeerId, cids: Sequence[Cid]) -> list[bool]:
+    async def have(self, who: PeerId, cids: Sequence[Cid], _durable: bool) -> list[bool]:
         return [who in self.fetches] * len(cids)
 
     async def fetch(self, who: PeerId, cid: Cid) -> Given:

@@ -55,7 +55,8 @@ class Auditing(Protocol):
 
 
 Answers = dict[tuple[PeerId, Cid], Answer]
-Have = Callable[[PeerId, Sequence[Cid]], Awaitable[Sequence[bool]]]
+Have = Callable[[PeerId, Sequence[Cid], bool], Awaitable[Sequence[bool]]]
+"""Asks a node which chunks it has; with True, which of them are more than cache. Raises as `Exchange.have` does."""
 Fetch = Callable[[PeerId, Cid], Awaitable[Received]]
 
 
@@ -71,14 +72,14 @@ class Prover:
         self._fetch = fetch
 
     async def ask(self, asks: Mapping[PeerId, Sequence[Cid]]) -> Answers:
-        """Claims only: which nodes say that they have which chunks."""
+        """Claims only: which nodes say that they have which chunks. What one has as cache is no copy."""
         answers: Answers = {}
         places = asyncio.Semaphore(ASKED_AT_ONCE)
 
         async def ask(peer: PeerId, cids: Sequence[Cid]) -> None:
             async with places:
                 try:
-                    said = await self._have(peer, cids)
+                    said = await self._have(peer, cids, True)
                 except (RageError, Libp2pError, TimeoutError):
                     answers.update({(peer, cid): Answer("unreachable") for cid in cids})
                 else:

@@ -182,7 +182,7 @@ class Pulling:
             if not missing:
                 continue
             try:
-                said = await self._have(peer, missing)
+                said = await self._have(peer, missing, False)  # a cache is as good a source
             except (RageError, Libp2pError, TimeoutError) as error:
                 log.debug("%s does not say what it has: %s", peer, error)
                 if isinstance(error, RageError) and error.id == "stalled":
