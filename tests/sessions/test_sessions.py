@@ -21,6 +21,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
+SCRIPT = HERE.parents[1] / "scripts" / "rage"
+"""What is installed as `rage`."""
 TIMEOUT_S = 60.0
 
 KINDS = {
@@ -73,7 +75,7 @@ def shell(tmp_path: Path) -> Iterator[dict[str, str]]:
     (tmp_path / "bin").mkdir()
     (tmp_path / "work").mkdir()
     program = tmp_path / "bin" / "rage"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -P -m rage_cli "$@"\n')
+    program.write_text(SCRIPT.read_text("utf-8").replace("#!python", f"#!{sys.executable} -P", 1))
     program.chmod(0o755)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAGE_")}
     env = {**kept, "RAGE_HOME": str(tmp_path / "home"), "PATH": f"{program.parent}:{os.environ['PATH']}", "LC_ALL": "C"}
