@@ -74,7 +74,8 @@ FAILED_MIN = 3
 EVIDENCE_MAX = 1000
 """Statements kept; of each peer the first ones tell as much as all."""
 EVIDENCE_OF_ONE_MAX = 10
-CACHE_BYTES = 16 << 20
+CACHE_BYTES = 48 << 20
+"""Pages of it: with less, noting a million chunks waits for the disk at random places of its trees."""
 VANISHED_S = 7 * 86_400.0
 """Chunks are kept for so long for whose document nothing says any more that it is, or that it is gone: a log that was
 lost or restored, or a CA file that is wrong for an hour, must not cost bytes on all nodes at once."""
