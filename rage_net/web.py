@@ -61,7 +61,7 @@ JSON = "application/json"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer with a good status (2xx), its body within the limit."""
+    """A whole answer, its body within the limit; of `get` and `request` with a good status (2xx)."""
 
     status: int
     headers: Mapping[str, str]
@@ -145,6 +145,20 @@ class Web:
         the server cannot prove its name; PeerProtocolError for an answer that is no HTTP, too large, compressed, of
         another type, or a redirect; else the class that the status stands for, with what the server said of it.
         """
+        return await self._exchange(method, url, body, headers, timeout_s, bytes_max, content_type, judge=True)
+
+    async def _exchange(
+        self,
+        method: str,
+        url: str,
+        body: bytes | None,
+        headers: Mapping[str, str] | None,
+        timeout_s: float,
+        bytes_max: int,
+        content_type: str | None,
+        *,
+        judge: bool,
+    ) -> Answer:
         import httpx
 
         sent = {
@@ -166,7 +180,7 @@ class Web:
             async with asyncio.timeout(timeout_s):
                 response = await (await self._open()).handle_async_request(request)
                 try:
-                    return await self._read(response, host, bytes_max, content_type, began)
+                    return await self._read(response, host, bytes_max, content_type, began, judge=judge)
                 finally:
                     with suppress(httpx.HTTPError):
                         await response.aclose()
@@ -174,6 +188,19 @@ class Web:
             raise UnavailableError(f"{host} did not answer within {timeout_s:g} s", id="timeout") from error
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError) as error:
             raise _mapped(error, host, url) from error
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = TIMEOUT_S,
+        bytes_max: int = ANSWER_BYTES_MAX,
+    ) -> Answer:
+        """One exchange whose status, type and redirects are the caller's to judge; else as `request`."""
+        return await self._exchange(method, url, body, headers, timeout_s, bytes_max, None, judge=False)
 
     async def _open(self) -> httpx.AsyncBaseTransport:
         if self._transport is None:
@@ -190,11 +217,18 @@ class Web:
         return self._transport
 
     async def _read(
-        self, response: httpx.Response, host: str, bytes_max: int, content_type: str | None, began: float
+        self,
+        response: httpx.Response,
+        host: str,
+        bytes_max: int,
+        content_type: str | None,
+        began: float,
+        *,
+        judge: bool,
     ) -> Answer:
         status = response.status_code
         headers = {name.lower(): text for name, text in response.headers.items()}
-        if 300 <= status < 400:
+        if judge and 300 <= status < 400:
             raise PeerProtocolError(
                 f"{host} sends us elsewhere: {_shown(headers.get('location', 'it does not say where'))}",
                 why="redirects are not followed",
@@ -203,7 +237,7 @@ class Web:
             )
         if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
             raise PeerProtocolError(f"{host} answers in a compressed form that was not asked for")
-        if not 200 <= status < 300:
+        if judge and not 200 <= status < 300:
             raise _refused(status, headers, await _body(response, host, ERROR_BYTES_MAX), host)
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if content_type is not None and kind != content_type:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from rage_net.config.network import VERSION
@@ -18,7 +19,11 @@ class Cloudflare(Section):
     api_token: Secret
     """An API token that may purge; CLOUDFLARE_API_TOKEN or CLOUDFLARE_TOKEN win."""
     purge_on_update: bool = True
-    """Purge what changed as soon as it changed."""
+    """Purge a name that moves to other bytes as soon as it does; what may be read no more is purged in any case."""
+    plan: Literal["free", "pro", "business", "enterprise"] = "free"
+    """The zone's plan: it says how many calls and URLs the API takes in a second."""
+    api_url: Url = Url("https://api.cloudflare.com/client/v4")
+    """Where its API is."""
 
 
 class Fastly(Section):
@@ -29,7 +34,13 @@ class Fastly(Section):
     api_key: Secret
     """An API key that may purge."""
     soft_purge: bool = True
-    """Mark as stale instead of deleting."""
+    """Mark as stale instead of deleting, where nobody asks for one or the other."""
+    purge_on_update: bool = True
+    """As for Cloudflare."""
+    api_url: Url = Url("https://api.fastly.com")
+    """Where its API is."""
+    stats_url: Url = Url("https://rt.fastly.com")
+    """Where its figures in real time are."""
 
 
 class CloudFront(Section):
@@ -41,6 +52,12 @@ class CloudFront(Section):
     """AWS access key; null leaves it to the usual AWS chain (environment, profile, role)."""
     secret_access_key: Secret | None = None
     """The secret of that key."""
+    purge_on_update: bool = True
+    """As for Cloudflare."""
+    cache_tags: bool = False
+    """The distribution has `CacheTagConfig` with the header x-amz-meta-cache-tag: purges go by tag."""
+    api_url: Url | None = None
+    """Where its API and CloudWatch's are, instead of AWS."""
 
 
 class Azure(Section):
@@ -60,6 +77,14 @@ class Azure(Section):
     """The service principal."""
     client_secret: Secret | None = None
     """The secret of the service principal."""
+    purge_on_update: bool = True
+    """As for Cloudflare."""
+    classic: bool = False
+    """The profile is Azure CDN classic, whose purge is at another address, instead of Front Door."""
+    api_url: Url = Url("https://management.azure.com")
+    """Where the resource manager is."""
+    login_url: Url = Url("https://login.microsoftonline.com")
+    """Where tokens are given."""
 
 
 class Edge(Section):
@@ -69,6 +94,33 @@ class Edge(Section):
     """Addresses of the edges; each is purged on its own."""
     auth_token: Secret | None = None
     """What a purge request carries as `Authorization: Bearer`; null sends none."""
+    purge_on_update: bool = True
+    """As for Cloudflare."""
+    ca_file: Path | None = None
+    """PEM file of the CA of the edges' certificates; null: the system's."""
+    purge_path: str = "/purge"
+    """nginx: the location of the purge module, before the path that is purged."""
+    dav_path: str | None = None
+    """nginx: the location where files are put and deleted (WebDAV); null: there is none."""
+    stats_name: str | None = None
+    """varnish: the instance on this machine whose counters give the hit ratio (`varnishd -n`); null: none is."""
+
+
+class Bucket(Section):
+    """Where `rage cdn publish` puts objects."""
+
+    uri: str
+    """`s3://bucket/prefix`, or `https://ACCOUNT.blob.core.windows.net/CONTAINER/prefix`."""
+    endpoint: Url | None = None
+    """S3: another service than AWS (R2, Fastly Object Storage, MinIO)."""
+    region: str | None = None
+    """S3: its region; `auto` for R2."""
+    access_key_id: Secret | None = None
+    """S3: an access key; null leaves it to the usual AWS chain."""
+    secret_access_key: Secret | None = None
+    """The secret of that key."""
+    sas_token: Secret | None = None
+    """Azure Blob: a shared access signature that may write and delete."""
 
 
 class Routing(Section):
@@ -104,6 +156,11 @@ class Provider(Section):
     """Credentials and habits; the keys depend on `software`."""
     routing: Routing = Routing()
     """Which clients it serves."""
+    public_urls: tuple[Url, ...] = ()
+    """Where clients get the objects, such as https://cdn.example.org: purges name these hosts. None given, self-hosted
+    edges are asked by their endpoints."""
+    bucket: Bucket | None = None
+    """The object store that this CDN reads, where objects are pushed instead of pulled from the node."""
 
     @classmethod
     def _variants(cls, words: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,0 +1,13 @@
+"""CDNs: what is purged where and how, what caches are told, and what their answers mean.
+
+    provider    the words: items, abilities, verdicts, and the Protocol that every CDN's module has
+    retry       when a call is made again
+    plan        which calls purge what was asked, the fewest that do
+    journal     what was asked and what became of it, in SQLite
+    policy      the headers with which the origin answers
+    evidence    what an edge's headers say of its cache
+    cloudflare fastly cloudfront azure varnish nginx    a module for each CDN: pure requests and verdicts, a thin client
+    render      configurations of edges
+
+Not here: who decides that something is purged (services.purging), what is public (gate).
+"""
