@@ -147,7 +147,7 @@ class Provider(Protocol):
         """Make the call once, within its deadline. Never retries by itself."""
         ...
 
-    async def ask(self, edge: str, id: str) -> Verdict:  # noqa: A002  the vendor's word
+    async def ask(self, edge: str, id: str) -> Verdict:
         """What became of a pending purge. A question that fails leaves it pending: unknown is not failed."""
         ...
 

@@ -1,0 +1,417 @@
+"""The journal of purges: what was asked, what of it each edge was told, and what became of it. SQLite, durable.
+
+A *purge* is what someone asked for, once. Its *work* is a row for each word on each edge of each provider: two purges
+that want the same word while nobody has sent it share the row, so what comes in a rush goes out in few calls. A *call*
+is a group of rows with one reference, written before it is sent: a process that dies between sending and hearing sends
+exactly that call again. Quotas are rows here too, so that a loop of commands keeps them like one node does.
+
+    ask      a purge, durable when it returns       take     the next call that is due, its tokens spent
+    settle   a verdict, for all rows of a call      pending  calls whose end can be asked for
+    newest, find, states   how purges stand        prune    what ended long ago
+
+Source: issue 6, B. Blocking; every method is safe from any thread.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rage_net.cdn.plan import Planned, Word, batches, reference, share
+from rage_net.cdn.provider import UNLIMITED, Abilities, Call, Kind, State, Verdict
+from rage_net.database import Database
+
+APPLICATION_ID = int.from_bytes(b"rCDN", "big")
+KEEP_S = 30 * 86_400.0
+KEEP_PURGES_MAX = 10_000
+TAKE_ROWS = 4096
+"""Rows that are looked at for one call; no provider takes more words."""
+LEASE_S = 120.0
+"""A call that was begun and of which nothing was heard is made again after so long: its process is gone."""
+REASON_CHARS_MAX = 500
+
+MIGRATIONS = (
+    """
+    CREATE TABLE purge (
+        number INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        asked_at REAL NOT NULL,
+        cause TEXT NOT NULL,
+        label TEXT NOT NULL,
+        doc_id TEXT NOT NULL,
+        objects TEXT NOT NULL,
+        impossible TEXT NOT NULL
+    );
+    CREATE INDEX purge_by_time ON purge (asked_at);
+    CREATE TABLE call (
+        reference TEXT PRIMARY KEY,
+        provider TEXT NOT NULL,
+        edge TEXT NOT NULL,
+        soft INTEGER NOT NULL,
+        state TEXT NOT NULL,
+        vendor_id TEXT NOT NULL DEFAULT '',
+        objects INTEGER,
+        reason TEXT NOT NULL DEFAULT '',
+        code TEXT NOT NULL DEFAULT '',
+        mend TEXT NOT NULL DEFAULT '[]',
+        tries INTEGER NOT NULL DEFAULT 0,
+        due_at REAL NOT NULL,
+        sent_at REAL NOT NULL DEFAULT 0,
+        ended_at REAL NOT NULL DEFAULT 0
+    ) WITHOUT ROWID;
+    CREATE INDEX call_open ON call (provider, edge, state, due_at) WHERE state IN ('queued', 'pending');
+    CREATE TABLE work (
+        number INTEGER PRIMARY KEY,
+        provider TEXT NOT NULL,
+        edge TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        word TEXT NOT NULL,
+        soft INTEGER NOT NULL,
+        reference TEXT NOT NULL DEFAULT ''
+    );
+    CREATE UNIQUE INDEX work_unsent ON work (provider, edge, kind, word, soft) WHERE reference = '';
+    CREATE INDEX work_of_call ON work (reference) WHERE reference != '';
+    CREATE TABLE wanted (
+        purge INTEGER NOT NULL,
+        work INTEGER NOT NULL,
+        PRIMARY KEY (purge, work)
+    ) WITHOUT ROWID;
+    CREATE INDEX wanted_of_work ON wanted (work);
+    CREATE TABLE quota (
+        provider TEXT NOT NULL,
+        bucket TEXT NOT NULL,
+        tokens REAL NOT NULL,
+        at REAL NOT NULL,
+        PRIMARY KEY (provider, bucket)
+    ) WITHOUT ROWID;
+    """,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A purge as it was asked. `objects`: paths by which it is proved; `cause`: manual, narrowed, removed, moved."""
+
+    id: str
+    asked_at: float
+    cause: str
+    label: str
+    doc_id: str = ""
+    objects: tuple[str, ...] = ()
+    impossible: tuple[tuple[str, str], ...] = ()
+    """Provider, and what it has no way to purge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How one state of a purge stands on one edge."""
+
+    provider: str
+    edge: str
+    state: State
+    words: int
+    calls: int
+    tries: int
+    objects: int | None
+    vendor_id: str
+    reason: str
+    code: str
+    mend: tuple[str, ...]
+    due_at: float
+    ended_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A call to be made now, or when to look again: `due_at` is None when nothing is left for that edge."""
+
+    call: Call | None
+    kinds: tuple[Word, ...] = ()
+    tries: int = 0
+    due_at: float | None = None
+
+
+class Journal:
+    """One home's. `path` None keeps it in memory."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._db = Database(path, name="journal of purges", application_id=APPLICATION_ID, migrations=MIGRATIONS)
+        with self._db.write(durable=False) as db:  # one process owns the home: calls under way were another's, now gone
+            db.execute("UPDATE call SET due_at = 0 WHERE state = 'queued' AND due_at = sent_at + ?", (LEASE_S,))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def ask(self, asked: Asked, plans: Sequence[tuple[Planned, Sequence[str]]]) -> bool:
+        """Write a purge with its work on each edge; durable when it returns. False when its id is known already."""
+        with self._db.write() as db:
+            row = (asked.id, asked.asked_at, asked.cause, asked.label, asked.doc_id)
+            lists = json.dumps(asked.objects), json.dumps(asked.impossible)
+            made = db.execute("INSERT OR IGNORE INTO purge VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)", (*row, *lists))
+            if not made.rowcount:
+                return False
+            number = made.lastrowid
+            for planned, edges in plans:
+                for edge in edges:
+                    for kind in {word.kind: None for word in planned.words}:
+                        soft = int(kind in planned.soft)
+                        texts = [word.text for word in planned.words if word.kind == kind]
+                        db.executemany(
+                            "INSERT OR IGNORE INTO work (provider, edge, kind, word, soft) VALUES (?, ?, ?, ?, ?)",
+                            ((planned.provider, edge, kind, text, soft) for text in texts),
+                        )
+                        db.executemany(
+                            "INSERT OR IGNORE INTO wanted SELECT ?, number FROM work WHERE"
+                            " provider = ? AND edge = ? AND kind = ? AND word = ? AND soft = ? AND reference = ''",
+                            ((number, planned.provider, edge, kind, text, soft) for text in texts),
+                        )
+            return True
+
+    def take(self, provider: str, edge: str, abilities: Abilities, now: float) -> Taken:
+        """The next call that is due on an edge, its tokens spent and its rows bound to it; durable before it is made.
+
+        Calls of old come first: they are sent again as they were.
+        """
+        with self._db.write() as db:
+            again = db.execute(
+                "SELECT reference, soft, tries, due_at FROM call WHERE provider = ? AND edge = ? AND state = 'queued'"
+                " ORDER BY due_at LIMIT 1",
+                (provider, edge),
+            ).fetchone()
+            if again is not None and again[3] <= now:
+                ref, soft, tries, _ = again
+                words = self._words_of(db, ref)
+                wait = _spend(db, provider, abilities, words, now)
+                if wait:
+                    return Taken(None, due_at=now + wait)
+                db.execute(
+                    "UPDATE call SET tries = tries + 1, sent_at = ?, due_at = ? WHERE reference = ?",
+                    (now, now + LEASE_S, ref),
+                )
+                return Taken(_call(ref, edge, bool(soft), words), words, tries + 1)
+            later = again[3] if again is not None else None
+            first = db.execute(
+                "SELECT soft FROM work WHERE provider = ? AND edge = ? AND reference = '' ORDER BY soft LIMIT 1",
+                (provider, edge),
+            ).fetchone()
+            if first is None:
+                return Taken(None, due_at=later)
+            rows = db.execute(
+                "SELECT number, kind, word FROM work WHERE provider = ? AND edge = ? AND soft = ? AND reference = ''"
+                " ORDER BY kind, number LIMIT ?",
+                (provider, edge, first[0], TAKE_ROWS),
+            ).fetchall()
+            able = [Word(kind, text) for _, kind, text in rows if kind in abilities.words_max]
+            words = next(batches(able, abilities), ())
+            if not words:  # the configuration has changed: it cannot do this any more
+                words = tuple(Word(kind, text) for _, kind, text in rows)
+                ref = reference(str(rows[0][0]), provider, edge, words)
+                self._bind(db, ref, provider, edge, first[0], [row[0] for row in rows], now, now)
+                self._settle(
+                    db,
+                    ref,
+                    Verdict("failed", reason=f"{provider} cannot purge by {rows[0][1]}", code="cdn-config"),
+                    now,
+                )
+                return Taken(None, due_at=now)
+            wait = _spend(db, provider, abilities, words, now)
+            if wait:
+                due_at = now + wait
+                return Taken(None, due_at=due_at if later is None else min(due_at, later))
+            chosen = set(words)
+            numbers = [row[0] for row in rows if Word(row[1], row[2]) in chosen]
+            ref = reference(str(numbers[0]), provider, edge, words)
+            self._bind(db, ref, provider, edge, first[0], numbers, now, now + LEASE_S)
+            return Taken(_call(ref, edge, bool(first[0]), words), words, 1)
+
+    def settle(self, ref: str, verdict: Verdict, now: float, *, retry_in_s: float = 0.0) -> None:
+        """What became of a call. One that was too large is undone: its words go in two halves."""
+        with self._db.write() as db:
+            words = self._words_of(db, ref) if verdict.is_too_large else ()
+            if len(words) > 1:
+                self._halve(db, ref, words, now)
+            else:
+                self._settle(db, ref, verdict, now, retry_in_s)
+
+    def pending(self, provider: str, now: float) -> list[tuple[str, str, str]]:
+        """Reference, edge and the vendor's id of calls whose end may be asked for now."""
+        with self._db.read() as db:
+            return db.execute(
+                "SELECT reference, edge, vendor_id FROM call WHERE provider = ? AND state = 'pending' AND due_at <= ?",
+                (provider, now),
+            ).fetchall()
+
+    def next_pending(self, provider: str) -> float | None:
+        """When the next pending call of a provider may be asked about."""
+        with self._db.read() as db:
+            row = db.execute(
+                "SELECT min(due_at) FROM call WHERE provider = ? AND state = 'pending'", (provider,)
+            ).fetchone()
+        return None if row[0] is None else float(row[0])
+
+    def find(self, purge: str) -> Asked | None:
+        """A purge by its id."""
+        with self._db.read() as db:
+            row = db.execute("SELECT * FROM purge WHERE id = ?", (purge,)).fetchone()
+        return None if row is None else _asked(row)
+
+    def newest(self, limit: int, before: float = float("inf")) -> list[Asked]:
+        """Purges, the newest first, asked before a time."""
+        with self._db.read() as db:
+            rows = db.execute(
+                "SELECT * FROM purge WHERE asked_at < ? ORDER BY asked_at DESC, number DESC LIMIT ?", (before, limit)
+            ).fetchall()
+        return [_asked(row) for row in rows]
+
+    def states(self, purge: str) -> list[Standing]:
+        """How a purge stands: a row for each provider, edge and state."""
+        with self._db.read() as db:
+            rows = db.execute(
+                "SELECT work.provider, work.edge, coalesce(call.state, 'queued') AS state, count(*),"
+                " count(DISTINCT call.reference), max(coalesce(call.tries, 0)),"
+                " max(call.vendor_id), max(coalesce(call.reason, '')), max(coalesce(call.code, '')),"
+                " max(coalesce(call.mend, '[]')), min(coalesce(call.due_at, 0)), max(coalesce(call.ended_at, 0))"
+                " FROM purge JOIN wanted ON wanted.purge = purge.number JOIN work ON work.number = wanted.work"
+                " LEFT JOIN call ON call.reference = work.reference AND work.reference != ''"
+                " WHERE purge.id = ? GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",
+                (purge,),
+            ).fetchall()
+            counts = db.execute(
+                "SELECT provider, edge, state, sum(objects) FROM call WHERE reference IN ("
+                " SELECT work.reference FROM purge JOIN wanted ON wanted.purge = purge.number"
+                " JOIN work ON work.number = wanted.work WHERE purge.id = ? AND work.reference != '')"
+                " GROUP BY 1, 2, 3",
+                (purge,),
+            ).fetchall()
+        objects = {row[:3]: row[3] for row in counts}
+        return [
+            Standing(
+                row[0], row[1], row[2], row[3], row[4], row[5], objects.get(row[:3]), row[6] or "", row[7], row[8],
+                tuple(json.loads(row[9])), row[10], row[11],
+            )
+            for row in rows
+        ]  # fmt: skip
+
+    def open_words(self, provider: str, edge: str) -> int:
+        """Words that an edge has not been told, or not with success."""
+        with self._db.read() as db:
+            row = db.execute(
+                "SELECT count(*) FROM work LEFT JOIN call ON call.reference = work.reference AND work.reference != ''"
+                " WHERE work.provider = ? AND work.edge = ?"
+                " AND coalesce(call.state, 'queued') IN ('queued', 'pending')",
+                (provider, edge),
+            ).fetchone()
+        return int(row[0])
+
+    def prune(self, now: float) -> int:
+        """Forget purges that ended long ago, and how they went. Returns how many."""
+        with self._db.write(durable=False) as db:
+            gone = [
+                row[0]
+                for row in db.execute(
+                    "SELECT number FROM purge WHERE (asked_at < ? OR number <= (SELECT max(number) FROM purge) - ?)"
+                    " AND NOT EXISTS (SELECT 1 FROM wanted JOIN work ON work.number = wanted.work"
+                    " LEFT JOIN call ON call.reference = work.reference AND work.reference != ''"
+                    " WHERE wanted.purge = purge.number"
+                    " AND coalesce(call.state, 'queued') IN ('queued', 'pending')) LIMIT 100",
+                    (now - KEEP_S, KEEP_PURGES_MAX),
+                )
+            ]
+            for number in gone:
+                db.execute("DELETE FROM wanted WHERE purge = ?", (number,))
+                db.execute("DELETE FROM purge WHERE number = ?", (number,))
+            if gone:
+                db.execute("DELETE FROM work WHERE reference != '' AND number NOT IN (SELECT work FROM wanted)")
+                db.execute("DELETE FROM call WHERE reference NOT IN (SELECT reference FROM work)")
+        return len(gone)
+
+    # --- rows ---
+
+    def _words_of(self, db: sqlite3.Connection, ref: str) -> tuple[Word, ...]:
+        rows = db.execute("SELECT kind, word FROM work WHERE reference = ? ORDER BY kind, number", (ref,))
+        return tuple(Word(kind, text) for kind, text in rows)
+
+    def _bind(
+        self,
+        db: sqlite3.Connection,
+        ref: str,
+        provider: str,
+        edge: str,
+        soft: int,
+        numbers: Sequence[int],
+        now: float,
+        due_at: float,
+        tries: int = 1,
+    ) -> None:
+        db.execute(
+            "INSERT INTO call (reference, provider, edge, soft, state, tries, due_at, sent_at)"
+            " VALUES (?, ?, ?, ?, 'queued', ?, ?, ?)",
+            (ref, provider, edge, soft, tries, due_at, now),
+        )
+        db.executemany("UPDATE work SET reference = ? WHERE number = ?", ((ref, number) for number in numbers))
+
+    def _halve(self, db: sqlite3.Connection, ref: str, words: Sequence[Word], now: float) -> None:
+        row = db.execute("SELECT provider, edge, soft FROM call WHERE reference = ?", (ref,)).fetchone()
+        numbers = [
+            number
+            for (number,) in db.execute("SELECT number FROM work WHERE reference = ? ORDER BY kind, number", (ref,))
+        ]
+        db.execute("DELETE FROM call WHERE reference = ?", (ref,))
+        middle = len(numbers) // 2
+        for part, names in ((numbers[:middle], words[:middle]), (numbers[middle:], words[middle:])):
+            half = reference(f"{ref} {part[0]}", row[0], row[1], names)
+            self._bind(db, half, row[0], row[1], row[2], part, now, now, tries=0)
+
+    def _settle(self, db: sqlite3.Connection, ref: str, verdict: Verdict, now: float, retry_in_s: float = 0.0) -> None:
+        is_open = verdict.state in ("queued", "pending")
+        db.execute(
+            "UPDATE call SET state = ?, vendor_id = ?, objects = ?, reason = ?, code = ?, mend = ?, due_at = ?,"
+            " ended_at = ? WHERE reference = ?",
+            (
+                verdict.state,
+                verdict.id,
+                verdict.count,
+                verdict.reason[:REASON_CHARS_MAX],
+                verdict.code,
+                json.dumps(verdict.mend),
+                now + retry_in_s if is_open else 0.0,
+                0.0 if is_open else now,
+                ref,
+            ),
+        )
+
+
+def _call(ref: str, edge: str, soft: bool, words: Sequence[Word]) -> Call:
+    return Call(edge, words[0].kind, tuple(word.text for word in words), soft, ref)
+
+
+def _asked(row: Sequence[object]) -> Asked:
+    _, purge, asked_at, cause, label, doc_id, objects, impossible = row
+    return Asked(
+        str(purge),
+        float(str(asked_at)),
+        str(cause),
+        str(label),
+        str(doc_id),
+        tuple(json.loads(str(objects))),
+        tuple((provider, name) for provider, name in json.loads(str(impossible))),
+    )
+
+
+def _spend(db: sqlite3.Connection, provider: str, abilities: Abilities, words: Sequence[Word], now: float) -> float:
+    """Take a call's tokens out of its bucket, 0; else the seconds until there are enough. A full bucket lends."""
+    kind: Kind = words[0].kind
+    name, quota = abilities.quotas.get(kind, ("", UNLIMITED))
+    if quota is UNLIMITED:
+        return 0.0
+    row = db.execute("SELECT tokens, at FROM quota WHERE provider = ? AND bucket = ?", (provider, name)).fetchone()
+    tokens = quota.burst if row is None else share(row[0], min(now - row[1], 86_400.0), quota.per_s, quota.burst)
+    wanted = 1.0 if quota.counts == "calls" else float(len(words))
+    if tokens < min(wanted, quota.burst):
+        return (min(wanted, quota.burst) - tokens) / quota.per_s
+    db.execute("INSERT OR REPLACE INTO quota VALUES (?, ?, ?, ?)", (provider, name, tokens - wanted, now))
+    return 0.0

@@ -1,0 +1,236 @@
+"""Purging: what was asked of CDNs is journalled, sent within each one's quota, and seen through to its end.
+
+    ask     a purge: planned for each provider, durable when it returns
+    plan    the same, and nothing asked
+    wait    until it has ended, or been tried
+    work    sends what is due and asks after what is pending, for as long as it runs
+
+Each edge has senders of its own, so that one that is slow or dead holds up no other. A provider's answer is a verdict;
+`cdn.retry` says when a call is made again, and the journal makes it, after a crash too.
+
+Source: issue 6, B. Not here: what is purged and why (cdn_verbs, exposing), what a CDN's call looks like (cdn).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from rage_net.cdn import retry
+from rage_net.cdn.journal import Asked, Journal, Standing
+from rage_net.cdn.plan import Planned, Target, plan
+from rage_net.cdn.provider import Call, Provider, Verdict
+from rage_net.env import Env
+from rage_net.errors import ConfigError, NotFoundError, UsageError
+
+log = logging.getLogger("rage.cdn")
+
+SENDERS = 4
+"""Calls under way at one edge: enough that 50 ms of way to it leave 80 calls a second."""
+LOOK_AT_LEAST_S = 0.02
+LOOK_AT_MOST_S = 30.0
+"""Between two looks at what is due."""
+ASK_EVERY_S = 2.0
+"""After a pending purge, at first; then as the vendor says."""
+CALL_S_MAX = 60.0
+"""A call that takes longer is given up, and made again."""
+FIRST_ANSWER_S = 30.0
+"""How long one who does not wait for the end waits for the first answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What shall be purged, where, and why.
+
+    `only`: names of providers, all by default. `soft` None leaves it to each provider's configuration.
+    """
+
+    id: str
+    targets: tuple[Target, ...]
+    label: str
+    cause: str = "manual"
+    doc_id: str = ""
+    objects: tuple[str, ...] = ()
+    soft: bool | None = None
+    only: tuple[str, ...] = ()
+
+
+class Purging:
+    """The purges of one home. `soft_by_default` names providers that mark as stale where nobody says otherwise."""
+
+    def __init__(
+        self, journal: Journal, providers: Sequence[Provider], env: Env, soft_by_default: Iterable[str] = ()
+    ) -> None:
+        self.journal = journal
+        self.providers = {provider.name: provider for provider in providers}
+        self._env = env
+        self._soft = frozenset(soft_by_default)
+        self._wake = {name: asyncio.Event() for name in self.providers}
+        self._settled = asyncio.Condition()
+        self._pauses: dict[tuple[str, str], float] = {}
+        """Edges that could not be reached, and until when they are left alone."""
+        self._is_working = False
+
+    # --- what is asked ---
+
+    def plan(self, wish: Wish) -> list[Planned]:
+        """What each provider would be asked. Raises: NotFoundError for an unknown provider; ConfigError without any."""
+        if not self.providers:
+            raise ConfigError(
+                "no CDN is configured",
+                why="cdn.yaml names no provider, or CDNs are switched off",
+                mend=["rage config show cdn", "rage config check"],
+                id="cdn-none",
+            )
+        for name in wish.only:
+            if name not in self.providers:
+                raise NotFoundError(
+                    f"no CDN provider {name!r}", why=f"there are {', '.join(self.providers)}", id="cdn-unknown"
+                )
+        try:
+            return [
+                plan(provider, wish.targets, soft=name in self._soft if wish.soft is None else wish.soft)
+                for name, provider in self.providers.items()
+                if not wish.only or name in wish.only
+            ]
+        except ValueError as error:
+            raise UsageError(str(error), mend=["purge by --tag or --prefix"]) from error
+
+    async def ask(self, wish: Wish) -> Asked:
+        """Journal a purge; it is sent by whoever runs `work`, here or in the next process. Raises as `plan`."""
+        plans = await self._env.blocking(self.plan, wish)
+        impossible = tuple((it.provider, name) for it in plans for name in it.impossible[:100])
+        asked = Asked(wish.id, self._env.now(), wish.cause, wish.label, wish.doc_id, wish.objects, impossible)
+        wanted = [(it, self.providers[it.provider].edges) for it in plans]
+        await self._env.blocking(self.journal.ask, asked, wanted)
+        for event in self._wake.values():
+            event.set()
+        return asked
+
+    async def wait(
+        self,
+        purge: str,
+        timeout_s: float,
+        *,
+        to_the_end: bool,
+        tell: Callable[[Sequence[Standing]], None] = lambda _: None,
+    ) -> list[Standing]:
+        """How a purge stands once it has ended everywhere, or the time is over.
+
+        Not `to_the_end`: once nothing is left that was never tried, and has not to wait for a quota.
+        """
+        ends = self._env.monotonic() + timeout_s
+        while True:
+            states = await self._env.blocking(self.journal.states, purge)
+            tell(states)
+            open_ = [it for it in states if it.state in ("queued", "pending")]
+            if not to_the_end:
+                open_ = [it for it in open_ if it.state == "queued" and not it.tries]
+            left = ends - self._env.monotonic()
+            if not open_ or left <= 0:
+                return states
+            async with self._settled:
+                try:
+                    async with asyncio.timeout(min(left, 0.5)):
+                        await self._settled.wait()
+                except TimeoutError:
+                    continue
+
+    # --- the work ---
+
+    async def work(self) -> None:
+        """Send what is due, for as long as this task lives. Once at a time."""
+        if self._is_working:
+            return
+        self._is_working = True
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for provider in self.providers.values():
+                    tasks.create_task(self._serve(provider))
+        finally:
+            self._is_working = False
+
+    async def _serve(self, provider: Provider) -> None:
+        wake = self._wake[provider.name]
+        while True:
+            wake.clear()
+            dues = await asyncio.gather(*(self._drain(provider, edge) for edge in provider.edges))
+            asked = await self._ask_after(provider)
+            now = self._env.now()
+            times = [due for due in (*dues, asked) if due is not None]
+            rest = min(times, default=now + LOOK_AT_MOST_S) - now
+            try:
+                async with asyncio.timeout(min(max(rest, LOOK_AT_LEAST_S), LOOK_AT_MOST_S)):
+                    await wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _drain(self, provider: Provider, edge: str) -> float | None:
+        """Send all that is due at one edge; when more will be, None for nothing."""
+        async with asyncio.TaskGroup() as tasks:
+            senders = [tasks.create_task(self._send_all(provider, edge)) for _ in range(SENDERS)]
+        return min((due for sender in senders if (due := sender.result()) is not None), default=None)
+
+    async def _send_all(self, provider: Provider, edge: str) -> float | None:
+        while True:
+            now = self._env.now()
+            until = self._pauses.get((provider.name, edge), 0.0)
+            if until > now:
+                return until
+            taken = await self._env.blocking(self.journal.take, provider.name, edge, provider.abilities, now)
+            if taken.call is None:
+                if taken.due_at is not None and taken.due_at <= now:
+                    continue  # what the provider cannot do any more was put aside
+                return taken.due_at
+            await self._send(provider, taken.call, taken.tries)
+
+    async def _send(self, provider: Provider, call: Call, tries: int) -> None:
+        try:
+            async with asyncio.timeout(CALL_S_MAX):
+                verdict = await provider.purge(call)
+        except TimeoutError:
+            verdict = Verdict("queued", reason=f"no answer within {CALL_S_MAX:.0f} s", code="cdn-unreachable")
+        except Exception:
+            log.exception("purge on %s", provider.name)
+            verdict = Verdict("queued", reason="rage failed; see the node's log", code="bug", tries_max=3)
+        await self._settle(provider, call, verdict, tries)
+
+    async def _settle(self, provider: Provider, call: Call, verdict: Verdict, tries: int) -> None:
+        now = self._env.now()
+        pause = 0.0
+        if verdict.state == "queued" and not verdict.is_too_large:
+            if retry.is_final(tries, verdict):
+                verdict = replace(verdict, state="failed")
+            else:
+                pause = retry.pause_s(tries, verdict, self._env.random.random())
+                if verdict.code in ("cdn-unreachable", "cdn-rate-limited", "cdn-busy"):
+                    self._pauses[provider.name, call.edge] = now + pause
+        elif verdict.state == "pending":
+            pause = ASK_EVERY_S if verdict.retry_after_s is None else verdict.retry_after_s
+        elif verdict.is_too_large and len(call.words) == 1:
+            verdict = replace(verdict, state="failed", is_too_large=False)
+        if verdict.state == "failed":
+            log.warning("purge on %s %s failed: %s", provider.name, call.edge, verdict.reason)
+        await self._env.blocking(self._record, call.reference, verdict, now, pause)
+        async with self._settled:
+            self._settled.notify_all()
+
+    def _record(self, reference: str, verdict: Verdict, now: float, pause_s: float) -> None:
+        self.journal.settle(reference, verdict, now, retry_in_s=pause_s)
+
+    async def _ask_after(self, provider: Provider) -> float | None:
+        """Ask for the ends of pending purges; when to ask again."""
+        now = self._env.now()
+        for reference, edge, vendor_id in await self._env.blocking(self.journal.pending, provider.name, now):
+            try:
+                async with asyncio.timeout(CALL_S_MAX):
+                    verdict = await provider.ask(edge, vendor_id)
+            except TimeoutError:
+                verdict = Verdict("pending", id=vendor_id, reason="its end could not be asked for")
+            pause = ASK_EVERY_S if verdict.retry_after_s is None else verdict.retry_after_s
+            await self._env.blocking(self._record, reference, verdict, self._env.now(), pause)
+            async with self._settled:
+                self._settled.notify_all()
+        return await self._env.blocking(self.journal.next_pending, provider.name)

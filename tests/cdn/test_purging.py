@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from rage_net.cdn.journal import LEASE_S, Asked, Journal
+from rage_net.cdn.plan import Target
+from rage_net.cdn.provider import Abilities, Item, Quota, Verdict
+from rage_net.env import SystemEnv
+from rage_net.errors import ConfigError, NotFoundError
+from rage_net.services.purging import Purging, Wish
+from tests.cdn.scripted import ACCEPTED, Scripted
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+
+@pytest.fixture
+def env():
+    env = SystemEnv()
+    yield env
+    env.close()
+
+
+def tags(*names: str) -> tuple[Target, ...]:
+    return tuple(Target(name, ((Item("tag", name),),)) for name in names)
+
+
+def wish(id: str, *names: str, **more) -> Wish:
+    return Wish(id, tags(*names), "a test", **more)
+
+
+@asynccontextmanager
+async def working(purging: Purging):
+    task = asyncio.create_task(purging.work())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def by_state(states):
+    return {(it.provider, it.edge, it.state): it.words for it in states}
+
+
+async def test_a_purge_goes_out_in_the_fewest_calls(env):
+    provider = Scripted()
+    purging = Purging(Journal(None), [provider], env)
+    await purging.ask(wish("1", *(f"t{n}" for n in range(65))))
+    async with working(purging):
+        states = await purging.wait("1", 10, to_the_end=True)
+    assert by_state(states) == {("scripted", "", "accepted"): 65}
+    assert [len(call.words) for call in sorted(provider.calls, key=lambda call: -len(call.words))] == [30, 30, 5]
+    assert len({call.reference for call in provider.calls}) == 3
+
+
+async def test_what_two_ask_at_once_is_sent_once(env):
+    provider = Scripted()
+    purging = Purging(Journal(None), [provider], env)
+    await purging.ask(wish("1", "a", "b"))
+    await purging.ask(wish("2", "b", "c"))
+    assert not purging.journal.ask(Asked("2", 0.0, "manual", ""), [])
+    async with working(purging):
+        await purging.wait("1", 10, to_the_end=True)
+        states = await purging.wait("2", 10, to_the_end=True)
+    assert sorted(word for call in provider.calls for word in call.words) == ["a", "b", "c"]
+    assert by_state(states) == {("scripted", "", "accepted"): 2}
+
+
+async def test_what_was_sent_before_is_sent_again_for_who_asks_later(env):
+    provider = Scripted()
+    purging = Purging(Journal(None), [provider], env)
+    async with working(purging):
+        for id in "12":
+            await purging.ask(wish(id, "a"))
+            await purging.wait(id, 10, to_the_end=True)
+    assert [call.words for call in provider.calls] == [("a",), ("a",)]
+
+
+async def test_one_that_fails_stops_no_other_and_one_that_is_away_is_told_later(env):
+    bad = Scripted("bad", answer=lambda call: Verdict("failed", reason="no rights", code="cdn-forbidden"))
+    edges = Scripted("edges", edges=("one", "two"))
+    edges.answer = lambda call: (
+        Verdict("queued", reason="refused", code="cdn-unreachable", retry_after_s=60)
+        if call.edge == "two"
+        else Verdict("done", count=1)
+    )
+    purging = Purging(Journal(None), [bad, edges, Scripted("good")], env)
+    await purging.ask(wish("1", "a"))
+    async with working(purging):
+        states = await purging.wait("1", 10, to_the_end=False)
+    assert by_state(states) == {
+        ("bad", "", "failed"): 1,
+        ("edges", "one", "done"): 1,
+        ("edges", "two", "queued"): 1,
+        ("good", "", "accepted"): 1,
+    }
+    assert next(it for it in states if it.edge == "one").objects == 1
+
+
+async def test_a_process_that_dies_before_the_answer_sends_the_same_call_again(env, tmp_path):
+    journal = Journal(tmp_path / "purges.db")
+    provider = Scripted()
+    purging = Purging(journal, [provider], env)
+    await purging.ask(wish("1", "a", "b"))
+    taken = journal.take("scripted", "", provider.abilities, time.time())
+    assert taken.call is not None
+    journal.close()  # as kill -9 leaves it: sent, and nothing heard
+    again = Purging(Journal(tmp_path / "purges.db"), [provider], env)
+    async with working(again):
+        states = await again.wait("1", 10, to_the_end=True)
+    assert [replace(call) for call in provider.calls] == [taken.call]
+    assert states[0].tries == 2 and states[0].state == "accepted"
+    again.journal.close()
+
+
+async def test_pending_is_asked_after_until_it_is_done(env):
+    answers = [Verdict("pending", id="I1", retry_after_s=0), Verdict("done", id="I1")]
+    provider = Scripted(
+        answer=lambda call: Verdict("pending", id="I1", retry_after_s=0), later=lambda id: answers.pop(0)
+    )
+    purging = Purging(Journal(None), [provider], env)
+    await purging.ask(wish("1", "a"))
+    async with working(purging):
+        states = await purging.wait("1", 10, to_the_end=True)
+    assert not answers and states[0].state == "done" and states[0].vendor_id == "I1"
+
+
+async def test_a_call_that_is_too_large_goes_in_halves(env):
+    provider = Scripted()
+    provider.answer = lambda call: (
+        ACCEPTED if len(call.words) <= 3 else Verdict("queued", is_too_large=True, code="cdn-rejected")
+    )
+    purging = Purging(Journal(None), [provider], env)
+    await purging.ask(wish("1", *(f"t{n}" for n in range(10))))
+    async with working(purging):
+        states = await purging.wait("1", 10, to_the_end=True)
+    assert by_state(states) == {("scripted", "", "accepted"): 10}
+    assert sorted(len(call.words) for call in provider.calls if len(call.words) <= 3) == [2, 2, 3, 3]
+
+
+async def test_tries_end_where_the_verdict_says_so(env):
+    provider = Scripted(
+        answer=lambda call: Verdict("queued", retry_after_s=0, tries_max=3, code="cdn-credentials", reason="401")
+    )
+    purging = Purging(Journal(None), [provider], env)
+    await purging.ask(wish("1", "a"))
+    async with working(purging):
+        states = await purging.wait("1", 10, to_the_end=True)
+    assert len(provider.calls) == 3 and states[0].state == "failed" and states[0].reason == "401"
+
+
+def test_a_quota_holds_over_processes(tmp_path):
+    abilities = Abilities({"tag": 1}, quotas={"tag": ("tags", Quota(1, 2))})
+    taken = []
+    for step in range(8):
+        journal = Journal(tmp_path / "purges.db")
+        if not step:
+            from rage_net.cdn.plan import plan
+
+            provider = Scripted(abilities=abilities)
+            journal.ask(Asked("1", 0.0, "manual", ""), [(plan(provider, tags(*"abcdefgh"), soft=False), ("",))])
+        now = 1000 + step * 0.5
+        found = journal.take("scripted", "", abilities, now)
+        if found.call is None:
+            assert found.due_at is not None and now < found.due_at <= now + 1
+        else:
+            taken.append(step)
+            journal.settle(found.call.reference, ACCEPTED, now)
+        journal.close()
+    assert taken == [0, 1, 2, 4, 6]  # two at once, then one a second, half of which had come by the third
+
+
+def test_a_lease_that_is_over_frees_the_call():
+    journal, abilities = Journal(None), Abilities({"tag": 10})
+    from rage_net.cdn.plan import plan
+
+    journal.ask(Asked("1", 0.0, "manual", ""), [(plan(Scripted(), tags("a"), soft=False), ("",))])
+    first = journal.take("scripted", "", abilities, 100.0)
+    assert journal.take("scripted", "", abilities, 101.0).due_at == 100.0 + LEASE_S
+    again = journal.take("scripted", "", abilities, 101.0 + LEASE_S)
+    assert again.call == first.call and again.tries == 2
+
+
+async def test_a_provider_that_lost_an_ability_fails_what_it_cannot_do(env, tmp_path):
+    journal = Journal(tmp_path / "purges.db")
+    await Purging(journal, [Scripted()], env).ask(wish("1", "a"))
+    changed = Purging(journal, [Scripted(abilities=Abilities({"url": 1}))], env)
+    async with working(changed):
+        states = await changed.wait("1", 10, to_the_end=True)
+    assert states[0].state == "failed" and states[0].code == "cdn-config"
+    journal.close()
+
+
+async def test_no_provider_and_an_unknown_one_are_errors(env):
+    with pytest.raises(ConfigError):
+        await Purging(Journal(None), [], env).ask(wish("1", "a"))
+    with pytest.raises(NotFoundError, match="nowhere"):
+        await Purging(Journal(None), [Scripted()], env).ask(wish("1", "a", only=("nowhere",)))
+
+
+def test_what_ended_long_ago_is_forgotten_and_what_is_open_is_not():
+    from rage_net.cdn.plan import plan
+
+    journal, abilities = Journal(None), Abilities({"tag": 10})
+    for id in "12":
+        journal.ask(Asked(id, float(id), "manual", ""), [(plan(Scripted(), tags(id), soft=False), ("",))])
+        if id == "1":
+            taken = journal.take("scripted", "", abilities, 1.0)
+            assert taken.call is not None
+            journal.settle(taken.call.reference, ACCEPTED, 1.0)
+    assert journal.prune(40 * 86_400.0) == 1
+    assert [it.id for it in journal.newest(10)] == ["2"] and journal.states("1") == []
+    assert journal.open_words("scripted", "") == 1
