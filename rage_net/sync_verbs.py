@@ -198,6 +198,12 @@ def describe(fact: Fact) -> tuple[str, str]:
             return "tombstone", body.reason
         case kinds.Acknowledgement():
             return "acknowledgement", "dropped"
+        case kinds.Purged() as body:
+            last = body.purges[-1]
+            return "purged", f"from {', '.join(one.name for one in last.providers)}"
+        case kinds.Cdn() as body:
+            way = body.mode or "not unless it is public"
+            return "cdn", f"{way}, epoch {body.epoch.hex()[:8]}" if body.epoch else way
         case kinds.Trust() as body:
             return "trust", "withdrawn" if body.withdrawn else ",".join(body.scopes)
         case kinds.Adoption() as body:

@@ -546,6 +546,8 @@ class Payload(google.protobuf.message.Message):
     TRUST_FIELD_NUMBER: builtins.int
     ADOPTION_FIELD_NUMBER: builtins.int
     CLOSING_FIELD_NUMBER: builtins.int
+    PURGED_FIELD_NUMBER: builtins.int
+    CDN_FIELD_NUMBER: builtins.int
     lamport: builtins.int
     """Above every Lamport number that the author had seen in its organisation's log."""
     nonce: builtins.int
@@ -578,6 +580,10 @@ class Payload(google.protobuf.message.Message):
     def adoption(self) -> global___Adoption: ...
     @property
     def closing(self) -> global___Closing: ...
+    @property
+    def purged(self) -> global___PurgedFact: ...
+    @property
+    def cdn(self) -> global___CdnFact: ...
     def __init__(
         self,
         *,
@@ -596,10 +602,12 @@ class Payload(google.protobuf.message.Message):
         trust: global___TrustFact | None = ...,
         adoption: global___Adoption | None = ...,
         closing: global___Closing | None = ...,
+        purged: global___PurgedFact | None = ...,
+        cdn: global___CdnFact | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["access", b"access", "acknowledgement", b"acknowledgement", "adoption", b"adoption", "body", b"body", "certificate", b"certificate", "closing", b"closing", "document", b"document", "edit", b"edit", "node", b"node", "revocation", b"revocation", "tombstone", b"tombstone", "trust", b"trust"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["access", b"access", "acknowledgement", b"acknowledgement", "adoption", b"adoption", "body", b"body", "certificate", b"certificate", "closing", b"closing", "document", b"document", "edit", b"edit", "lamport", b"lamport", "node", b"node", "nonce", b"nonce", "over", b"over", "resource", b"resource", "revocation", b"revocation", "tombstone", b"tombstone", "trust", b"trust"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["body", b"body"]) -> typing.Literal["access", "certificate", "revocation", "node", "document", "edit", "tombstone", "acknowledgement", "trust", "adoption", "closing"] | None: ...
+    def HasField(self, field_name: typing.Literal["access", b"access", "acknowledgement", b"acknowledgement", "adoption", b"adoption", "body", b"body", "cdn", b"cdn", "certificate", b"certificate", "closing", b"closing", "document", b"document", "edit", b"edit", "node", b"node", "purged", b"purged", "revocation", b"revocation", "tombstone", b"tombstone", "trust", b"trust"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["access", b"access", "acknowledgement", b"acknowledgement", "adoption", b"adoption", "body", b"body", "cdn", b"cdn", "certificate", b"certificate", "closing", b"closing", "document", b"document", "edit", b"edit", "lamport", b"lamport", "node", b"node", "nonce", b"nonce", "over", b"over", "purged", b"purged", "resource", b"resource", "revocation", b"revocation", "tombstone", b"tombstone", "trust", b"trust"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["body", b"body"]) -> typing.Literal["access", "certificate", "revocation", "node", "document", "edit", "tombstone", "acknowledgement", "trust", "adoption", "closing", "purged", "cdn"] | None: ...
 
 global___Payload = Payload
 
@@ -800,6 +808,126 @@ class Acknowledgement(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["tombstone", b"tombstone"]) -> None: ...
 
 global___Acknowledgement = Acknowledgement
+
+@typing.final
+class PurgedFact(google.protobuf.message.Message):
+    """Resource doc:<id>: its bytes are gone from these CDNs, as these events asked: so that other nodes with credentials need
+    not purge as well. By whoever could make the document public: an admin of the organisation, the owner, an admin of the
+    document now. A newer one of its author replaces its older one, and says again what may still matter. Bodies of at most
+    8 KiB; sent within the document's organisation alone.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PURGES_FIELD_NUMBER: builtins.int
+    @property
+    def purges(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Purge]:
+        """the oldest first; 1 to 16"""
+
+    def __init__(
+        self,
+        *,
+        purges: collections.abc.Iterable[global___Purge] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["purges", b"purges"]) -> None: ...
+
+global___PurgedFact = PurgedFact
+
+@typing.final
+class Purge(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: builtins.int
+    PROVIDERS_FIELD_NUMBER: builtins.int
+    @property
+    def events(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """16 bytes each: ids of the facts that asked for it, or of a purge by hand; 1 to 64"""
+
+    @property
+    def providers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___PurgedProvider]:
+        """1 to 16"""
+
+    def __init__(
+        self,
+        *,
+        events: collections.abc.Iterable[builtins.bytes] | None = ...,
+        providers: collections.abc.Iterable[global___PurgedProvider] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["events", b"events", "providers", b"providers"]) -> None: ...
+
+global___Purge = Purge
+
+@typing.final
+class PurgedProvider(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    SOFTWARE_FIELD_NUMBER: builtins.int
+    HOSTS_FIELD_NUMBER: builtins.int
+    PLACE_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """in the author's cdn.yaml: for people alone"""
+    software: builtins.str
+    """a word: cloudflare, fastly, cloudfront, azure, varnish, nginx"""
+    place: builtins.bytes
+    """What else decides where a purge works (zone, service, distribution, endpoints), as its author digests it: at most 16
+    bytes, compared alone, and equal where a purge by either node does the same.
+    """
+    @property
+    def hosts(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """public hosts that were purged; at most 16, in order"""
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        software: builtins.str = ...,
+        hosts: collections.abc.Iterable[builtins.str] | None = ...,
+        place: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["hosts", b"hosts", "name", b"name", "place", b"place", "software", b"software"]) -> None: ...
+
+global___PurgedProvider = PurgedProvider
+
+@typing.final
+class CdnFact(google.protobuf.message.Message):
+    """Resource doc:<id>: how a document that is not public may go to CDNs (contracts/sealed.md). By whoever could make it
+    public, as PurgedFact. Where several stand, it may go only if all say so, and the newest with an epoch is what CDNs hold.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
+    ROOT_FIELD_NUMBER: builtins.int
+    SEALED_FIELD_NUMBER: builtins.int
+    TAKEN_FIELD_NUMBER: builtins.int
+    mode: builtins.str
+    """empty: not at all; encrypted"""
+    epoch: builtins.bytes
+    """16 random bytes; empty: nothing is sealed. Then the fields below are empty, too"""
+    root: builtins.bytes
+    """binary CID of the document's root that was sealed"""
+    sealed: builtins.bytes
+    """binary CID (raw) of the index's root page, as CDNs have it"""
+    @property
+    def taken(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """First 8 bytes each of the ids of facts that had taken a right to read away when the epoch began, sorted: one more
+        asks for a new epoch. At most 1024; beyond it one entry, the first 8 bytes of BLAKE3 over all of them, sorted.
+        """
+
+    def __init__(
+        self,
+        *,
+        mode: builtins.str = ...,
+        epoch: builtins.bytes = ...,
+        root: builtins.bytes = ...,
+        sealed: builtins.bytes = ...,
+        taken: collections.abc.Iterable[builtins.bytes] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "mode", b"mode", "root", b"root", "sealed", b"sealed", "taken", b"taken"]) -> None: ...
+
+global___CdnFact = CdnFact
 
 @typing.final
 class TrustFact(google.protobuf.message.Message):

@@ -27,6 +27,7 @@ from rage_net.sync.facts import (
     Access,
     Adoption,
     Body,
+    Cdn,
     Certificate,
     Closing,
     Document,
@@ -94,7 +95,7 @@ def _is_past(body: Body, now: float) -> bool:
 
 def _dies(body: Body) -> bool:
     """Whether it is of no use once the document is dead. Who ruled it stays: by that its tombstone counts."""
-    return isinstance(body, Edit) or (isinstance(body, Access) and body.action != "admin")
+    return isinstance(body, Edit | Cdn) or (isinstance(body, Access) and body.action != "admin")
 
 
 def compact(db: sqlite3.Connection, view: View, author: Author, now: float, change: Change) -> int:

@@ -125,6 +125,50 @@ class Closing:
 
 
 @dataclass(frozen=True, slots=True)
+class PurgedProvider:
+    """A CDN from which something is gone. `name` is for people; the rest says whether another node has the same one."""
+
+    name: str
+    software: str
+    hosts: tuple[str, ...] = ()
+    """Public hosts, sorted."""
+    place: bytes = b""
+    """A digest of what else decides where a purge works: zone, service, distribution, endpoints."""
+
+
+@dataclass(frozen=True, slots=True)
+class Purge:
+    """What asked for it, by ids of facts or of a purge by hand, and where it was done."""
+
+    events: tuple[bytes, ...]
+    providers: tuple[PurgedProvider, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """The document's bytes are gone from these CDNs: other nodes with credentials need not purge, too."""
+
+    purges: tuple[Purge, ...]
+    """The oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cdn:
+    """How the document may go to CDNs while it is not public, and what of it they hold."""
+
+    mode: str = ""
+    """Empty: not at all; encrypted."""
+    epoch: bytes = b""
+    """Empty: nothing is sealed."""
+    root: Cid | None = None
+    """The document's root that was sealed."""
+    sealed: Cid | None = None
+    """The index's root page, as CDNs have it."""
+    taken: tuple[bytes, ...] = ()
+    """Facts that had taken a right to read away when the epoch began: see contracts/rage.proto."""
+
+
+@dataclass(frozen=True, slots=True)
 class Unknown:
     """Something that a later version says, by the number of its field: only the owner passes until we understand it."""
 
@@ -143,6 +187,8 @@ Body = (
     | Trust
     | Adoption
     | Closing
+    | Purged
+    | Cdn
     | Unknown
 )
 
@@ -158,8 +204,10 @@ NUMBERS: dict[type, int] = {
     Trust: 13,
     Adoption: 14,
     Closing: 15,
+    Purged: 16,
+    Cdn: 17,
 }
-"""Field numbers of the bodies in contracts/rage.proto; the log's rows carry them. Above 15 stands what is unknown; an
+"""Field numbers of the bodies in contracts/rage.proto; the log's rows carry them. Above 17 stands what is unknown; an
 Access with words of a later version is `Unknown(5)`, for it may deny."""
 
 
@@ -218,6 +266,10 @@ def key_of_body(resource: str, body: Body, author: PeerId) -> Key | None:
             return resource, "unknown", str(body.number)
         case Acknowledgement():
             return resource, "acknowledgement", body.tombstone.hex(), str(author)
+        case Purged():
+            return resource, "purged", str(author)
+        case Cdn():
+            return resource, "cdn"
     return None
 
 

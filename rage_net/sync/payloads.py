@@ -27,12 +27,16 @@ from rage_net.sync.facts import (
     Acknowledgement,
     Adoption,
     Body,
+    Cdn,
     Certificate,
     Closing,
     Document,
     Edit,
     Fact,
     NodeRecord,
+    Purge,
+    Purged,
+    PurgedProvider,
     Revocation,
     Tombstone,
     Trust,
@@ -40,6 +44,7 @@ from rage_net.sync.facts import (
 )
 from rage_net.sync.vocabulary import (
     ACTIONS,
+    CDN_MODES,
     RESOURCE_BYTES_MAX,
     SCOPES,
     STATES,
@@ -73,6 +78,18 @@ UPDATE_BYTES_MAX = 32 << 10
 """Of one edit: a record has a name, some tags and two words."""
 ADOPTED_MAX = 1024
 """Payloads in one adoption."""
+PURGED_BYTES_MAX = 8 << 10
+"""Of what one author says of purges of a document, which stands in the log once."""
+PURGES_MAX = 16
+EVENTS_MAX = 64
+"""Facts that asked for one purge."""
+PROVIDERS_MAX = 16
+HOSTS_MAX = 16
+HOST_BYTES_MAX = 253
+PLACE_BYTES_MAX = 16
+EPOCH_BYTES = 16
+TAKEN_MAX = 1024
+TAKEN_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +182,7 @@ def _unknown_number(wire: pb.Payload) -> int:
     from google.protobuf.unknown_fields import UnknownFieldSet
 
     fields: Any = UnknownFieldSet(wire)
-    numbers = [one.field_number for one in fields if one.field_number > 15]
+    numbers = [one.field_number for one in fields if one.field_number > _KNOWN_MAX]
     if not numbers:
         raise FactError("a payload without a body")
     return int(min(numbers))
@@ -264,6 +281,53 @@ def _read_closing(wire: pb.Closing) -> Body:
     return Closing(author, chains)
 
 
+def _read_purged(wire: pb.PurgedFact) -> Body:
+    if not 1 <= len(wire.purges) <= PURGES_MAX or wire.ByteSize() > PURGED_BYTES_MAX:
+        raise FactError(f"{len(wire.purges)} purges in {wire.ByteSize()} bytes")
+    return Purged(tuple(map(_read_purge, wire.purges)))
+
+
+def _read_purge(wire: pb.Purge) -> Purge:
+    events = tuple(wire.events)
+    if not 1 <= len(events) <= EVENTS_MAX or any(len(one) != ID_BYTES for one in events):
+        raise FactError("a purge names no event, or too many, or what is none")
+    if not 1 <= len(wire.providers) <= PROVIDERS_MAX:
+        raise FactError(f"a purge from {len(wire.providers)} providers")
+    return Purge(events, tuple(map(_read_provider, wire.providers)))
+
+
+def _read_provider(wire: pb.PurgedProvider) -> PurgedProvider:
+    hosts = tuple(wire.hosts)
+    if not is_text(wire.name, WORD_BYTES_MAX) or not is_word(wire.software) or len(wire.place) > PLACE_BYTES_MAX:
+        raise FactError("a provider's name, software or place is out of range")
+    if len(hosts) > HOSTS_MAX or hosts != tuple(sorted(set(hosts))) or not all(map(_is_host, hosts)):
+        raise FactError("a provider's hosts are out of range, or not in order")
+    return PurgedProvider(wire.name, wire.software, hosts, wire.place)
+
+
+def _is_host(text: str) -> bool:
+    return is_text(text, HOST_BYTES_MAX) and text.isascii() and text == text.lower()
+
+
+def _read_cdn(wire: pb.CdnFact) -> Body:
+    if wire.mode and not is_word(wire.mode):
+        raise FactError(f"{wire.mode[:WORD_BYTES_MAX]!r} is no way to a CDN")
+    mode = wire.mode if wire.mode in CDN_MODES else ""  # what a later version opens stays shut here
+    taken = tuple(wire.taken)
+    if len(taken) > TAKEN_MAX or any(len(one) != TAKEN_BYTES for one in taken) or taken != tuple(sorted(set(taken))):
+        raise FactError("what was taken before an epoch is out of range")
+    if not wire.epoch:
+        if wire.root or wire.sealed or taken:
+            raise FactError("something is sealed in no epoch")
+        return Cdn(mode)
+    if len(wire.epoch) != EPOCH_BYTES:
+        raise FactError(f"an epoch of {len(wire.epoch)} bytes")
+    try:
+        return Cdn(mode, wire.epoch, Cid.from_bytes(wire.root), Cid.from_bytes(wire.sealed), taken)
+    except CidError as error:
+        raise FactError(f"what is sealed: {error}") from None
+
+
 _READ: dict[str, tuple[str | None, Callable[[Any], Body]]] = {
     "access": (None, _read_access),
     "certificate": ("peer", _read_certificate),
@@ -276,10 +340,13 @@ _READ: dict[str, tuple[str | None, Callable[[Any], Body]]] = {
     "trust": ("org", _read_trust),
     "adoption": ("peer", _read_adoption),
     "closing": ("peer", _read_closing),
+    "purged": ("doc", _read_purged),
+    "cdn": ("doc", _read_cdn),
 }
 """By the body's field: which kind of resource it is about, and how it is read."""
 
 _FIELDS: dict[str | None, int] = {name: number for number, name in enumerate(_READ, 5)}
+_KNOWN_MAX = max(_FIELDS.values())
 
 
 def _time(seconds: int) -> int:
@@ -355,5 +422,16 @@ def _fill(wire: pb.Payload, body: Body) -> None:
         case Closing():
             wire.closing.author = bytes(body.author)
             wire.closing.chains.extend(map(head_to_wire, body.chains))
+        case Purged():
+            for one in body.purges:
+                purge = wire.purged.purges.add(events=one.events)
+                for each in one.providers:
+                    purge.providers.add(name=each.name, software=each.software, hosts=each.hosts, place=each.place)
+        case Cdn():
+            wire.cdn.SetInParent()
+            wire.cdn.mode, wire.cdn.epoch = body.mode, body.epoch
+            wire.cdn.root = b"" if body.root is None else bytes(body.root)
+            wire.cdn.sealed = b"" if body.sealed is None else bytes(body.sealed)
+            wire.cdn.taken.extend(body.taken)
         case Unknown():
             raise FactError("what this version does not know it cannot write")

@@ -6,7 +6,8 @@ duplicates and partitions cannot matter.
     doc:    the owner; whoever has the capability `admin`; whoever one of these made an admin of the document, for all
             but making admins. What such a one *denied* or removed stays so when it is one no more: nobody regains what
             was taken, and bytes that went do not come back. Edits also of whoever was ever given `write` or `admin`.
-            All need the capability `storage` or `admin`
+            All need the capability `storage` or `admin`. What was purged from CDNs, and how the document may go
+            there, by whoever could make it public now: to lie about either gives them nothing that they lack
     peer:   the peer of itself: its node record, certificates, closings. Else admins
     others  admins; a node's own trust facts, for itself alone
 
@@ -24,12 +25,14 @@ from rage_net.sync.facts import (
     Acknowledgement,
     Adoption,
     Body,
+    Cdn,
     Certificate,
     Closing,
     Document,
     Edit,
     Fact,
     NodeRecord,
+    Purged,
     Tombstone,
     Trust,
     current,
@@ -42,7 +45,7 @@ Authority = Callable[[PeerId], frozenset[str] | None]
 WRITERS = frozenset({"storage", "admin"})
 """Capabilities of which one is needed to write about documents: a read-only spoke has neither."""
 
-_WRITTEN = (Document, Edit, Access, Tombstone)
+_WRITTEN = (Document, Edit, Access, Tombstone, Purged, Cdn)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ VISIBILITIES = ("public", "federated", "org", "private")
 """From the widest to the narrowest."""
 STATES = ("active", "drained", "lost")
 SCOPES = ("query", "chunks", "sync")
+CDN_MODES = ("encrypted",)
+"""How a document that is not public may go to CDNs; one without such a word may not."""
 
 NAME_BYTES_MAX = 64
 """Of an organisation, as in the configuration."""

@@ -382,10 +382,10 @@ def make_log_append(log: Log, rng: random.Random):  # type: ignore[no-untyped-de
 def test_a_kind_that_we_do_not_know_is_relayed_and_shown(log: Log, rng: random.Random) -> None:
     resource = put_document(log, rng)
     forger = Forger(rng, "admin")
-    wire = pb.Payload(lamport=9, nonce=1, resource=resource).SerializeToString() + bytes((0x8A, 0x01, 2)) + b"hi"
+    wire = pb.Payload(lamport=9, nonce=1, resource=resource).SerializeToString() + bytes((0x92, 0x01, 2)) + b"hi"
     give(log, forger.certify(), forger.say(wire))
     assert [fact.body for fact in log.counting(ORGANIZATION, resource).facts if fact.author == forger.id] == [
-        Unknown(17)
+        Unknown(18)
     ]
     other = make_log(rng, "storage")
     pull(other, log)

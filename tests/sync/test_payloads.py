@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,15 @@ from rage_net.sync.facts import (
     Acknowledgement,
     Adoption,
     Body,
+    Cdn,
     Certificate,
     Closing,
     Document,
     Edit,
     NodeRecord,
+    Purge,
+    Purged,
+    PurgedProvider,
     Revocation,
     Tombstone,
     Trust,
@@ -37,6 +42,7 @@ PEER = Forger(random.Random(1)).id
 OTHER = Forger(random.Random(2)).id
 DOC = f"doc:{document_id(PEER, 5)}"
 HEAD = Head(ChainId(PEER, 7), 3, bytes(32))
+PROVIDER = PurgedProvider("edge", "varnish", ("a.example.org", "b.example.org"), b"place")
 BODIES: list[tuple[str, Body]] = [
     (DOC, Access(f"peer:{OTHER}", "read", True)),
     (DOC, Access("user:acme/auth0|jürgen", "write", False, 1_900_000_000)),
@@ -55,6 +61,10 @@ BODIES: list[tuple[str, Body]] = [
     ("org:globex", Trust(b"DER", ("query", "sync"), 1_900_000_000, True)),
     (f"peer:{OTHER}", Adoption(OTHER, 9, (b"payload",))),
     (f"peer:{PEER}", Closing(PEER, (HEAD,))),
+    (DOC, Purged((Purge((bytes(16), bytes(range(16))), (PROVIDER, PurgedProvider("b", "nginx"))),))),
+    (DOC, Cdn("encrypted")),
+    (DOC, Cdn("encrypted", bytes(16), Cid.of(b"root"), Cid.of(b"index"), (bytes(8), bytes(range(8))))),
+    (DOC, Cdn()),
 ]
 
 
@@ -66,6 +76,16 @@ def test_every_kind_of_fact_comes_through_unchanged(resource: str, body: Body) -
 
 def wire(resource: str = DOC, lamport: int = 1, **body: object) -> pb.Payload:
     return pb.Payload(lamport=lamport, nonce=1, resource=resource, **body)
+
+
+def purge(events: Sequence[bytes] = (bytes(16),), count: int = 1, **provider: object) -> pb.Purge:
+    given = {"name": "edge", "software": "varnish", **provider}
+    return pb.Purge(events=events, providers=[pb.PurgedProvider(**given)] * count)
+
+
+def cdn_fact(**given: object) -> pb.CdnFact:
+    cid = bytes(Cid.of(b"x"))
+    return pb.CdnFact(**{"mode": "encrypted", "epoch": bytes(16), "root": cid, "sealed": cid, **given})
 
 
 ACCESS = pb.Access(principal="anyone", action="read")
@@ -110,6 +130,31 @@ ACCESS = pb.Access(principal="anyone", action="read")
             ),
         ),
         wire(resource=f"peer:{PEER}", closing=pb.Closing(author=bytes(PEER))),
+        wire(purged=pb.PurgedFact()),
+        wire(purged=pb.PurgedFact(purges=[purge()] * 17)),
+        wire(purged=pb.PurgedFact(purges=[purge(events=[])])),
+        wire(purged=pb.PurgedFact(purges=[purge(events=[bytes(15)])])),
+        wire(purged=pb.PurgedFact(purges=[purge(events=[bytes(16)] * 65)])),
+        wire(purged=pb.PurgedFact(purges=[pb.Purge(events=[bytes(16)])])),
+        wire(purged=pb.PurgedFact(purges=[purge(count=17)])),
+        wire(purged=pb.PurgedFact(purges=[purge(name="")])),
+        wire(purged=pb.PurgedFact(purges=[purge(software="Our own")])),
+        wire(purged=pb.PurgedFact(purges=[purge(place=bytes(17))])),
+        wire(purged=pb.PurgedFact(purges=[purge(hosts=["b.example", "a.example"])])),
+        wire(purged=pb.PurgedFact(purges=[purge(hosts=["A.example"])])),
+        wire(purged=pb.PurgedFact(purges=[purge(hosts=["x" * 254])])),
+        wire(purged=pb.PurgedFact(purges=[purge(hosts=[f"{at:0250}" for at in range(16)], count=3)])),
+        wire(resource="org:acme", purged=pb.PurgedFact(purges=[purge()])),
+        wire(resource="org:acme", cdn=pb.CdnFact()),
+        wire(cdn=pb.CdnFact(mode="In the clear")),
+        wire(cdn=pb.CdnFact(root=bytes(Cid.of(b"x")))),
+        wire(cdn=pb.CdnFact(taken=[bytes(8)])),
+        wire(cdn=cdn_fact(epoch=bytes(15))),
+        wire(cdn=cdn_fact(root=b"x")),
+        wire(cdn=cdn_fact(sealed=b"")),
+        wire(cdn=cdn_fact(taken=[b"b" * 8, b"a" * 8])),
+        wire(cdn=cdn_fact(taken=[bytes(7)])),
+        wire(cdn=cdn_fact(taken=[at.to_bytes(8, "big") for at in range(1025)])),
         wire(resource=f"peer:{PEER}", adoption=pb.Adoption(author=bytes(PEER))),
     ],
     ids=lambda one: str(one).replace("\n", " ")[:60],
@@ -120,8 +165,12 @@ def test_what_is_malformed_says_nothing(bad: pb.Payload) -> None:
 
 
 def test_a_body_of_a_later_version_is_unknown_and_keeps_its_number() -> None:
-    later = wire().SerializeToString() + bytes((0x82 | 0x80, 0x01)) + b"\x03abc"  # field 16, length-delimited
-    assert decode_payload(later[:-3] + b"abc").body == Unknown(16)
+    later = wire().SerializeToString() + bytes((0x92 | 0x80, 0x01)) + b"\x03abc"  # field 18, length-delimited
+    assert decode_payload(later[:-3] + b"abc").body == Unknown(18)
+
+
+def test_a_way_to_a_cdn_of_a_later_version_stays_shut() -> None:
+    assert decode_payload(wire(cdn=pb.CdnFact(mode="rot13")).SerializeToString()).body == Cdn()
 
 
 @pytest.mark.parametrize("access", [pb.Access(principal="anyone", action="share"), pb.Access(visibility="secret")])

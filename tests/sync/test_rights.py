@@ -96,7 +96,7 @@ def test_the_owner_and_admins_say_what_they_like(board: Board) -> None:
 
 
 def test_others_say_nothing_but_that_they_dropped_it(board: Board) -> None:
-    for body in (grant(READER), Access(visibility="public"), Edit(b"x"), Tombstone("removed"), document(), Unknown(16)):
+    for body in (grant(READER), Access(visibility="public"), Edit(b"x"), Tombstone("removed"), document(), Unknown(18)):
         assert not board.counts(board.say(READER, body))
     assert board.counts(board.say(READER, Acknowledgement(bytes(16))))
     assert not board.counts(board.say(STRANGER, Acknowledgement(bytes(16))))
@@ -189,9 +189,9 @@ def test_a_document_that_nobody_wrote_has_no_owner_and_admins_rights_alone() -> 
 
 def test_what_is_unknown_counts_from_those_who_rule(board: Board) -> None:
     board.say(OWNER, grant(DELEGATE, "admin"))
-    assert board.counts(board.say(OWNER, Unknown(16)))
-    assert board.counts(board.say(DELEGATE, Unknown(16)))
-    assert not board.counts(board.say(READER, Unknown(16)))
+    assert board.counts(board.say(OWNER, Unknown(18)))
+    assert board.counts(board.say(DELEGATE, Unknown(18)))
+    assert not board.counts(board.say(READER, Unknown(18)))
 
 
 @pytest.mark.parametrize("resource", ["org:acme", "topic:rage.global", "cert:01", f"peer:{READER}"])
@@ -251,7 +251,7 @@ bodies = st.one_of(
     st.just(document()),
     st.just(Tombstone("removed")),
     st.just(Edit(b"x")),
-    st.just(Unknown(16)),
+    st.just(Unknown(18)),
 )
 
 

@@ -220,7 +220,8 @@ class Access:
 
         Members of our own organisation see all, or what carries their tags. Others see certificates, revocations and
         node records, and of documents those that they may read: they enforce the same rights, so they see all of them.
-        Of what they could read before they see that they can no more, and that it was removed.
+        Of what they could read before they see that they can no more, and that it was removed. What we purged from CDNs
+        they do not see.
         """
         is_own = principal.organization == self._authority.organization
         if is_own and not tags:
@@ -231,6 +232,8 @@ class Access:
             kind, _, name = fact.resource.partition(":")
             if kind in ("cert", "peer"):
                 return True
+            if isinstance(fact.body, kinds.Purged):
+                return is_own  # which CDNs we have is nobody else's business, nor do theirs wait for ours
             if kind != "doc":
                 return is_own
             if chosen and not self._is_chosen(organization, name, chosen):

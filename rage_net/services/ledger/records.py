@@ -22,7 +22,7 @@ from rage_net.chunk.documents import Document, Documents
 from rage_net.chunk.shelf import drop_attested
 from rage_net.chunk.store import ChunkStore
 from rage_net.env import Env
-from rage_net.errors import NotFoundError, UsageError
+from rage_net.errors import AccessDeniedError, NotFoundError, UsageError
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.replication.policy import Policies, Subject
 from rage_net.replication.usage import changed_policy
@@ -30,8 +30,9 @@ from rage_net.services.ledger.access import Access
 from rage_net.sync import facts as kinds
 from rage_net.sync.catalog import ChangeError, Changes, check
 from rage_net.sync.documents import DocumentRow
-from rage_net.sync.facts import Fact, New
+from rage_net.sync.facts import Fact, New, PurgedProvider
 from rage_net.sync.log import Log
+from rage_net.sync.purges import add_purges, purged_by
 from rage_net.verbs.chunk import Visibility
 
 log = logging.getLogger("rage.records")
@@ -293,6 +294,42 @@ class Records:
             for fact in facts
             if isinstance(fact.body, kinds.Acknowledgement) and fact.body.tombstone in tombstones
         )
+
+    # --- what CDNs hold ---
+
+    def tell_purged(self, doc_id: str, events: Sequence[bytes], providers: Sequence[PurgedProvider]) -> list[Fact]:
+        """Say that a document of our organisation is gone from these CDNs, as these events asked.
+
+        Nothing is written where nobody would heed it, as this node does not rule the document: then the others that
+        wait purge, too. Give what is written to `sharing.written`.
+        """
+        resource = f"doc:{doc_id}"
+        try:
+            self._access.require_admin(self._organization, resource)
+        except AccessDeniedError:
+            return []
+        in_force = self._access.rights(self._organization, resource).in_force
+        mine = [fact.body for fact in in_force if fact.author == self._own and isinstance(fact.body, kinds.Purged)]
+        body = add_purges(mine, events, providers)
+        if body is None:
+            return []
+        facts = self._log.append(self._organization, [New(resource, body)])
+        self._access.forget(facts)
+        return facts
+
+    def purged_by(
+        self, doc_id: str, event: bytes, organization: str = ""
+    ) -> list[tuple[PeerId, tuple[PurgedProvider, ...]]]:
+        """Other nodes that rule the document and say that they purged it for this event, and from which CDNs.
+
+        Whether these are CDNs of ours, too, says `sync.purges.covers`.
+        """
+        rights = self._access.rights(organization or self._organization, f"doc:{doc_id}")
+        return [
+            (fact.author, providers)
+            for fact, providers in purged_by(rights.in_force, event)
+            if fact.author != self._own
+        ]
 
 
 def _visibility(access: AccessList) -> Visibility:
