@@ -9,15 +9,15 @@ Source: design D9, D10; issue 5, section G; the S3 API reference, "Error respons
 
 from __future__ import annotations
 
-import functools
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from rage_net.aws import REFUSED, BrokenOff, Outcome, classify, connect, said_by
 from rage_net.durable import SECRET
 from rage_net.errors import AccessDeniedError, ConfigError, RageError, StorageFullError, UnavailableError
 
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CONNECT_S = 10.0
-"""For a connection, and for sending a body over a new one: 4 MiB at 400 kB/s."""
-READ_S = 15.0
-"""For the next bytes of an answer."""
 DEADLINE_S = 30.0
 """After this no further attempt begins: threads that wait are few, and the store's other work needs them."""
 BODY_S_MAX = 60.0
@@ -42,30 +38,8 @@ REST_S = 5.0
 """How long nothing is sent after all attempts failed; what is asked meanwhile fails at once. Then one attempt tells."""
 RELOAD_S = 10.0
 """Between two readings of credentials that were refused."""
-CONNECTIONS = 16
-"""Kept open: blocking threads, those of puts, and those that delete."""
 PAGE_KEYS = 1000
 """In one page of a listing: what S3 gives at most."""
-SAID_CHARS_MAX = 200
-"""Of a server's own words, in an error."""
-
-BUSY = frozenset(
-    {
-        *("SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "Throttling", "ThrottlingException"),
-        *("TooManyRequests", "RequestLimitExceeded", "OperationAborted", "ConditionalRequestConflict"),
-    }
-)
-"""Codes that pass by themselves, whatever their status."""
-REFUSED = frozenset(
-    {
-        *("AccessDenied", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidClientTokenId"),
-        *("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken", "401", "403"),
-    }
-)
-"""Codes about who asks."""
-FULL = frozenset(["XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "507"])
-
-Outcome = Literal["missing", "there", "busy", "broken", "refused", "unsupported", "full", "setup"]
 
 log = logging.getLogger(__name__)
 
@@ -119,8 +93,6 @@ class Bucket:
         """While it rests: what the last attempt came to."""
         self._problem: RageError | None = None
         self._is_conditional = True
-        for name in ("boto3", "botocore", "urllib3"):  # at their lower levels they write requests, signatures and all
-            logging.getLogger(name).setLevel(logging.WARNING)
         self._client = self._connect()
 
     @property
@@ -292,33 +264,12 @@ class Bucket:
             return True
 
     def _connect(self) -> Any:
-        import boto3
-        import botocore.session
-        from botocore.config import Config
         from botocore.exceptions import BotoCoreError
 
         place = self.place
-        style = "path" if place.endpoint else "auto"
         try:
-            core = botocore.session.get_session()
-            core.register_component("data_loader", _loader())
-            if place.credentials_file is not None:
-                core.set_credentials(**read_credentials(place.credentials_file))
-            return boto3.session.Session(botocore_session=core).client(
-                "s3",
-                endpoint_url=place.endpoint,
-                region_name=place.region or core.get_config_variable("region") or "us-east-1",
-                config=Config(
-                    connect_timeout=CONNECT_S,
-                    read_timeout=READ_S,
-                    retries={"total_max_attempts": 1},
-                    max_pool_connections=CONNECTIONS,
-                    # Servers that are not AWS know no trailing checksums; a signed payload is checked by all of them.
-                    request_checksum_calculation="when_required",
-                    response_checksum_validation="when_required",
-                    s3={"addressing_style": style, "payload_signing_enabled": True},
-                ),
-            )
+            keys = None if place.credentials_file is None else read_credentials(place.credentials_file)
+            return connect("s3", endpoint=place.endpoint, region=place.region, keys=keys)[0]
         except (BotoCoreError, ValueError) as error:
             raise self._explain("open the object store", "setup", type(error).__name__, error) from error
 
@@ -341,18 +292,6 @@ class Bucket:
                 return ConfigError(
                     message, why=f"{where} says {said}", mend=_mends(code, self.place), id="objects-setup"
                 )
-
-
-@functools.cache
-def _loader() -> Any:
-    """What reads botocore's descriptions of services, which takes longer than all else of making a client: once."""
-    import botocore.loaders
-
-    return botocore.loaders.create_loader()
-
-
-class BrokenOff(Exception):
-    """Fewer bytes came than were announced."""
 
 
 def read_credentials(path: Path) -> Mapping[str, str | None]:
@@ -398,52 +337,6 @@ def read_credentials(path: Path) -> Mapping[str, str | None]:
     return {"access_key": found.access_key, "secret_key": found.secret_key, "token": found.token}
 
 
-def classify(error: Exception) -> tuple[Outcome, str]:
-    """What a failure means for the caller, and its code. What is none of the library's passes through as it is."""
-    from botocore import exceptions as core
-    from botocore.parsers import ResponseParserError
-    from urllib3.exceptions import HTTPError
-
-    if isinstance(error, core.ClientError):
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        return _sort(code, status, error.operation_name), code
-    broken = (
-        BrokenOff,
-        core.IncompleteReadError,
-        core.ResponseStreamingError,
-        HTTPError,
-        ConnectionError,
-        TimeoutError,
-    )
-    if isinstance(error, broken):
-        return "broken", "BrokenOff"
-    transient = (core.HTTPClientError, core.ConnectionError, core.CredentialRetrievalError, core.MetadataRetrievalError)
-    if isinstance(error, (*transient, ResponseParserError)):
-        return "busy", type(error).__name__
-    if isinstance(error, core.NoCredentialsError | core.PartialCredentialsError | core.ProfileNotFound):
-        return "refused", type(error).__name__
-    if isinstance(error, core.BotoCoreError | OSError):  # an OSError is no answer: least of all that a file is missing
-        return "setup", type(error).__name__
-    raise error
-
-
-def _sort(code: str, status: int, operation: str) -> Outcome:
-    if code == "NoSuchKey" or (code == "404" and operation == "HeadObject"):
-        return "missing"
-    if status == 412:
-        return "there"
-    if code in FULL or status == 507:
-        return "full"
-    if code in BUSY or status == 429:
-        return "busy"
-    if code in REFUSED or status in (401, 403):
-        return "refused"
-    if status == 501 and operation == "PutObject":
-        return "unsupported"
-    return "busy" if status >= 500 else "setup"
-
-
 def _mends(code: str, place: Place) -> tuple[str, ...]:
     match code:
         case "NoSuchBucket":
@@ -461,16 +354,3 @@ def _mends(code: str, place: Place) -> tuple[str, ...]:
             )
         case _:
             return ("see network.store.uri and network.store.endpoint", "rage config check")
-
-
-def said_by(error: Exception) -> str:
-    """A failure in the words of the server or of the library: one line, printable, not long."""
-    response = getattr(error, "response", None)
-    if isinstance(response, dict) and "Error" in response:
-        found = response["Error"]
-        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", "")
-        text = f"{status} {found.get('Code', '')}: {found.get('Message', '')}"
-    else:
-        text = str(error) or type(error).__name__
-    line = "".join(char if char.isprintable() else " " for char in text)
-    return line if len(line) <= SAID_CHARS_MAX else f"{line[:SAID_CHARS_MAX]}…"

@@ -17,6 +17,7 @@ from typing import Any
 import object_store
 import pytest
 
+from rage_net.aws import SAID_CHARS_MAX, said_by
 from rage_net.chunk import bucket as calls
 from rage_net.chunk.bucket import Bucket, Place
 from rage_net.chunk.disk_cache import DiskCache
@@ -465,8 +466,8 @@ def test_words_of_a_server_are_one_printable_line() -> None:
     from botocore.exceptions import ClientError
 
     answer = {"Error": {"Code": "X", "Message": "a\x1b[2J\nb" * 1000}, "ResponseMetadata": {"HTTPStatusCode": 400}}
-    said = calls.said_by(ClientError(answer, "GetObject"))
-    assert said.isprintable() and len(said) <= calls.SAID_CHARS_MAX + 1
+    said = said_by(ClientError(answer, "GetObject"))
+    assert said.isprintable() and len(said) <= SAID_CHARS_MAX + 1
 
 
 def test_an_object_larger_than_any_chunk_is_not_read(opened: Open, rng: random.Random) -> None:
