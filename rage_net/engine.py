@@ -14,7 +14,7 @@ import asyncio
 import functools
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import CancelledError
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rage_net import (
     __version__,
     acl_verbs,
+    cdn_verbs,
     cert_verbs,
     glance,
     network_verbs,
@@ -48,16 +49,18 @@ from rage_net.config import Config
 from rage_net.denials import Denials
 from rage_net.env import Env, SystemEnv
 from rage_net.errors import NotFoundError, StorageFullError, UnavailableError, UsageError
+from rage_net.fronts import WaysIn
 from rage_net.gate import Answer, Gate
 from rage_net.home import Home
 from rage_net.metrics import Metrics
-from rage_net.services.retrieval import Retrieval, Stage, Want
+from rage_net.services.retrieval import Retrieval, Stage, Want, later
 from rage_net.services.retrieval.counted import Counted
 from rage_net.verbs import Progress, Sink, Source, Verb
 from rage_net.verbs import chunk as chunks
 from rage_net.verbs import node as nodes
 
 if TYPE_CHECKING:
+    from rage_net.cdns import Cdns
     from rage_net.libp2p.transport import Transport
     from rage_net.metadata import Metadata
     from rage_net.online import Online
@@ -113,8 +116,8 @@ class Engine:
         self.documents = Documents(store)
         self.documents.new_id = self._new_document_id
         self.retrieval = Retrieval(store, env, metrics)
-        self.cdn: Stage | None = None
-        """Where CDNs are configured: the stage that asks them."""
+        self.ways_in = WaysIn(self)
+        """The CDNs that serve this node, opened when they are first needed."""
         self.env = env
         self.metrics = metrics
         store.on_lost.append(lambda cid, found_by: metrics.rot.add(1, found_by))
@@ -138,6 +141,8 @@ class Engine:
         self._transports = transports
         self._online: Online | None = None
         self._going_online = asyncio.Lock()
+        self._cdns: Cdns | None = None
+        self._opening_cdns = asyncio.Lock()
         self._closing = AsyncExitStack()
 
     @classmethod
@@ -179,6 +184,7 @@ class Engine:
             metrics = metrics or Metrics()
             engine = cls(home, config, store, env, metrics, metadata, serves=serves, transports=transports)
             stack.push_async_callback(engine.denials.close)
+            stack.push_async_callback(engine.ways_in.close)
             async with engine._closing:
                 yield engine
 
@@ -210,6 +216,8 @@ class Engine:
         sharing.check_words(self, verb.name, verb.tags)
         result = await self._stoppable(functools.partial(self._put, verb, source, report))
         await sharing.publish(self, result.doc_id)
+        if self.metadata is None:
+            await self.reconsider_cdns([result.doc_id], is_ours=True)
         if verb.wait:
             within_s = verb.wait_s - (self.env.monotonic() - started)
             replicas, wanted = await replication_verbs.wait_for_copies(self, result.doc_id, verb.wait, within_s, report)
@@ -235,6 +243,8 @@ class Engine:
             await self._count_use(root)
         if outcomes.gave and want.join and want.cache and await self.env.blocking(self.is_public, root):
             self._announce(root, is_fetched=True)
+            if outcomes.sources["p2p"] and self.serves:
+                self.ways_in.note_fill(root)
         seconds = round(self.env.monotonic() - started, 3)
         return chunks.GetChunkResult(str(root), outcomes.size, "", outcomes.sources, seconds)
 
@@ -254,6 +264,8 @@ class Engine:
             return await sharing.remove_everywhere(self, verb)
         removed = await self.env.blocking(views.remove_documents, self.documents, verb)
         self.read_roots_anew()
+        if not verb.dry_run:
+            await self.reconsider_cdns([document.doc_id for document in removed.removed], is_ours=True)
         return removed
 
     async def verify_chunks(self, verb: chunks.VerifyChunks, report: Report) -> chunks.VerifyChunksResult:
@@ -391,18 +403,20 @@ class Engine:
 
     async def stages(self, root: Cid, sources: Sequence[str], named: Sequence[str]) -> Sequence[Stage]:
         """Where a download looks, best first: the CDN, peers, those that servers name, those that the DHT does."""
+        found = await self.ways_in.stages(root, sources) if "cdn" in sources else []
+        if "p2p" not in sources:
+            return found
+        if not found or self.is_online:
+            return [*found, *(await self._stages_of_peers(root, named))]
+        return [*found, later("peers", functools.partial(self._stages_of_peers, root, named))]
+
+    async def _stages_of_peers(self, root: Cid, named: Sequence[str]) -> Sequence[Stage]:
         from rage_net import lookups
 
         online = await self.online()
-        found = []
-        if "cdn" in sources and self.cdn is not None:
-            found.append(self.cdn)
-        if "p2p" in sources:
-            may_ask = await self.may_ask(root)
-            holders = self.retrieval.holders(root)
-            dial_known = not self.serves
-            found += lookups.stages(online, root, named, holders, dial_known=dial_known, may_ask=may_ask)
-        return found
+        holders = self.retrieval.holders(root)
+        may_ask = await self.may_ask(root)
+        return lookups.stages(online, root, named, holders, dial_known=not self.serves, may_ask=may_ask)
 
     def syncing(self) -> Syncing | None:
         """The exchange of logs, once the network has started; None before, and on an open node."""
@@ -450,6 +464,27 @@ class Engine:
         routing = self._online.routing if self._online is not None and self.serves else None
         if routing is not None:
             (routing.fetched if is_fetched else routing.put)(root)
+
+    # --- CDNs, when they are needed ---
+
+    async def cdns(self) -> Cdns:
+        """The CDNs of cdn.yaml and the journal of purges, opened now if they were not. Raises ConfigError."""
+        from rage_net.cdns import open_cdns
+
+        async with self._opening_cdns:
+            if self._cdns is None:
+                self._cdns = await self._closing.enter_async_context(open_cdns(self))
+            return self._cdns
+
+    async def reconsider_cdns(self, doc_ids: Collection[str] | None, *, is_ours: bool) -> None:
+        """What is public may have changed, and is so here: what CDNs may have no more is purged.
+
+        A command alone looks only where a node of this home has had CDNs, and stays for the first answers.
+        """
+        from rage_net.cdns import has_any, look_and_wait
+
+        if self._cdns is not None or await self.env.blocking(has_any, self.home):
+            await look_and_wait(self, await self.cdns(), doc_ids, is_ours=is_ours)
 
     # --- blocking halves of the verbs ---
 
@@ -620,4 +655,5 @@ VERBS: dict[type[Verb[Any]], Callable[[Engine, Any, Io], Awaitable[Any]]] = {
     **cert_verbs.VERBS,
     **acl_verbs.VERBS,
     **replication_verbs.VERBS,
+    **cdn_verbs.VERBS,
 }

@@ -105,6 +105,11 @@ class Home:
         return self.root / "discovered"
 
     @property
+    def edges(self) -> Path:
+        """What is known of the health of CDNs' edges: JSON."""
+        return self.root / "edges.json"
+
+    @property
     def log(self) -> Path:
         """The signed log of metadata: SQLite."""
         return self.root / "log.db"

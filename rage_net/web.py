@@ -158,6 +158,7 @@ class Web:
         content_type: str | None,
         *,
         judge: bool,
+        connect_s: float | None = None,
     ) -> Answer:
         import httpx
 
@@ -167,7 +168,7 @@ class Web:
             "User-Agent": self._agent,
             **(headers or {}),
         }
-        timeouts = {"timeout": httpx.Timeout(timeout_s).as_dict()}
+        timeouts = {"timeout": httpx.Timeout(timeout_s, connect=connect_s or timeout_s).as_dict()}
         host = url
         began = self._clock()
         try:
@@ -184,6 +185,9 @@ class Web:
                 finally:
                     with suppress(httpx.HTTPError):
                         await response.aclose()
+        except httpx.ConnectTimeout as error:
+            within_s = connect_s or timeout_s
+            raise UnavailableError(f"{host} took no connection within {within_s:g} s", id="timeout") from error
         except (TimeoutError, httpx.TimeoutException) as error:
             raise UnavailableError(f"{host} did not answer within {timeout_s:g} s", id="timeout") from error
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError) as error:
@@ -197,10 +201,16 @@ class Web:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float = TIMEOUT_S,
+        connect_s: float | None = None,
         bytes_max: int = ANSWER_BYTES_MAX,
     ) -> Answer:
-        """One exchange whose status, type and redirects are the caller's to judge; else as `request`."""
-        return await self._exchange(method, url, body, headers, timeout_s, bytes_max, None, judge=False)
+        """One exchange whose status, type and redirects are the caller's to judge; else as `request`.
+
+        connect_s: for a new connection alone, where it may take no longer than a part of the whole.
+        """
+        return await self._exchange(
+            method, url, body, headers, timeout_s, bytes_max, None, judge=False, connect_s=connect_s
+        )
 
     async def _open(self) -> httpx.AsyncBaseTransport:
         if self._transport is None:
@@ -313,7 +323,9 @@ def _mapped(error: Exception, host: str, url: str) -> RageError:
     if isinstance(error, (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError)):
         return UsageError(f"{_shown(url)} is no address of a web server", why=_shown(str(error)))
     if isinstance(error, (httpx.ProtocolError, httpx.DecodingError, httpx.StreamError)):
-        return PeerProtocolError(f"{host} does not speak HTTP as it should", why=_shown(str(error)))
+        is_cut = isinstance(error, httpx.RemoteProtocolError) and "complete message body" in str(error)
+        said = "ended before its answer did" if is_cut else "does not speak HTTP as it should"
+        return PeerProtocolError(f"{host} {said}", why=_shown(str(error)), id="answer-truncated" if is_cut else None)
     why = _shown(str(error)) or type(error).__name__
     return UnavailableError(f"{host} cannot be reached", why=why, id="server-unreachable")
 

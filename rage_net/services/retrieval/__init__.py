@@ -25,13 +25,13 @@ from rage_net.env import Env
 from rage_net.errors import ConfigError, IntegrityError, NotFoundError, RageError, UnavailableError
 from rage_net.messages import Traffic
 from rage_net.services.retrieval.remote import Remote
-from rage_net.services.retrieval.source import Kind, Source, Stage, Way, known
+from rage_net.services.retrieval.source import Kind, Source, Stage, Way, known, later
 from rage_net.verbs import Sink
 
 if TYPE_CHECKING:
     from rage_net.metrics import Metrics
 
-__all__ = ["Kind", "Outcomes", "Retrieval", "Source", "Stage", "Want", "Way", "known"]
+__all__ = ["Kind", "Outcomes", "Retrieval", "Source", "Stage", "Want", "Way", "known", "later"]
 
 WINDOW_BYTES = 16 << 20
 """Plain bytes on their way or waiting for the reader: what keeps two sources busy, in flat memory."""

@@ -138,8 +138,21 @@ class Remote:
         """The next stage, once those before it have nobody left to ask, or have brought nothing for too long."""
         while self._stages and (now >= self._stage_at or (not self._searching and self._schedule.hopeless())):
             self._searching += 1
-            self._stage_at = now + PATIENCE_FIRST_S
-            self._spawn(self._search(self._stages.popleft()))
+            stage = self._stages.popleft()
+            self._stage_at = now + (PATIENCE_FIRST_S if stage.patience_s is None else stage.patience_s)
+            self._spawn(self._search(stage) if stage.more is None else self._find_more(stage.name, stage.more))
+
+    async def _find_more(self, name: str, more: Callable[[], Awaitable[Sequence[Stage]]]) -> None:
+        """Put the stages that one stood for in its place."""
+        assert self._stages is not None
+        try:
+            self._stages.extendleft(reversed(await more()))
+            self._stage_at = 0.0
+        except RageError as error:
+            self._note(name, error)
+        finally:
+            self._searching -= 1
+            self._wake.set()
 
     async def _search(self, stage: Stage) -> None:
         """Try each way that the stage learns of, several at once."""
@@ -354,7 +367,7 @@ def _outcome_of(error: RageError) -> Outcome:
         return "missing"
     if isinstance(error, IntegrityError):
         return "wrong"
-    if isinstance(error, PeerProtocolError) or error.id == "peer-gone":
+    if isinstance(error, PeerProtocolError) or error.id in ("peer-gone", "cdn-unreachable"):
         return "dead"
     if error.id == "stalled":
         return "slow"

@@ -79,13 +79,30 @@ class Stage:
     ways: Callable[[], AsyncIterator[Way]]
     nobody: str = "knows nobody to ask"
     """What it says when it gave no way."""
+    patience_s: float | None = None
+    """The next stage begins after so long although this one may bring something yet; None: after the usual time."""
+    more: Callable[[], Awaitable[Sequence[Stage]]] | None = None
+    """The stages in whose place this one stands, where finding them costs something: it has no ways of its own."""
 
 
-def known(name: str, ways: Iterable[Way], nobody: str = "knows nobody to ask") -> Stage:
+async def _no_ways() -> AsyncIterator[Way]:
+    nobody: tuple[Way, ...] = ()
+    for way in nobody:
+        yield way
+
+
+def later(name: str, more: Callable[[], Awaitable[Sequence[Stage]]]) -> Stage:
+    """Stages that are found when it is their turn, and not at all when those before them suffice."""
+    return Stage(name, _no_ways, more=more)
+
+
+def known(
+    name: str, ways: Iterable[Way], nobody: str = "knows nobody to ask", patience_s: float | None = None
+) -> Stage:
     """A stage whose ways are known already."""
 
     async def each() -> AsyncIterator[Way]:
         for way in ways:
             yield way
 
-    return Stage(name, each, nobody)
+    return Stage(name, each, nobody, patience_s)

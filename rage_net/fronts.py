@@ -1,0 +1,174 @@
+"""The way in through CDNs: whether a root may be asked of them, their stages of a download, and filling them.
+
+They are opened when a download first looks elsewhere, because cdn.yaml and an HTTP client cost more than a look into
+the store. What is asked of a third party tells it what is looked for, so a node with a CA asks a CDN for public roots
+alone, as it does the DHT; one of which nothing is known it asks for when it was told to look there and nowhere else.
+The operator's own edges are no third party.
+
+Not here: requests, breakers (services.fronting). Source: seed, "Retrieval Flow"; issue 6, D; design D7.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rage_net import config as configuration
+from rage_net import env as environment
+from rage_net import sharing
+from rage_net.chunk import manifest
+from rage_net.cid import Cid
+from rage_net.errors import ConfigError, RageError, UnavailableError
+from rage_net.services.retrieval import Source, Stage, Way, known
+from rage_net.web import Web
+
+if TYPE_CHECKING:
+    from rage_net.engine import Engine
+    from rage_net.services.fronting import Fills, Front, Fronting
+
+NONE_CONFIGURED = "no CDN is configured that serves this node"
+NOT_PUBLIC = "not asked: the chunk is not known to be public"
+
+
+class WaysIn:
+    """The CDNs of one engine, opened when they are first needed."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._opening = asyncio.Lock()
+        self._is_open = False
+        self._problem: ConfigError | None = None
+        self._fronting: Fronting | None = None
+        self._fills: Fills | None = None
+        self._webs: dict[Path | None, Web] = {}
+        self._closing = AsyncExitStack()
+
+    async def open(self) -> Fronting | None:
+        """The CDNs that serve this node; None where there is none. Raises ConfigError for what is wrong in cdn.yaml."""
+        async with self._opening:
+            if not self._is_open:
+                try:
+                    self._fronting = await self._make()
+                    self._problem = None
+                    self._is_open = True
+                except ConfigError as error:
+                    self._problem = error  # it may be mended while a node runs
+                    raise
+        return self._fronting
+
+    async def close(self) -> None:
+        """Keep what was learnt of the edges, and close connections."""
+        if self._fronting is not None:
+            await self._engine.env.blocking(self._fronting.save)
+        await self._closing.aclose()
+
+    async def _make(self) -> Fronting | None:
+        engine = self._engine
+        if not engine.config.network.cdn.enabled:
+            return None
+        environ = environment.read_environment()
+        cdn = await engine.env.blocking(functools.partial(configuration.load_cdn, engine.config, environ=environ))
+        if not cdn.enabled or not cdn.providers:
+            return None
+        from rage_net.services.fronting import Fills, Fronting, fronts
+
+        served = fronts(cdn.providers, engine.config.network.geo)
+        if not served:
+            return None
+        made = Fronting(
+            served,
+            engine.env,
+            engine.metrics,
+            self.web,
+            file=engine.home.edges,
+            tells_public=engine.config.network.security.ca_cert is None,
+        )
+        await engine.env.blocking(made.load)
+        blocks = functools.partial(manifest.blocks, load=engine.store.get)
+        self._fills = Fills(engine.env, blocks, made.fill)
+        return made
+
+    def web(self, ca_file: Path | None = None) -> Web:
+        """A client that trusts the certificates of a file, or the system's."""
+        found = self._webs.get(ca_file)
+        if found is None:
+            found = self._webs[ca_file] = Web(ca_file=ca_file)
+            self._closing.push_async_exit(found)
+        return found
+
+    # --- downloads ---
+
+    async def stages(self, root: Cid, sources: Sequence[str]) -> list[Stage]:
+        """Stages of CDNs for a download, by priority; what is wrong in cdn.yaml is told as what they say.
+
+        Raises: ConfigError, where nothing else may be asked.
+        """
+        is_named = "p2p" not in sources
+        try:
+            fronting = await self.open()
+        except ConfigError as error:
+            if is_named:
+                raise
+            return [_failed(error)]
+        if fronting is None:
+            return [known("cdn", (), NONE_CONFIGURED)] if is_named else []
+        own_only = not await self.may_ask(root, is_named=is_named)
+        levels = fronting.levels(own_only=own_only)
+        if not levels:
+            return [known("cdn", (), NOT_PUBLIC)]
+        return [
+            known("cdn", [_way(fronting, front) for front in level], patience_s=fronting.patience_s(level, len(levels)))
+            for level in levels
+        ]
+
+    async def may_ask(self, root: Cid, *, is_named: bool) -> bool:
+        """Whether third parties may learn that this root is looked for. `is_named`: they alone were to be asked."""
+        engine = self._engine
+        if await engine.may_ask(root):
+            return True
+        assert engine.metadata is not None  # there is a CA
+        visibilities = await engine.env.blocking(self._visibilities, root)
+        return "public" in visibilities or (is_named and not visibilities)
+
+    def _visibilities(self, root: Cid) -> set[str]:
+        """Of the documents of catalogs that a root is. Blocking."""
+        metadata = self._engine.metadata
+        assert metadata is not None
+        found = set()
+        for row in sharing.catalog_rows(metadata, str(root)):
+            access = metadata.access.access_of(row.organization, row.doc_id)
+            found.add(access.visibility if access is not None and not row.is_dead else "")
+        return found
+
+    # --- filling ---
+
+    def note_fill(self, root: Cid) -> None:
+        """Peers had to give this public root: CDNs should have it. Queued; dropped where too many wait."""
+        if self._fills is not None:
+            self._fills.note(root)
+
+    async def fill(self) -> None:
+        """One round of what is queued: a node's job."""
+        if self._fills is not None:
+            await self._fills.round()
+
+
+def _way(fronting: Fronting, front: Front) -> Way:
+    from rage_net.services.fronting import Chunks
+
+    async def reach() -> Source:
+        fronting.check_asked(front)
+        return Chunks(fronting, front)
+
+    return Way(f"cdn {front.provider}", reach, is_holder=True)
+
+
+def _failed(error: RageError) -> Stage:
+    async def reach() -> Source:
+        raise UnavailableError(error.message, why=error.why, mend=error.mend)
+
+    return known("cdn", [Way("cdn", reach)], patience_s=0.0)
