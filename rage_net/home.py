@@ -120,6 +120,11 @@ class Home:
         return self.root / "replicas.db"
 
     @property
+    def sealed(self) -> Path:
+        """Keys of documents that go to CDNs encrypted: SQLite, 0600."""
+        return self.root / "sealed.db"
+
+    @property
     def synced(self) -> Path:
         """When the log was last compared with another node's of the organisation; text, seconds since the epoch."""
         return self.root / "synced"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from rage_net.cid import BLOCK_BYTES_MAX, Cid, CidError
@@ -196,6 +196,70 @@ def _parse(message: Message, data: bytes, limit: int) -> None:
         message.ParseFromString(data)
     except DecodeError:
         raise RemoteProtocolError("the bytes are no message of this protocol") from None
+
+
+# --- keys of sealed documents ---------------------------------------------------------------------------------------
+
+KEY_PROTOCOL = "/rage/key/1.0.0"
+KEY_MESSAGE_BYTES_MAX = 512
+"""Of a request, and of an answer."""
+EPOCH_BYTES = 16
+KEY_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRequest:
+    """The key of a document's epoch."""
+
+    organization: str
+    doc_id: str
+    epoch: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeyResponse:
+    """The key, with status 200 alone."""
+
+    status: int
+    key: bytes = field(default=b"", repr=False)
+
+
+def encode_key_request(request: KeyRequest) -> bytes:
+    """The request as protobuf, without its length."""
+    from rage_net.pb import rage_pb2 as pb
+
+    wire = pb.KeyRequest(organization=request.organization, doc_id=request.doc_id, epoch=request.epoch)
+    return wire.SerializeToString()
+
+
+def decode_key_request(data: bytes) -> KeyRequest:
+    """Read a request. Raises: RemoteProtocolError."""
+    from rage_net.pb import rage_pb2 as pb
+
+    wire = pb.KeyRequest()
+    _parse(wire, data, KEY_MESSAGE_BYTES_MAX)
+    organization = _check_word(wire.organization, WORD_BYTES_MAX)
+    if not organization or not DOC_ID.fullmatch(wire.doc_id) or len(wire.epoch) != EPOCH_BYTES:
+        raise RemoteProtocolError("asks for the key of what is no document's epoch")
+    return KeyRequest(organization, wire.doc_id, wire.epoch)
+
+
+def encode_key_response(response: KeyResponse) -> bytes:
+    """The response as protobuf, without its length."""
+    from rage_net.pb import rage_pb2 as pb
+
+    return pb.KeyResponse(status=response.status, key=response.key).SerializeToString()
+
+
+def decode_key_response(data: bytes) -> KeyResponse:
+    """Read a response. Raises: RemoteProtocolError."""
+    from rage_net.pb import rage_pb2 as pb
+
+    wire = pb.KeyResponse()
+    _parse(wire, data, KEY_MESSAGE_BYTES_MAX)
+    if len(wire.key) != (KEY_BYTES if wire.status == OK else 0):
+        raise RemoteProtocolError("answers with what is no key")
+    return KeyResponse(wire.status, wire.key)
 
 
 # --- gossip -----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ Opened with the engine.
     authority  whom we believe, what authors may do           services
     access     rights, compiled                               services
     records    documents as facts, facts as documents         services
+    cdns       what CDNs may hold of documents                services
+    sealed     keys of documents that go there encrypted      cdn
 
 Blocking throughout: reached through `env.blocking`. Source: design D6, D8; ARCHITECTURE.
 """
@@ -18,7 +20,8 @@ from typing import TYPE_CHECKING
 
 from rage_net import durable
 from rage_net import home as homes
-from rage_net.acl import Strategy
+from rage_net.acl import AccessList, Strategy
+from rage_net.cdn.keyfile import KeyFile
 from rage_net.cert import verify_chain
 from rage_net.chunk.documents import Documents
 from rage_net.chunk.store import ChunkStore
@@ -30,6 +33,7 @@ from rage_net.libp2p.peer_id import PeerId
 from rage_net.replication.place import Candidate
 from rage_net.services.ledger.access import Access
 from rage_net.services.ledger.authority import Authority
+from rage_net.services.ledger.cdns import Cdns
 from rage_net.services.ledger.records import Records
 from rage_net.services.trust import Files
 from rage_net.sync import facts as kinds
@@ -60,6 +64,8 @@ class Metadata:
         self.authority = Authority(log, self.organization, own, credentials.anchors, env.now)
         self.access = Access(log, self.authority, own, _strategies(network.sync.conflicts), env.now)
         self.records = Records(store, documents, log, self.access, self.organization, own, env)
+        self.cdns = Cdns(log, self.access, self.authority, self.organization, own, env.now)
+        self.sealed = KeyFile(home.sealed)
         self.is_read_only = network.sync.read_only
         self._home = home
         self.now = env.now
@@ -176,6 +182,11 @@ class Metadata:
                 id="not-certified",
             )
 
+    def living_access(self, organization: str, doc_id: str) -> AccessList | None:
+        """The rights of a document that was not removed; None where the log has none."""
+        rights = self.access.rights(organization, f"doc:{doc_id}")
+        return rights.access if rights.facts and not rights.is_dead else None
+
     # --- how fresh the log is ---
 
     @property
@@ -230,9 +241,12 @@ def open_metadata(
     try:
         own = PeerId.from_public_key(key.public_key())
         metadata = Metadata(home, config, log, own, store, documents, env)
-        metadata.rejudge()
-        metadata.reload()
-        yield metadata
+        try:
+            metadata.rejudge()
+            metadata.reload()
+            yield metadata
+        finally:
+            metadata.sealed.close()
     finally:
         log.close()
 

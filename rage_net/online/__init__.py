@@ -62,6 +62,7 @@ from rage_net.services.membership import Membership
 from rage_net.services.presence import TOPIC, Presence
 from rage_net.services.replicating import Replicating
 from rage_net.services.routing import Routing
+from rage_net.services.sealing import Keys
 from rage_net.services.syncing import OnFacts, Syncing
 from rage_net.services.trust import Trust
 from rage_net.services.trust.enrolment import Renewal
@@ -88,6 +89,8 @@ class Online:
     replicating: Replicating | None
     """On a node with a CA, where replication is not switched off."""
     exchange: Exchange
+    keys: Keys | None
+    """Of documents that go to CDNs encrypted; on a node with a CA."""
     membership: Membership
     discovering: Discovering
     servers: Client | None
@@ -136,8 +139,17 @@ async def go_online(
         trust = await make_trust(home, config, env, swarm, metadata)
         pacing = make_pacing(config, env, metrics)
         exchange = Exchange(store, env, rules, metrics, principal_of=trust.principal_of, denials=denials, pacing=pacing)
-        syncing = None
+        syncing = keys = None
         if metadata is not None:
+            keys = Keys(
+                metadata.sealed,
+                env,
+                metrics,
+                rules,
+                principal_of=trust.principal_of,
+                access_of=metadata.living_access,
+                denials=denials,
+            )
             exchange.gate.access_of = metadata.access.access_of
             syncing = make_syncing(config, env, metrics, swarm, trust, metadata, rules, denials, on_facts, pacing)
 
@@ -145,6 +157,8 @@ async def go_online(
             swarm.handle(messages.CHUNK_PROTOCOL, exchange.serve)
             if syncing is not None:
                 swarm.handle(messages.SYNC_PROTOCOL, syncing.serve)
+            if keys is not None:
+                swarm.handle(messages.KEY_PROTOCOL, keys.serve)
 
         if serves:
             offer()
@@ -227,6 +241,7 @@ async def go_online(
             syncing,
             replicating,
             exchange,
+            keys,
             membership,
             discovering,
             servers,

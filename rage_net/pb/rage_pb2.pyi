@@ -232,6 +232,54 @@ class DocumentId(google.protobuf.message.Message):
 global___DocumentId = DocumentId
 
 @typing.final
+class KeyRequest(google.protobuf.message.Message):
+    """Protocol /rage/key/1.0.0, a stream a request: the key of a document's epoch (contracts/sealed.md), over the encrypted
+    connection to the peer that Noise proved. The caller sends KeyRequest and half-closes. At most 512 bytes each way.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ORGANIZATION_FIELD_NUMBER: builtins.int
+    DOC_ID_FIELD_NUMBER: builtins.int
+    EPOCH_FIELD_NUMBER: builtins.int
+    organization: builtins.str
+    doc_id: builtins.str
+    epoch: builtins.bytes
+    """16 bytes"""
+    def __init__(
+        self,
+        *,
+        organization: builtins.str = ...,
+        doc_id: builtins.str = ...,
+        epoch: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["doc_id", b"doc_id", "epoch", b"epoch", "organization", b"organization"]) -> None: ...
+
+global___KeyRequest = KeyRequest
+
+@typing.final
+class KeyResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: builtins.int
+    KEY_FIELD_NUMBER: builtins.int
+    status: builtins.int
+    """200 here it is; 404 to all else, be it that the key is not here or that the document may not be read by the caller,
+    whatever its organisation: a right to replicate is none to read; 503 ask later; 400 malformed.
+    """
+    key: builtins.bytes
+    """32 bytes"""
+    def __init__(
+        self,
+        *,
+        status: builtins.int = ...,
+        key: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["key", b"key", "status", b"status"]) -> None: ...
+
+global___KeyResponse = KeyResponse
+
+@typing.final
 class GossipMessage(google.protobuf.message.Message):
     """Gossip, topic rage.global: one GossipMessage as the data of a signed gossipsub message, whose author is the node it
     speaks of. At most 4 KiB. A heartbeat every 15 s (more seldom in large networks, see below); an announcement at the
@@ -912,8 +960,9 @@ class CdnFact(google.protobuf.message.Message):
     """binary CID (raw) of the index's root page, as CDNs have it"""
     @property
     def taken(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
-        """First 8 bytes each of the ids of facts that had taken a right to read away when the epoch began, sorted: one more
-        asks for a new epoch. At most 1024; beyond it one entry, the first 8 bytes of BLAKE3 over all of them, sorted.
+        """First 8 bytes each of the ids of facts that had taken a right to read away when the epoch began, and, of each peer of
+        whom nothing counts any more, of BLAKE3("rage:revoked:1" NUL peer); sorted. One more asks for a new epoch. At most
+        1024; where there were more, one entry alone: the first 8 bytes of BLAKE3 over all of them, sorted.
         """
 
     def __init__(

@@ -18,7 +18,7 @@ from rage_net.sync.envelope import ChainId, Head, Segment, decode_segment
 from rage_net.sync.facts import NUMBERS, Access, Body, Fact
 from rage_net.sync.rights import Counting, counting
 from rage_net.sync.schema import LogFile
-from rage_net.sync.storing import weigh
+from rage_net.sync.storing import ever_admins, weigh
 
 PAGE_MAX = 10_000
 """Rows in one answer."""
@@ -121,6 +121,14 @@ class LogReader:
             return frozenset()
         with self._file.read() as db:
             return frozenset(weigh(db, view).revoked)
+
+    def ever_admins(self, organization: str) -> frozenset[PeerId]:
+        """Whoever showed a certificate there with the capability `admin`, revoked or not."""
+        view = self._views.get(organization)
+        if view is None:
+            return frozenset()
+        with self._file.read() as db:
+            return ever_admins(db, view)
 
     def fact(self, id: bytes) -> Fact | None:
         """The fact with this id, if it is heard."""

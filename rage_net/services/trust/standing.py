@@ -17,6 +17,7 @@ from rage_net.libp2p.peer_id import PeerId
 from rage_net.messages import (
     AUDIT_PROTOCOL,
     CHUNK_PROTOCOL,
+    KEY_PROTOCOL,
     QUERY_PROTOCOL,
     SYNC_PROTOCOL,
     TRUST_PROTOCOL,
@@ -32,6 +33,7 @@ OPEN_TO_ALL = frozenset({identify.PROTOCOL, identify.PUSH_PROTOCOL, ping.PROTOCO
 NEEDED = {
     CHUNK_PROTOCOL: "chunks",
     AUDIT_PROTOCOL: "chunks",
+    KEY_PROTOCOL: "chunks",
     KAD_PROTOCOL: "chunks",
     QUERY_PROTOCOL: "query",
     SYNC_PROTOCOL: "sync",
