@@ -27,9 +27,12 @@ from rage_net.services.retrieval import Source, Stage, Way, known
 from rage_net.web import Web
 
 if TYPE_CHECKING:
+    from rage_net.cdn.probe import Probe
     from rage_net.engine import Engine
     from rage_net.services.fronting import Fills, Front, Fronting
 
+ASKED_S_MAX = 5.0
+"""For a CDN to answer `rage why`."""
 NONE_CONFIGURED = "no CDN is configured that serves this node"
 NOT_PUBLIC = "not asked: the chunk is not known to be public"
 
@@ -143,6 +146,32 @@ class WaysIn:
             access = metadata.access.access_of(row.organization, row.doc_id)
             found.add(access.visibility if access is not None and not row.is_dead else "")
         return found
+
+    async def ask(self, root: Cid) -> list[tuple[Front, Probe]]:
+        """What each CDN that may be asked answers to a request for a root, all at once; its breaker is not minded.
+
+        Raises: ConfigError.
+        """
+        fronting = await self.open()
+        if fronting is None:
+            return []
+        from rage_net.cdn.probe import Place, probe
+
+        may_ask = await self.may_ask(root, is_named=False)
+        asked = [front for front in fronting.fronts if front.is_own or may_ask]
+        found = await asyncio.gather(
+            *(
+                probe(
+                    self.web(front.ca_file),
+                    Place(front.provider, front.software, front.url, front.url),
+                    f"/chunks/{root}",
+                    cid=root,
+                    timeout_s=ASKED_S_MAX,
+                )
+                for front in asked
+            )
+        )
+        return list(zip(asked, found, strict=True))
 
     # --- filling ---
 

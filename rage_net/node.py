@@ -50,6 +50,8 @@ GC_EVERY_S = 3600.0
 RECORDS_EVERY_S = 30.0
 LEAVE_S_MAX = 1.0
 """For discovery servers to be told that the node ends."""
+FILL_EVERY_S = 10.0
+"""Between two rounds of filling CDNs with what peers had to give."""
 MEASURE_EVERY_S = 10.0
 CONFLICTS_REST = 100
 """Times as long as counting conflicts took, they are not counted again: among 100,000 disputed documents it takes
@@ -126,6 +128,7 @@ class Node:
             self._online = online = await self.engine.online()
             online.swarm.on_event(self._note_peer)
             await self._listen(online)
+            await self._open_cdns()
             web = await stack.enter_async_context(Web())
             self._http = await stack.enter_async_context(self._http_door(web))
             await stack.enter_async_context(lifetime.running(self._jobs(online)))
@@ -188,6 +191,14 @@ class Node:
         if failures:
             self._problems["listen"] = f"not listening at {'; '.join(failures)}"
 
+    async def _open_cdns(self) -> None:
+        """A node whose cdn.yaml is wrong serves all the same: it asks peers alone."""
+        try:
+            await self.engine.ways_in.open()
+        except ConfigError as error:
+            log.warning("%s", error.message)
+            self._problems["cdn"] = f"no CDN is asked: {error.message}"
+
     def _http_door(self, web: Web) -> Http:
         keys = self.engine.config.network.http
         return Http(
@@ -229,6 +240,7 @@ class Node:
             job("gc", GC_EVERY_S, collect),
             job("records", RECORDS_EVERY_S, lambda: sharing.keep(self.engine), at_once=True),
             job("measure", MEASURE_EVERY_S, self._measure),
+            job("cdn_fill", FILL_EVERY_S, self.engine.ways_in.fill),
         ]
 
     async def _measure(self) -> None:

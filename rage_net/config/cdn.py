@@ -106,6 +106,15 @@ class Edge(Section):
     """varnish: the instance on this machine whose counters give the hit ratio (`varnishd -n`); null: none is."""
 
 
+class Http(Section):
+    """Any CDN, for who reads from it alone: chunks are got at its public URLs, and nothing is purged there."""
+
+    @property
+    def purge_on_update(self) -> bool:
+        """As of all the others: never."""
+        return False
+
+
 class Bucket(Section):
     """Where `rage cdn publish` puts objects."""
 
@@ -139,6 +148,7 @@ SOFTWARE: dict[str, type[Section]] = {
     "azure": Azure,
     "varnish": Edge,
     "nginx": Edge,
+    "http": Http,
 }
 """What the words of `software` mean for `config`."""
 
@@ -150,10 +160,10 @@ class Provider(Section):
     """Its name in commands, metrics and logs; unique."""
     type: Literal["commercial", "self-hosted"]
     """Who runs it."""
-    software: Literal["cloudflare", "fastly", "cloudfront", "azure", "varnish", "nginx"]
-    """What it is; when left out, the one of these words that `name` begins with."""
-    config: Cloudflare | Fastly | CloudFront | Azure | Edge
-    """Credentials and habits; the keys depend on `software`."""
+    software: Literal["cloudflare", "fastly", "cloudfront", "azure", "varnish", "nginx", "http"]
+    """What it is; when left out, the one of these words that `name` begins with. http is any, for reading alone."""
+    config: Cloudflare | Fastly | CloudFront | Azure | Edge | Http
+    """Credentials and habits; the keys depend on `software`, and http has none."""
     routing: Routing = Routing()
     """Which clients it serves."""
     public_urls: tuple[Url, ...] = ()
@@ -166,7 +176,9 @@ class Provider(Section):
     def _variants(cls, words: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
         named = next((word for word in SOFTWARE if words.get("name", "").lower().startswith(word)), None)
         software = words.get("software", named)
-        assumed = {"software": named} if named is not None and "software" not in words else {}
+        assumed: dict[str, Any] = {"software": named} if named is not None and "software" not in words else {}
+        if software == "http":
+            assumed["config"] = Http()
         return assumed, {"config": SOFTWARE[software]} if software in SOFTWARE else {}
 
 
@@ -220,7 +232,11 @@ def check(cdn: Cdn) -> Iterator[tuple[str, str, str, bool]]:
         if provider.name in names[:at]:
             yield f"cdn.providers[{at}].name", f"two providers are named {provider.name}", "rename one", True
         hosted = "self-hosted" if isinstance(provider.config, Edge) else "commercial"
-        if provider.type != hosted:
+        if isinstance(provider.config, Http):
+            if not provider.public_urls:
+                where = f"cdn.providers[{at}].public_urls"
+                yield where, "http is read at public URLs, and none is given", "public_urls: [https://...]", True
+        elif provider.type != hosted:
             yield f"cdn.providers[{at}].type", f"{provider.software} is {hosted}", f"type: {hosted}", True
         if isinstance(provider.config, CloudFront) and (
             (provider.config.access_key_id is None) != (provider.config.secret_access_key is None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from rage_net.cid import Cid, CidError
 from rage_net.diagnose.certificates import SIGN
 from rage_net.diagnose.rights import SHOWN_MAX, Claim, catalog_of, claims_on, removed_of
 from rage_net.diagnose.walk import Walk
-from rage_net.errors import NotFoundError, RageError, UsageError
+from rage_net.errors import ConfigError, NotFoundError, RageError, UsageError
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.online import Online
 from rage_net.verbs.chunk import ProviderRow
@@ -81,7 +81,7 @@ async def explain_contents(engine: Engine, contents: Contents, verb: Why, walk: 
     online = await engine.online()
     _explain_own_certificate(online, engine, walk)
     await _explain_announcement(engine, online, root, walk, is_whole=is_whole)
-    walk.add("cdn", "skipped", "no CDN is configured")
+    at_cdns = await _ask_cdns(engine, root, walk)
     walk.add("policy", "skipped", "no replication takes place: a root lies where it was put or fetched")
     rows = await _ask_peers(engine, online, root, claims, verb, walk)
     has = [row.peer_id for row in rows if row.state == "has"]
@@ -89,6 +89,8 @@ async def explain_contents(engine: Engine, contents: Contents, verb: Why, walk: 
         return walk.result(verb.subject, kind, True, f"{root} can be had: it is here")
     if has:
         return walk.result(verb.subject, kind, True, f"{root} can be had from {', '.join(has[:3])}")
+    if at_cdns:
+        return walk.result(verb.subject, kind, True, f"{root} can be had from {', '.join(at_cdns[:3])}")
     owners = [row for row in contents.rows if not row.is_dead]
     _explain_owners(online, engine, owners, {row.peer_id for row in rows}, walk)
     return walk.result(verb.subject, kind, False, f"{root} cannot be had: nobody who was reached gives it")
@@ -198,6 +200,46 @@ async def _explain_announcement(engine: Engine, online: Online, root: Cid, walk:
             walk.add("announced", "warning", said, () if engine.serves else ("rage node start --detach",))
         else:
             walk.add("announced", "ok", f"public; announced, and again in {due / 3600:.1f} h")
+
+
+async def _ask_cdns(engine: Engine, root: Cid, walk: Walk) -> list[str]:
+    """What each CDN answers. Returns: those that give the right bytes."""
+    try:
+        fronting = await engine.ways_in.open()
+        found = await engine.ways_in.ask(root)
+    except ConfigError as error:
+        walk.add("cdn", "broken", error.message, error.mend)
+        return []
+    if fronting is None:
+        walk.add("cdn", "skipped", "no CDN is configured")
+    elif not found:
+        walk.add("cdn", "skipped", "not known to be public: third parties would learn what the organisation reads")
+    has = []
+    for front, one in found:
+        name = f"cdn {front.provider}"
+        said = f"{front.url}: "
+        if one.body == "right":
+            has.append(name)
+            said += "has it"
+        else:
+            said += one.reason or f"has it not (it answers {one.status})"
+        if one.evidence.line:
+            said += f" ({one.evidence.line})"
+        breaker, now = fronting.breaker(front) if fronting is not None else None, engine.env.now()
+        if breaker is not None and breaker.state(now) == "open":
+            said += f"; downloads leave it alone for {breaker.left_s(now):.0f} s more: {breaker.reason}"
+        state = "ok" if one.body == "right" else "broken" if one.reason else "warning"
+        walk.add(name, state, said, _MEND_CDN.get(one.code, ()))
+    return has
+
+
+_MEND_CDN: Mapping[str, tuple[str, ...]] = {
+    "cdn-unreachable": ("rage cdn check",),
+    "cdn-config": ("rage config check", "give in public_urls the address to which it sends us"),
+    "cdn-forbidden": ("rage cdn check", "let its edge give /chunks/ to everybody"),
+    "cdn-answer": ("rage cdn check", "see what stands between: curl -i the URL"),
+    "cdn-busy": ("rage cdn status",),
+}
 
 
 async def _ask_peers(

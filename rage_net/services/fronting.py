@@ -72,6 +72,7 @@ class Front:
     priority: int
     is_own: bool
     """The operator's own edge: asking it tells no third party."""
+    software: str = "http"
     ca_file: Path | None = None
 
     @property
@@ -105,7 +106,7 @@ def fronts(providers: Iterable[Provider], geo: str) -> tuple[Front, ...]:
         for url in dict.fromkeys(str(url).rstrip("/") for url in urls):
             ca_file = edge.ca_file if edge is not None else None
             is_own = provider.type == "self-hosted"
-            found.append(Front(str(provider.name), url, provider.routing.priority, is_own, ca_file))
+            found.append(Front(str(provider.name), url, provider.routing.priority, is_own, provider.software, ca_file))
     return tuple(sorted(found, key=lambda front: front.priority)[:FRONTS_MAX])
 
 

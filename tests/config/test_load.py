@@ -11,7 +11,7 @@ import pytest
 
 from rage_net import config
 from rage_net.config import audit
-from rage_net.config.cdn import Azure, Cloudflare, CloudFront, Edge, Fastly
+from rage_net.config.cdn import Azure, Cloudflare, CloudFront, Edge, Fastly, Http
 from rage_net.config.values import Comparison, Secret
 from rage_net.errors import ConfigError, NotFoundError
 
@@ -347,6 +347,8 @@ def test_values_that_contradict_each_other_are_refused(load: Load, text: str, me
         ("providers: [{name: nginx, type: commercial, config: {endpoints: []}}]", "nginx is self-hosted"),
         ("providers: [{name: fastly, type: commercial}]", "config: this key is missing"),
         ("providers: [{name: fastly, type: commercial, config: {zone_id: x}}]", "zone_id: unknown key"),
+        ("providers: [{name: x, type: commercial, software: http}]", "public URLs, and none is given"),
+        ("providers: [{name: x, type: commercial, software: http, config: {endpoints: []}}]", "endpoints: unknown key"),
         ("cache_policy: {max_ttl: 60}", "default_ttl: it is longer than max_ttl"),
         ("cache_policy: {rules: [{pattern: chunks}]}", "which begins with /"),
     ],
@@ -363,6 +365,15 @@ def test_a_provider_may_be_named_freely_with_its_software(home: Path) -> None:
     (home / "config" / "cdn.yaml").write_text(f"cdn:\n  providers: [{text}profile_name: c, endpoint_name: d}}}}]\n")
     cdn = config.load_cdn(config.load(home, environ={}), environ={})
     assert isinstance(cdn.providers[0].config, Azure)
+
+
+@pytest.mark.parametrize("kind", ["commercial", "self-hosted"])
+@pytest.mark.parametrize("more", ["", ", config: {}"])
+def test_a_cdn_that_is_only_read_needs_no_keys_of_its_own(home: Path, kind: str, more: str) -> None:
+    text = f'{{name: x, software: http, type: {kind}, public_urls: ["https://cdn.example"]{more}}}'
+    (home / "config" / "cdn.yaml").write_text(f"cdn:\n  providers: [{text}]\n")
+    (provider,) = config.load_cdn(config.load(home, environ={}), environ={}).providers
+    assert isinstance(provider.config, Http) and not provider.config.purge_on_update
 
 
 def test_a_newer_file_is_refused_before_its_keys_are_judged(load: Load) -> None:
