@@ -63,7 +63,7 @@ class Cid:
                 if base64.b32encode(raw).rstrip(b"=").decode() == body:  # unused bits of the last character are zero
                     return cls.from_bytes(raw)
         if text.startswith("bafk"):
-            digest = _decode_base58(text[4:])
+            digest = decode_base58(text[4:])
             if digest is not None and len(digest) == DIGEST_BYTES:
                 return cls(RAW, digest)
         if text.startswith("Qm") and len(text) == 46:
@@ -107,7 +107,8 @@ class Cid:
         return blake3(data).digest() == self.digest
 
 
-def _decode_base58(text: str) -> bytes | None:
+def decode_base58(text: str) -> bytes | None:
+    """Bytes of base58btc; None when it holds another character."""
     number = 0
     for char in text:
         index = _BASE58.find(char)

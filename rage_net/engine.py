@@ -50,7 +50,7 @@ from rage_net.denials import Denials
 from rage_net.env import Env, SystemEnv
 from rage_net.errors import NotFoundError, StorageFullError, UnavailableError, UsageError
 from rage_net.fronts import WaysIn
-from rage_net.gate import Answer, Gate
+from rage_net.gate import Gate, Served
 from rage_net.home import Home
 from rage_net.metrics import Metrics
 from rage_net.services.retrieval import Retrieval, Stage, Want, later
@@ -61,6 +61,7 @@ from rage_net.verbs import node as nodes
 
 if TYPE_CHECKING:
     from rage_net.cdns import Cdns
+    from rage_net.config.cdn import Cdn
     from rage_net.libp2p.transport import Transport
     from rage_net.metadata import Metadata
     from rage_net.online import Online
@@ -130,6 +131,7 @@ class Engine:
         """What the log says of documents' rights; None on an open node."""
         if metadata is not None:
             self.gate.access_of = metadata.access.access_of
+            self.gate.words_of = metadata.records.words_of
         self.denials = Denials(home.logs / "denials.jsonl" if serves else None, env, metrics)
         self.organization = config.network.organization_id
         self.started_at = env.monotonic()
@@ -303,12 +305,21 @@ class Engine:
             await sharing.publish(self, document.doc_id)
         return result
 
-    async def stat_served(self, cid: Cid, principal: Principal) -> int | None:
-        """The plain size of a chunk that `principal` may read; None when it is absent or not for them (design D7)."""
-        answer: Answer = await self.env.blocking(self.gate.look, cid, principal)
+    async def stat_served(self, cid: Cid, principal: Principal) -> Served | None:
+        """A chunk that `principal` may read; None when it is absent or not for them (design D7)."""
+        answer, served = await self.env.blocking(self.gate.serve, cid, principal)
         if isinstance(answer.found, Hidden):
             self.denials.note("http", str(principal), f"chunk:{cid}", answer.decision.reason)
-        return answer.found.stat.size if isinstance(answer.found, Seen) else None
+        return served
+
+    async def sizes_served(self, cids: Sequence[Cid], principal: Principal) -> list[int | None]:
+        """The plain sizes of chunks that `principal` may read, in order; None for each that is absent or not theirs."""
+
+        def look() -> list[int | None]:
+            found = (self.gate.look(cid, principal).found for cid in cids)
+            return [seen.stat.size if isinstance(seen, Seen) else None for seen in found]
+
+        return await self.env.blocking(look)
 
     async def read_served(self, cid: Cid, principal: Principal) -> bytes | None:
         """The plain bytes of such a chunk, verified."""
@@ -367,6 +378,18 @@ class Engine:
             raise refusals.no_node()
         self.stop_requested.set()
         return nodes.StopNodeResult(os.getpid(), STOP_WITHIN_S)
+
+    @functools.cached_property
+    def cdn_config(self) -> Cdn:
+        """cdn.yaml, read once; where network.yaml switches CDNs off, defaults without a look at it. Blocking.
+
+        Raises: InvalidConfigError.
+        """
+        if not self.config.network.cdn.enabled:
+            from rage_net.config.cdn import Cdn
+
+            return Cdn(enabled=False)
+        return configuration.load_cdn(self.config, environ=environment.read_environment())
 
     # --- the network, when it is needed ---
 

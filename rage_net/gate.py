@@ -11,7 +11,7 @@ Source: design D7.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from rage_net.acl import (
@@ -25,13 +25,40 @@ from rage_net.acl import (
     access_of_row,
     authorize,
 )
-from rage_net.chunk.shelf import Counting, Hidden, Seen, look
+from rage_net.chunk.shelf import COUNTING_MAX, Counting, Hidden, Seen, look, marked, words
 from rage_net.chunk.store import ChunkStore
 from rage_net.cid import Cid
 from rage_net.env import Env
 
 AccessOf = Callable[[str, str], AccessList | None]
 """The rights of a document, by organisation and id, as the log has them; None where it has none."""
+WordsOf = Callable[[str, str], Sequence[str]]
+"""The tags of a document, by organisation and id, as the log has them."""
+
+NAMED_MAX = 32
+"""Public documents of one chunk that an answer to the world names."""
+WORDS_MAX = 64
+"""Tags of these that it names."""
+PERMANENT = "permanent"
+"""The tag of a document that stays public for good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A chunk that the asker may read, and what caches must know of it."""
+
+    size: int
+    """Plain bytes."""
+    is_public: bool = False
+    """Anyone may have it, by a document that is public: caches may keep it."""
+    documents: tuple[str, ...] = ()
+    """Ids of the public documents that count for it, at most `NAMED_MAX`."""
+    words: tuple[str, ...] = ()
+    """The tags of these, at most `WORDS_MAX`."""
+    has_more: bool = False
+    """There are more of them than are named."""
+    is_permanent: bool = False
+    """A public document that holds it has the tag `permanent`."""
 
 
 class Answer(NamedTuple):
@@ -44,6 +71,8 @@ class Answer(NamedTuple):
     is_public: bool = False
     is_told: bool = False
     """The asker may know that the chunk is here and denied."""
+    rights: tuple[AccessList, ...] = ()
+    """Of what was found, in the order of its documents."""
 
 
 class Gate:
@@ -57,10 +86,39 @@ class Gate:
         self._env = env
         self.access_of = access_of
         """Given by the engine once the log is open."""
+        self.words_of: WordsOf = lambda organization, doc_id: ()
+        """Likewise: for documents that have no row in this store."""
 
     def look(self, cid: Cid, principal: Principal, action: Action = "read", *, tell: int = 0) -> Answer:
         """The chunk, if `principal` may do `action` on it; with up to `tell` documents it may read."""
         return self._look(cid, principal, action, self.rules, tell)
+
+    def serve(self, cid: Cid, principal: Principal) -> tuple[Answer, Served | None]:
+        """The same to read, with what an answer to the world tells caches; None when there is nothing for them."""
+        answer = self._look(cid, principal, "read", self.rules, 0)
+        found = answer.found
+        if not isinstance(found, Seen):
+            return answer, None
+        public = [
+            (document.organization, document.doc_id)
+            for document, access in zip(found.documents, answer.rights, strict=True)
+            if document.doc_id and _is_public(access)
+        ]
+        if not public:
+            return answer, Served(found.stat.size, answer.is_public)
+        named = sorted(dict.fromkeys(public), key=lambda each: each[1])[:NAMED_MAX]
+        known = words(self._store, [doc_id for _, doc_id in named])
+        spoken = {
+            word for organization, doc_id in named for word in known.get(doc_id) or self.words_of(organization, doc_id)
+        }
+        return answer, Served(
+            found.stat.size,
+            answer.is_public,
+            tuple(doc_id for _, doc_id in named),
+            tuple(sorted(spoken)[:WORDS_MAX]),
+            len(public) > NAMED_MAX or len(spoken) > WORDS_MAX or len(found.documents) >= COUNTING_MAX,
+            PERMANENT in spoken or marked(self._store, [doc_id for _, doc_id in public], PERMANENT),
+        )
 
     def may_count(self, cids: Iterable[Cid], author: Principal) -> list[Cid]:
         """Those chunks that are here already and that `author` may read: for them its new document counts, too.
@@ -111,7 +169,7 @@ class Gate:
                     told.append((access.organization, document.doc_id))
                     if len(told) == tell:
                         break
-        return Answer(found, decision, tuple(told), any(map(_is_public, lists)))
+        return Answer(found, decision, tuple(told), any(map(_is_public, lists)), rights=lists)
 
     def _is_own(self, principal: Principal, lists: Sequence[AccessList]) -> bool:
         organization = principal.organization

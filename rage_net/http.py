@@ -1,6 +1,6 @@
 """The HTTP door: public chunks for browsers and CDNs, health for supervisors, metrics for Prometheus.
 
-    GET, HEAD /chunks/<cid>   a public chunk or manifest, as it is; conditional requests and one range (RFC 9110)
+    GET, HEAD /chunks/<cid>, /ipfs/<cid>   public chunks, manifests and archives (`gateway`)
     GET /healthz              200 while the process lives
     GET /readyz               200 when it can do its work, else 503 with the reasons
     GET /metrics              on `metrics_listen`, which may be the same address
@@ -11,9 +11,9 @@ absent, before anything else about it can be learnt. What a token was shown for 
 name no path and no cause. A `Host` that is neither an address nor a known name is refused, because a page of another
 site could have had its own name resolve to us (DNS rebinding).
 
-Not here: operators' verbs (`control`), what HTTP itself limits (`listener`).
+Not here: operators' verbs (`control`), what HTTP itself limits (`listener`), what is answered of chunks (`gateway`).
 
-Source: design D7, D8; RFC 9110, 9111, 8246 (immutable).
+Source: design D7, D8; RFC 9110.
 """
 
 from __future__ import annotations
@@ -23,22 +23,20 @@ import errno
 import functools
 import ipaddress
 import logging
-import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
 
 import msgspec
 from aiohttp import hdrs, web
 
-from rage_net import network_api
-from rage_net.acl import ANYONE, Principal
+from rage_net import gateway, network_api
 from rage_net.bearer import Bearer
-from rage_net.cid import Cid, CidError
+from rage_net.cdn.policy import NO_STORE
+from rage_net.config.cdn import Cdn
 from rage_net.denials import Denials
 from rage_net.discovery.api import Discovery
 from rage_net.errors import (
@@ -50,6 +48,7 @@ from rage_net.errors import (
     UnavailableError,
     UsageError,
 )
+from rage_net.gateway import ChunkSource, Gateway
 from rage_net.listener import HEADERS, Listener, error_response, respond
 from rage_net.metrics import Metrics
 from rage_net.tokens import TokenError
@@ -59,34 +58,9 @@ log = logging.getLogger("rage.http")
 CONNECTIONS_MAX = 256
 BACKLOG = 128
 
-ANSWER_TIMEOUT_S = 60.0
-"""For one whole answer to leave: 4 MiB at 70 KiB/s."""
+NO_CDN = Cdn(enabled=False)
 
-BODIES_BYTES_MAX = 32 * 1024 * 1024
-"""Of chunks in memory for clients at once; others wait."""
-
-BODIES_WAIT_S = 5.0
-"""How long they wait before they are told to come again."""
-
-MAX_AGE_S = 365 * 24 * 3600
-"""How long caches may keep a public chunk: its bytes can never change. What stops being public is purged."""
-
-_RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})", re.ASCII | re.IGNORECASE)
-_TYPES = {False: "application/vnd.ipld.raw", True: "application/vnd.ipld.dag-cbor"}
-_PRIVATE = "private, no-store"
 _NO_STORE = {**HEADERS, hdrs.CACHE_CONTROL: "no-store"}
-
-
-class ChunkSource(Protocol):
-    """Where chunks come from; it asks `authorize` before each answer."""
-
-    async def stat_served(self, cid: Cid, principal: Principal) -> int | None:
-        """The plain size in bytes; None when absent or not for the principal."""
-        ...
-
-    async def read_served(self, cid: Cid, principal: Principal) -> bytes | None:
-        """The plain bytes, verified; None when absent or not for the principal."""
-        ...
 
 
 class Http:
@@ -96,7 +70,8 @@ class Http:
     why the node cannot do its work, best first; empty when it can. hosts: names that requests may carry, besides IP
     addresses and `localhost`. tls_cert, tls_key: PEM files; they make `listen` speak TLS, `metrics_listen` when it is
     the same. discovery: answers on the discovery server's routes, which else do not exist. bearer: proves tokens;
-    without one all are refused. denials: where refused tokens are noted.
+    without one all are refused. denials: where refused tokens are noted. cdn: what caches are told; by default that
+    nobody purges them.
     """
 
     def __init__(
@@ -111,28 +86,24 @@ class Http:
         tls_cert: Path | None = None,
         tls_key: Path | None = None,
         connections_max: int = CONNECTIONS_MAX,
-        max_age_s: int = MAX_AGE_S,
         discovery: Discovery | None = None,
         bearer: Bearer | None = None,
         denials: Denials | None = None,
+        cdn: Cdn = NO_CDN,
     ) -> None:
-        self._chunks = chunks
+        self.gateway = Gateway(chunks, metrics, bearer, cdn)
         self._discovery = discovery
-        self._bearer = bearer
         self._denials = denials
         self._metrics = metrics
         self._ready = ready
         self._hosts = {"localhost", *(host.lower().rstrip(".") for host in hosts)}
         self._tls = (tls_cert, tls_key) if tls_cert is not None else None
-        self._cache_control = f"public, max-age={max_age_s}, immutable"
         self._connections_max = connections_max
-        self._bodies_bytes = 0
-        self._bodies = asyncio.Condition()
         self._doors: list[tuple[str, frozenset[str], Listener]] = []
         health = {"healthz", "readyz"}
         if listen is not None:
             shared = metrics_listen == listen
-            routes = {"chunks", *health, *({"metrics"} if shared else ())}
+            routes = {*gateway.ROUTES, *health, *({"metrics"} if shared else ())}
             self._add_door(listen, routes | ({network_api.NAME} if discovery is not None else set()))
         if metrics_listen is not None and metrics_listen != listen:
             self._add_door(metrics_listen, {"metrics", *health})
@@ -170,9 +141,9 @@ class Http:
         name, _, rest = request.path.removeprefix("/").partition("/")
         route = name if name in routes else "none"
         try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            async with asyncio.timeout(gateway.ANSWER_TIMEOUT_S) as deadline:
                 try:
-                    async with self._answer(request, route, rest) as answer:
+                    async with self._answer(request, route, rest, deadline) as answer:
                         return await self._send(request, answer, route)
                 except ConnectionError:
                     raise  # the client left
@@ -208,7 +179,9 @@ class Http:
                 return _refuse(RageError("the node failed", id="bug"))
 
     @asynccontextmanager
-    async def _answer(self, request: web.BaseRequest, route: str, rest: str) -> AsyncIterator[web.StreamResponse]:
+    async def _answer(
+        self, request: web.BaseRequest, route: str, rest: str, deadline: asyncio.Timeout
+    ) -> AsyncIterator[web.StreamResponse]:
         """The answer, unsent; what it holds of memory is ours until the block ends."""
         is_discovery = route == network_api.NAME and self._discovery is not None
         refused = self._check(request, network_api.methods(request.path) if is_discovery else "GET, HEAD")
@@ -216,8 +189,8 @@ class Http:
             yield refused
         elif is_discovery and self._discovery is not None:
             yield await network_api.answer(self._discovery, request)
-        elif route == "chunks":
-            async with self._chunk(request, rest) as answer:
+        elif route in gateway.ROUTES:
+            async with self.gateway.answer(request, route, rest, deadline) as answer:
                 yield answer
         elif route == "none" or rest:
             raise NotFoundError("no such route")
@@ -246,81 +219,20 @@ class Http:
             return answer
         return None
 
-    @asynccontextmanager
-    async def _chunk(self, request: web.BaseRequest, text: str) -> AsyncIterator[web.StreamResponse]:
-        """The answer, as long as its bytes may be in memory."""
-        try:
-            cid = Cid.parse(text)
-        except CidError as error:
-            raise UsageError("the path holds no CID") from error
-        authorization = request.headers.getall(hdrs.AUTHORIZATION, [])
-        principal = await self._principal(authorization) if authorization else ANYONE
-        size = await self._chunks.stat_served(cid, principal)
-        if size is None:
-            raise NotFoundError("absent or not public")
-        etag = f'"{cid}"'
-        headers = {
-            **HEADERS,
-            hdrs.ETAG: etag,
-            hdrs.CACHE_CONTROL: _PRIVATE if authorization else self._cache_control,
-            hdrs.ACCEPT_RANGES: "bytes",
-        }
-        if is_match(request.headers.get(hdrs.IF_NONE_MATCH, ""), etag):
-            yield web.Response(status=304, headers=headers)
-            return
-        headers[hdrs.CONTENT_TYPE] = _TYPES[cid.is_manifest()]
-        if request.method == hdrs.METH_HEAD:
-            yield web.StreamResponse(headers={**headers, hdrs.CONTENT_LENGTH: str(size)})
-            return
-        wanted = request.headers.get(hdrs.RANGE, "")
-        part: range | None = None
-        if wanted and request.headers.get(hdrs.IF_RANGE, etag) == etag:
-            part = parse_range(wanted, size)
-            if part is not None and not part:
-                answer = _refuse(UsageError("the range begins past the end"), 416)
-                answer.headers[hdrs.CONTENT_RANGE] = f"bytes */{size}"
-                yield answer
-                return
-        async with self._room_for(size):
-            data = await self._chunks.read_served(cid, principal)
-            if data is None:
-                raise NotFoundError("gone since")
-            if part is None:
-                yield web.Response(body=data, headers=headers)
-            else:
-                headers[hdrs.CONTENT_RANGE] = f"bytes {part.start}-{part.stop - 1}/{size}"
-                yield web.Response(status=206, body=data[part.start : part.stop], headers=headers)
-
-    async def _principal(self, headers: Sequence[str]) -> Principal:
-        if self._bearer is None or len(headers) != 1:
-            raise TokenError("no tokens are taken here" if self._bearer is None else "more than one token")
-        return await self._bearer.principal(headers[0])
-
-    @asynccontextmanager
-    async def _room_for(self, size: int) -> AsyncIterator[None]:
-        """Wait until `size` more bytes may be held; one answer always may."""
-        try:
-            async with asyncio.timeout(BODIES_WAIT_S), self._bodies:
-                await self._bodies.wait_for(
-                    lambda: self._bodies_bytes == 0 or self._bodies_bytes + size <= BODIES_BYTES_MAX
-                )
-                self._bodies_bytes += size
-        except TimeoutError as error:
-            self._metrics.shed.add(1, "http-bodies")
-            raise UnavailableError("too many chunks under way", id="busy") from error
-        try:
-            yield
-        finally:
-            self._bodies_bytes -= size
-            async with self._bodies:
-                self._bodies.notify_all()
-
     async def _send(self, request: web.BaseRequest, answer: web.StreamResponse, route: str) -> web.StreamResponse:
         """Send all of it here, within the request's deadline; what the server does after us finds it done."""
         self._metrics.http_requests.add(1, route, str(answer.status))
         await answer.prepare(request)
-        await answer.write_eof()
-        if route == "chunks" and answer.status in (200, 206) and request.method == hdrs.METH_GET:
+        try:
+            await answer.write_eof()
+        except ConnectionError:
+            raise
+        except Exception as error:
+            log.warning("%s %s ended early: %s", request.method, request.path, error)
+            if isinstance(request.transport, asyncio.WriteTransport):
+                request.transport.abort()
+            raise ConnectionError("the answer has begun; only closing the connection can tell the client") from error
+        if route in gateway.ROUTES and answer.status in (200, 206) and request.method == hdrs.METH_GET:
             self._metrics.http_bytes.add(answer.content_length or 0)
         return answer
 
@@ -343,31 +255,9 @@ def is_known_host(header: str, names: Collection[str]) -> bool:
     return True
 
 
-def is_match(if_none_match: str, etag: str) -> bool:
-    """Whether the header lists `etag`, weakly compared (RFC 9110, 13.1.2)."""
-    tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
-    return etag in tags or tags == ["*"]
-
-
-def parse_range(header: str, size: int) -> range | None:
-    """The bytes that a `Range` header wants of `size`: empty when there are none such; None when it is to be ignored.
-
-    One range is understood; several, other units and nonsense are ignored, as RFC 9110, 14.2 allows.
-    """
-    found = _RANGE.fullmatch(header.strip())
-    if found is None or found.groups() == ("", ""):
-        return None
-    first, last = found.groups()
-    if not first:
-        return range(max(0, size - int(last)), size)
-    if last and int(last) < int(first):
-        return None
-    return range(int(first), min(int(last) + 1, size) if last else size)
-
-
 def _refuse(error: RageError, status: int | None = None) -> web.Response:
     answer = error_response(error, status=status)
-    answer.headers[hdrs.CACHE_CONTROL] = "no-store"
+    answer.headers.update(NO_STORE)
     if answer.status == 503:
         answer.headers[hdrs.RETRY_AFTER] = "1"
     return answer

@@ -32,7 +32,7 @@ from rage_net.errors import ConfigError, StorageFullError, UnavailableError
 from rage_net.glance import show_certificate
 from rage_net.guard import every, guard
 from rage_net.home import Home
-from rage_net.http import Http
+from rage_net.http import NO_CDN, Http
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.swarm import Disconnected, Event
 from rage_net.libp2p.transport import tune_malloc
@@ -130,7 +130,7 @@ class Node:
             await self._listen(online)
             await self._open_cdns()
             web = await stack.enter_async_context(Web())
-            self._http = await stack.enter_async_context(self._http_door(web))
+            self._http = await stack.enter_async_context(await self._http_door(web))
             await stack.enter_async_context(lifetime.running(self._jobs(online)))
             self.state = "ready"
             status = await self.engine.run(ShowStatus())
@@ -199,7 +199,7 @@ class Node:
             log.warning("%s", error.message)
             self._problems["cdn"] = f"no CDN is asked: {error.message}"
 
-    def _http_door(self, web: Web) -> Http:
+    async def _http_door(self, web: Web) -> Http:
         keys = self.engine.config.network.http
         return Http(
             self.engine,
@@ -213,6 +213,7 @@ class Node:
             connections_max=self.engine.config.network.limits.http_connections,
             bearer=Bearer(keys.issuers, self.engine.home.root, web, self.engine.env) if keys.issuers else None,
             denials=self.engine.denials,
+            cdn=NO_CDN if keys.listen is None else await self.engine.env.blocking(lambda: self.engine.cdn_config),
         )
 
     def _why_not_ready(self) -> list[str]:

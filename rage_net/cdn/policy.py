@@ -31,8 +31,6 @@ AGE_S_MAX = 60
 """For browsers and any cache that is not purged: what was revoked is gone from them within a minute."""
 PERMANENT_AGE_S = 29_030_400
 """48 weeks, as IPFS gateways say; for documents marked `permanent`."""
-PERMANENT = "permanent"
-"""The tag of a document that stays public for good."""
 TAGS_BYTES_MAX = 800
 """Of one header's value. There are four such headers, and a plain nginx takes 4 KiB of headers in all."""
 

@@ -14,7 +14,7 @@ from rage_net.chunk import car, manifest
 from rage_net.chunk.documents import Document, Documents
 from rage_net.chunk.holds import Lease
 from rage_net.chunk.store import ChunkStore
-from rage_net.cid import CID_BYTES, Cid
+from rage_net.cid import Cid
 from rage_net.errors import IntegrityError, NotFoundError
 from rage_net.verbs import Progress, Sink, Source
 from rage_net.verbs.chunk import ExportChunkResult, Visibility
@@ -40,7 +40,7 @@ def export_archive(
     blocks = 0
     size = len(car.encode_header([root]))
     for cid in manifest.blocks(root, store.get):
-        size += _section_bytes(store.stat(cid).size)
+        size += car.section_bytes(store.stat(cid).size)
         blocks += 1
     sink.begin(size)
     done = 0
@@ -127,8 +127,3 @@ def _measure(store: ChunkStore, brought: Lease, root: Cid) -> tuple[int, int]:
             f"the archive does not hold all of its root {root}", why=error.message, id="archive-incomplete"
         ) from error
     return size, chunks
-
-
-def _section_bytes(block: int) -> int:
-    length = CID_BYTES + block
-    return (length.bit_length() + 6) // 7 + length

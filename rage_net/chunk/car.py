@@ -43,6 +43,12 @@ def encode_section(cid: Cid, data: bytes | memoryview) -> tuple[bytes, bytes | m
     return _encode_varint(len(bytes(cid)) + len(data)) + bytes(cid), data
 
 
+def section_bytes(size: int) -> int:
+    """How long a block of `size` bytes is in an archive."""
+    length = CID_BYTES + size
+    return len(_encode_varint(length)) + length
+
+
 def export(root: Cid, load: Callable[[Cid], bytes]) -> Iterator[bytes | memoryview]:
     """An archive of `root` and all blocks under it, the root first, as buffers to write one after the other.
 
@@ -152,7 +158,7 @@ class CarReader:
             raise _broken("its header is not {roots, version: 1}")
         roots = []
         for raw in plain["roots"]:
-            if not isinstance(raw, bytes) or _cid_length(raw) != len(raw):
+            if not isinstance(raw, bytes) or cid_length(raw) != len(raw):
                 raise _broken("one of its roots is no CID")
             try:
                 roots.append(Cid.from_bytes(raw))
@@ -168,7 +174,7 @@ class CarReader:
             cid = Cid.from_bytes(head)
         except CidError:
             head += yield from self._take(min(length - len(head), CID_BYTES_MAX))
-            if _cid_length(head) is None:
+            if cid_length(head) is None:
                 raise _broken("a block has no CID") from None
             yield from self._take(length - len(head))
             self.skipped += 1
@@ -179,7 +185,7 @@ class CarReader:
         self._found.append(Block(cid, data))
 
 
-def _cid_length(raw: bytes) -> int | None:
+def cid_length(raw: bytes) -> int | None:
     """How many first bytes of `raw` are a CID of any kind, version 0 or 1; None when they are none."""
     if raw[:2] == b"\x12\x20":
         return 34 if len(raw) >= 34 else None

@@ -27,6 +27,10 @@ CHILDREN_MAX = 1 << 6
 CHUNKS_MAX = LINKS_MAX * CHILDREN_MAX
 DOCUMENT_BYTES_MAX = CHUNKS_MAX * BLOCK_BYTES_MAX
 SPLIT_CHARS_MAX = 40
+LINK_BYTES_MAX = 51
+"""A CID in a list, and a number."""
+HEAD_BYTES_MAX = 128
+"""Everything but the links."""
 
 _SPLIT = rb"[a-z0-9]{1,8}-[0-9]{1,3}(?:/[0-9]{1,8}){0,3}"
 _UINT = rb"(?:[\x00-\x17]|\x18.|\x19..|\x1a.{4}|\x1b.{8})"
@@ -63,6 +67,11 @@ class Manifest:
         links = [[bytes(link.cid), link.size] for link in self.links]
         plain = {"v": VERSION, "split": self.split, "size": self.size, "level": self.level, "links": links}
         return bytes(libipld.encode_dag_cbor(plain))
+
+
+def bytes_max(links: int) -> int:
+    """How long a manifest of so many links may be."""
+    return HEAD_BYTES_MAX + links * LINK_BYTES_MAX
 
 
 def decode(data: bytes | memoryview) -> Manifest:

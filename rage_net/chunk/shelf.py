@@ -112,6 +112,23 @@ def public_roots(store: ChunkStore, after: Cid | None = None, limit: int = PUBLI
         return [Cid.from_bytes(root) for (root,) in db.execute(_PUBLIC_ROOTS, values)]
 
 
+def words(store: ChunkStore, doc_ids: Sequence[str]) -> dict[str, list[str]]:
+    """The tags of those documents that have some here, by their ids, at most `COUNTING_MAX` of which are given."""
+    query = f"SELECT doc_id, tag FROM tag WHERE doc_id IN ({', '.join('?' * len(doc_ids))})"  # noqa: S608
+    found: dict[str, list[str]] = {}
+    with store.index.read() as db:
+        for doc_id, tag in db.execute(query, doc_ids):
+            found.setdefault(doc_id, []).append(tag)
+    return found
+
+
+def marked(store: ChunkStore, doc_ids: Sequence[str], tag: str) -> bool:
+    """Whether one of these documents, at most `COUNTING_MAX`, has the tag."""
+    query = f"SELECT 1 FROM tag WHERE tag = ? AND doc_id IN ({', '.join('?' * len(doc_ids))})"  # noqa: S608
+    with store.index.read() as db:
+        return db.execute(query, (tag, *doc_ids)).fetchone() is not None
+
+
 def is_public(store: ChunkStore, cid: Cid) -> bool:
     """Whether anyone may know that the chunk is here."""
 

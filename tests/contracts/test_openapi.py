@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jsonschema_rs
@@ -37,6 +37,7 @@ from rage_net.discovery.registry import Registry
 from rage_net.discovery.server import Server
 from rage_net.engine import Engine
 from rage_net.env import SystemEnv
+from rage_net.gate import Served
 from rage_net.home import Home
 from rage_net.http import Http
 from rage_net.metrics import Metrics
@@ -103,8 +104,11 @@ def validate(name: str, value: Any) -> None:
 class Chunks:
     """One public chunk."""
 
-    async def stat_served(self, cid: Cid, principal: Principal) -> int | None:
-        return len(DATA) if cid == Cid.of(DATA) else None
+    async def stat_served(self, cid: Cid, principal: Principal) -> Served | None:
+        return Served(len(DATA), is_public=True) if cid == Cid.of(DATA) else None
+
+    async def sizes_served(self, cids: Sequence[Cid], principal: Principal) -> list[int | None]:
+        return [len(DATA) if cid == Cid.of(DATA) else None for cid in cids]
 
     async def read_served(self, cid: Cid, principal: Principal) -> bytes | None:
         return DATA if cid == Cid.of(DATA) else None

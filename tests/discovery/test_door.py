@@ -30,10 +30,13 @@ JSON = "application/json"
 
 
 class NoChunks:
-    async def stat_served(self, cid: object, principal: object) -> int | None:
+    async def stat_served(self, cid: object, principal: object) -> None:
         return None
 
-    async def read_served(self, cid: object, principal: object) -> bytes | None:
+    async def sizes_served(self, cids: object, principal: object) -> list[int | None]:
+        return []
+
+    async def read_served(self, cid: object, principal: object) -> None:
         return None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from rage_net.config.values import Name, Secret
 from rage_net.denials import Denials
 from rage_net.env import SystemEnv
 from rage_net.errors import UnavailableError
+from rage_net.gate import Served
 from rage_net.http import Http
 from rage_net.metrics import Metrics
 from rage_net.tokens import TokenError
@@ -79,13 +80,16 @@ class Chunks:
     def __init__(self) -> None:
         self.asked: list[Principal] = []
 
-    async def stat_served(self, cid: Cid, principal: Principal) -> int | None:
+    async def stat_served(self, cid: Cid, principal: Principal) -> Served | None:
         from rage_net.acl import ChunkResource, Rules, authorize
 
         self.asked.append(principal)
         rules = Rules(public_to_strangers=False, is_open=False, organization="acme")
         resource = ChunkResource(cid, (self.access,) if cid == CID else ())
-        return len(DATA) if authorize(resource, principal, "read", rules, 0.0).allowed else None
+        return Served(len(DATA)) if authorize(resource, principal, "read", rules, 0.0).allowed else None
+
+    async def sizes_served(self, cids: Sequence[Cid], principal: Principal) -> list[int | None]:
+        raise NotImplementedError
 
     async def read_served(self, cid: Cid, principal: Principal) -> bytes | None:
         return DATA if await self.stat_served(cid, principal) is not None else None

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,15 @@ import pytest
 from conftest_doors import TIMEOUT_S, pattern
 from prometheus_client.parser import text_string_to_metric_families
 
+from rage_net import gateway as gateway_module
 from rage_net import http as http_module
 from rage_net import listener as listener_module
 from rage_net.acl import Principal
 from rage_net.cid import DAG_CBOR, Cid
 from rage_net.errors import AccessDeniedError, ConfigError, StorageFullError, UnavailableError
-from rage_net.http import Http, is_known_host, is_match, parse_range
+from rage_net.gate import Served
+from rage_net.gateway import is_match, parse_range
+from rage_net.http import Http, is_known_host
 from rage_net.metrics import Metrics
 
 pytestmark = pytest.mark.anyio
@@ -40,11 +43,14 @@ class Chunks:
         self.reads = 0
         self.error: Exception | None = None
 
-    async def stat_served(self, cid: Cid, principal: Principal) -> int | None:
+    async def stat_served(self, cid: Cid, principal: Principal) -> Served | None:
         if self.error is not None:
             raise self.error
         data = self.chunks.get(cid)
-        return None if data is None else len(data)
+        return None if data is None else Served(len(data), is_public=True)
+
+    async def sizes_served(self, cids: Sequence[Cid], principal: Principal) -> list[int | None]:
+        raise NotImplementedError
 
     async def read_served(self, cid: Cid, principal: Principal) -> bytes | None:
         self.reads += 1
@@ -98,7 +104,8 @@ async def test_a_public_chunk_is_served_whole_with_headers_that_let_caches_keep_
                     "server": "rage",
                     "x-content-type-options": "nosniff",
                     "etag": ETAG,
-                    "cache-control": "public, max-age=31536000, immutable",
+                    "cache-control": "public, max-age=60",
+                    "cache-status": "rage; hit",
                     "accept-ranges": "bytes",
                     "content-type": "application/vnd.ipld.raw",
                     "content-length": "1000",
@@ -190,7 +197,7 @@ async def test_who_has_the_chunk_is_told_that_it_has_not_changed(
         async with session.request(method, f"{door.url}/chunks/{CID}", headers={"If-None-Match": tags}) as response:
             assert (response.status, await response.read()) == (304, b"")
             assert response.headers["ETag"] == ETAG
-            assert response.headers["Cache-Control"].endswith("immutable")
+            assert response.headers["Cache-Control"] == "public, max-age=60"
             assert "Content-Type" not in response.headers
         assert door.chunks.reads == 0
 
@@ -392,8 +399,8 @@ async def test_a_client_that_trickles_its_header_is_cut_off(monkeypatch: pytest.
 
 
 async def test_a_client_that_does_not_read_is_cut_off_and_frees_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_module, "ANSWER_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(http_module, "BODIES_BYTES_MAX", len(BIG))
+    monkeypatch.setattr(gateway_module, "ANSWER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(gateway_module, "BODIES_BYTES_MAX", len(BIG))
     async with open_door() as door:
         data = BIG * 4
         cid = Cid.of(data)
@@ -407,7 +414,7 @@ async def test_a_client_that_does_not_read_is_cut_off_and_frees_its_memory(monke
             while not door.chunks.reads:
                 await asyncio.sleep(0)
             async with asyncio.timeout(TIMEOUT_S):
-                while door.http._bodies_bytes:
+                while door.http.gateway.bodies_bytes:
                     await asyncio.sleep(0.01)
         assert door.metrics.shed.read() == {("http-slow",): [1.0]}
 
@@ -415,13 +422,13 @@ async def test_a_client_that_does_not_read_is_cut_off_and_frees_its_memory(monke
 async def test_more_chunks_than_memory_allows_wait_and_then_are_told_to_come_again(
     session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_module, "BODIES_WAIT_S", 0.05)
+    monkeypatch.setattr(gateway_module, "BODIES_WAIT_S", 0.05)
     async with open_door() as door:
-        door.http._bodies_bytes = http_module.BODIES_BYTES_MAX
+        door.http.gateway.bodies_bytes = gateway_module.BODIES_BYTES_MAX
         async with session.get(f"{door.url}/chunks/{CID}") as response:
             assert (response.status, response.headers["Retry-After"]) == (503, "1")
             assert (await response.json())["code"] == "busy"
-        door.http._bodies_bytes = 0
+        door.http.gateway.bodies_bytes = 0
         async with session.get(f"{door.url}/chunks/{CID}") as response:
             assert response.status == 200
 

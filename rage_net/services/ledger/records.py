@@ -113,6 +113,11 @@ class Records:
         """A document as the log has it."""
         return next(iter(self._log.documents(organization, doc_id=doc_id)), None)
 
+    def words_of(self, organization: str, doc_id: str) -> tuple[str, ...]:
+        """The tags of a document that the log has and that is not dead."""
+        row = self.row(organization, doc_id)
+        return () if row is None or row.is_dead else row.tags
+
     def reconcile(self) -> list[Fact]:
         """Publish documents of ours that the log does not have as they are; drop those that it knows to be dead."""
         written: list[Fact] = []
