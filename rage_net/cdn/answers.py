@@ -9,6 +9,7 @@ Not here: what a vendor's answers mean (its own module), retries (retry). Source
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -87,8 +88,9 @@ def refuse_token(token: str, name: str) -> Verdict | None:
 
 def said(text: str, secrets: Sequence[str] = (), chars_max: int = SAID_CHARS_MAX) -> str:
     """A stranger's text as one short printable line, with each secret replaced before it is cut."""
-    for secret in sorted({secret for secret in secrets if secret}, key=len, reverse=True):
-        text = text.replace(secret, "<secret>")
+    known = sorted({secret for secret in secrets if secret}, key=len, reverse=True)
+    if known:
+        text = re.sub("|".join(map(re.escape, known)), "<secret>", text)
     line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     return line if len(line) <= chars_max else f"{line[: chars_max - 1]}…"
 

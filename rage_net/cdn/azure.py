@@ -517,7 +517,7 @@ class Azure:
             keys = self._keys
             if keys.tenant_id is None:
                 request = ask_identity(self._imds_url, keys.client_id, self._place.api_url)
-            elif keys.client_id is None or keys.client_secret is None:
+            elif not keys.client_id or not self._secret:
                 reason = "a service principal needs client_id and client_secret beside tenant_id"
                 return Verdict("failed", reason=reason, code="cdn-config", mend=LOGIN_MENDS)
             else:

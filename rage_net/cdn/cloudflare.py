@@ -202,7 +202,7 @@ class Cloudflare:
         self._token = config.config.api_token.reveal()
         self._secrets = (self._token,)
         self._left = dict[str, str]()
-        self._tags_in_plan = True
+        self._has_tags = config.bucket is None
 
     @property
     def name(self) -> str:
@@ -216,11 +216,13 @@ class Cloudflare:
 
     @property
     def abilities(self) -> Abilities:
-        """By the zone's plan; without tags once the API said that the plan has none, so that a new plan takes URLs."""
+        """By the zone's plan. Without tags where objects come from a bucket, which sends none (R2), and once the API
+        said that the plan has none: a new plan takes URLs.
+        """
         plan = self._keys.plan
         urls_max = URLS_MAX_ENTERPRISE if plan == "enterprise" else URLS_MAX
         words_max: dict[Kind, int] = {"url": urls_max, "host": ITEMS_MAX, "prefix": ITEMS_MAX, "all": 1}
-        if self._tags_in_plan:
+        if self._has_tags:
             words_max["tag"] = ITEMS_MAX
         urls = ("urls", Quota(URLS_PER_S[plan], URLS_PER_S[plan], "words"))
         others = ("calls", CALLS[plan])
@@ -237,7 +239,7 @@ class Cloudflare:
             case "all":
                 return (EVERYTHING,)
             case "tag":
-                return (item.value,)
+                return (item.value,) if self._has_tags else ()
             case "host":
                 return (item.value.lower(),)
         words = list[str]()
@@ -263,7 +265,7 @@ class Cloudflare:
             return answer
         verdict = judge(answer.status, answer.headers, answer.body, self._now(), self._secrets)
         if call.kind == "tag" and verdict.state == "failed" and NOT_IN_PLAN in _codes(answer.body):
-            self._tags_in_plan = False
+            self._has_tags = False
         return halved(verdict, len(call.words))
 
     async def ask(self, edge: str, id: str) -> Verdict:

@@ -29,7 +29,7 @@ from rage_net.cdn.answers import (
     said,
     text_of,
 )
-from rage_net.cdn.provider import Abilities, Call, Item, Level, Quota, Verdict
+from rage_net.cdn.provider import Abilities, Call, Item, Kind, Level, Quota, Verdict
 from rage_net.config import cdn as config_cdn
 from rage_net.web import Answer, Web
 
@@ -261,6 +261,7 @@ class Fastly:
         self._token = config.config.api_key.reveal()
         self._secrets = (self._token,)
         self._left = ""
+        self._has_keys = config.bucket is None
 
     @property
     def name(self) -> str:
@@ -274,12 +275,18 @@ class Fastly:
 
     @property
     def abilities(self) -> Abilities:
-        """Keys, URLs by their keys, everything; nothing by prefix or host: these are tags that objects must have."""
+        """Keys, URLs by their keys, everything; nothing by prefix or host: these are tags that objects must have.
+
+        Objects from a bucket have no keys: their URLs go one by one.
+        """
+        words_max: dict[Kind, int] = {"url": KEYS_MAX if self._has_keys else 1, "all": 1}
+        if self._has_keys:
+            words_max["tag"] = KEYS_MAX
         return Abilities(
-            {"tag": KEYS_MAX, "url": KEYS_MAX, "all": 1},
-            soft=frozenset({"tag", "url"}),
+            words_max,
+            soft=frozenset(words_max.keys() - {"all"}),
             answer="accepted",
-            quotas={"tag": ("keys", KEYS), "url": ("keys", KEYS), "all": ("everything", EVERYTHING)},
+            quotas={kind: ("everything", EVERYTHING) if kind == "all" else ("keys", KEYS) for kind in words_max},
         )
 
     def words(self, item: Item) -> Sequence[str]:
@@ -288,9 +295,9 @@ class Fastly:
             case "all":
                 return ("*",)
             case "tag":
-                return (item.value,)
+                return (item.value,) if self._has_keys else ()
             case "url":
-                key = key_of(item.value)
+                key = key_of(item.value) if self._has_keys else None
                 if key is not None:
                     return (key,)
                 places = (urlsplit(url) for url in self._config.public_urls)
