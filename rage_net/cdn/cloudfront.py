@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -35,10 +36,14 @@ PATHS_MAX = 3000
 WILDCARDS_MAX = 15
 """Paths that end in `*` in progress, counted apart."""
 PATH_CHARS_MAX = 4000
+CALL_S = 25.0
+"""For a call to CloudFront, from a thread's begin to the verdict."""
 PURGE_S = 60.0
 """How long a purge is taken to be in progress: it gives its words back after that."""
 BUSY_S = 30.0
 """Until a call is made again that was too much at once: 20 to 60 s, says cdn-apis 5."""
+ASK_S = 5.0
+"""Between two questions for the end of a purge, which comes after seconds or minutes."""
 UNKNOWN_TRIES_MAX = 3
 """Of a purge whose id CloudFront does not know, though it gave it."""
 READ_MAX = 10
@@ -69,8 +74,12 @@ class CloudFront:
         found = None
         if keys.access_key_id is not None and keys.secret_access_key is not None:
             found = (keys.access_key_id.reveal(), keys.secret_access_key.reveal())
-        self._cloudfront = Account("cloudfront", blocking=blocking, keys=found, endpoint=keys.api_url, region=REGION)
-        self._cloudwatch = Account("cloudwatch", blocking=blocking, keys=found, endpoint=keys.api_url, region=REGION)
+        self._cloudfront = Account(
+            "cloudfront", blocking=blocking, keys=found, endpoint=keys.api_url, region=REGION, call_s=CALL_S
+        )
+        self._cloudwatch = Account(
+            "cloudwatch", blocking=blocking, keys=found, endpoint=keys.api_url, region=REGION, call_s=CALL_S
+        )
         self._abilities = abilities(has_tags=keys.cache_tags)
 
     @property
@@ -253,8 +262,12 @@ def reference_of(distribution: str, items: Sequence[str], reference: str) -> str
 
 
 def is_same(found: Sequence[Any], items: Sequence[str]) -> bool:
-    """Whether both name the same, however they are encoded."""
-    return sorted({encoded(str(path)) for path in found}) == sorted({encoded(path) for path in items})
+    """Whether both name the same, with `%c3` for `%C3` and in any order."""
+
+    def plain(path: str) -> str:
+        return re.sub("%[0-9a-f]{2}", lambda match: match[0].upper(), encoded(path), flags=re.IGNORECASE)
+
+    return {plain(str(path)) for path in found} == {plain(path) for path in items}
 
 
 def verdict_of(failure: Failure, distribution: str) -> Verdict:
@@ -449,7 +462,7 @@ def _progress(found: Any) -> Verdict:
     id = str(purge.get("Id") or "")
     if not id or not purge.get("Status"):
         return Verdict("queued", reason="CloudFront's answer names no purge", code="cdn-answer")
-    return Verdict("done" if _is_completed(purge["Status"]) else "pending", id)
+    return Verdict("done", id) if _is_completed(purge["Status"]) else Verdict("pending", id, retry_after_s=ASK_S)
 
 
 def _is_completed(status: Any) -> bool:
