@@ -818,6 +818,108 @@ TREE: Node = (
                 ),
             },
         ),
+        "cdn": (
+            "Purge CDNs and prove it, fill them, see how they do.",
+            {},
+            (),
+            {
+                "purge": (
+                    "Purge CIDs, documents, tags or paths at every CDN; journalled first, and tried until it is done.",
+                    {
+                        "--doc": ("DOC", "A document; may be repeated."),
+                        "--tag": ("TAG", "All documents with this tag."),
+                        "--prefix": ("PATH", "All paths that begin so."),
+                        "--host": ("HOST", "All of a public host name."),
+                        "--all": ("", "All that these CDNs have of us; the origin then bears it."),
+                        "--provider": ("NAME", "Only this CDN of cdn.yaml; may be repeated."),
+                        "--soft": ("", "Mark as stale, or delete; else as cdn.yaml says."),
+                        "--wait": ("DURATION", "To the end, and prove it at every edge; else exit 124."),
+                    },
+                    ("[CID]...|-...",),
+                    None,
+                ),
+                "status": (
+                    "Show each CDN: hit ratio by its own figures, quota left, purges that wait, and what is wrong.",
+                    {
+                        "--hours": ("N", "Hit ratios of so many hours back."),
+                    },
+                    (),
+                    None,
+                ),
+                "check": (
+                    "Try credentials, ids, rights, edges and public hosts, without a change; exit 6 when one is wrong.",
+                    {
+                        "--doc": ("DOC", "Ask every public host for this document."),
+                        "--provider": ("NAME", "Only this CDN of cdn.yaml; may be repeated."),
+                    },
+                    (),
+                    None,
+                ),
+                "test": (
+                    "Put a public probe, get it twice through every edge, purge it, and prove that it went.",
+                    {
+                        "--provider": ("NAME", "Only this CDN of cdn.yaml; may be repeated."),
+                    },
+                    (),
+                    None,
+                ),
+                "warm": (
+                    "Ask for every block of public documents through every edge, so that readers find them there.",
+                    {
+                        "--provider": ("NAME", "Only this CDN of cdn.yaml; may be repeated."),
+                    },
+                    ("DOC...",),
+                    None,
+                ),
+                "publish": (
+                    "Push a document to the buckets that CDNs read, write-once; what is not public is refused.",
+                    {
+                        "--provider": ("NAME", "Only this CDN of cdn.yaml; may be repeated."),
+                    },
+                    ("DOC",),
+                    None,
+                ),
+                "journal": (
+                    "List what was asked of CDNs and how it stands; nothing asked is forgotten.",
+                    {
+                        "--open": ("", "Those alone that have not ended."),
+                        "--limit": ("N", "So many, the newest first."),
+                    },
+                    ("[PURGE]",),
+                    None,
+                ),
+                "render": (
+                    "Write the commented configuration of a self-hosted edge, or its token's map, from cdn.yaml.",
+                    {
+                        "--provider": ("NAME", "The edge's provider in cdn.yaml."),
+                        "--origin": ("URL", "This node's HTTP door, as the edge reaches it."),
+                        "--token": ("FILE", "On the edge: the file with the token."),
+                        "--caller": ("NET", "Address or network that may purge; may be repeated."),
+                        "--cert": ("FILE", "On the edge: its certificate, for TLS."),
+                        "--key": ("FILE", "On the edge: the certificate's key."),
+                        "--listen": ("ADDRESS", "Where nginx listens, 80 or 443."),
+                        "--behind": ("HOST:PORT", "For tls: where the Varnish listens."),
+                        "-o": ("FILE", "Write it there instead of stdout."),
+                        "--out": ("FILE", "Write it there instead of stdout."),
+                    },
+                    ("varnish|nginx|tls|token",),
+                    None,
+                ),
+                "rules": (
+                    "See which cache rule is for a path, and what caches are told.",
+                    {},
+                    (),
+                    {
+                        "show": (
+                            "Show the cache rule that is for a path, and the headers that caches and browsers are sent.",
+                            {},
+                            ("PATH",),
+                            None,
+                        ),
+                    },
+                ),
+            },
+        ),
         "config": (
             "Show, check and migrate the configuration.",
             {},

@@ -45,6 +45,7 @@ NOUNS: dict[str, str] = {
     "topic": "List topics, listen to one, publish to one.",
     "sync": "Exchange metadata with peers, see who agrees, decide conflicts.",
     "replication": "See how often chunks are stored, and where; prove it, repair it, move it.",
+    "cdn": "Purge CDNs and prove it, fill them, see how they do.",
     "config": "Show, check and migrate the configuration.",
     "status": "How this home and its node are, problems first.",
     "why": "Why a document, chunk or peer can or cannot be had, link by link.",

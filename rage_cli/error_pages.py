@@ -40,6 +40,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "is its address right?",
     ),
     "archive-incomplete": (IntegrityError, "A CAR archive lacks blocks of its root.", "export it again, whole"),
+    "archive-too-large": (
+        UsageError,
+        "The document has more blocks than the gateway sends in one archive.",
+        "ask for its blocks one by one, or: rage chunk export",
+    ),
     "bad-acl": (UsageError, "What was given is no list of rights.", "it says where; rage acl set --help"),
     "bad-action": (UsageError, "There is no such action.", "read, write, admin, query or replicate"),
     "bad-key-set": (
@@ -87,6 +92,81 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
     ),
     "cancelled": (UnavailableError, "The operation was cancelled before it was done.", "retry"),
     "car-invalid": (IntegrityError, "The file is no CAR archive, or a broken one.", "to store a file: rage chunk put"),
+    "cdn-answer": (
+        UnavailableError,
+        "A CDN answered something that is no answer: another program, a portal, or wrong bytes.",
+        "rage cdn check",
+    ),
+    "cdn-busy": (
+        UnavailableError,
+        "A CDN is busy, or does another operation; it is asked again.",
+        "rage cdn journal --open",
+    ),
+    "cdn-config": (
+        ConfigError,
+        "What cdn.yaml says of a CDN is not so: an id, a host, a plan.",
+        "rage cdn check",
+    ),
+    "cdn-credentials": (
+        AccessDeniedError,
+        "A CDN does not know the token or key that cdn.yaml gives.",
+        "make a new one at the vendor; rage config show cdn --origin",
+    ),
+    "cdn-forbidden": (
+        AccessDeniedError,
+        "A CDN knows the token, which may not do this.",
+        "give it the right to purge; rage cdn check",
+    ),
+    "cdn-impossible": (
+        UsageError,
+        "A CDN has no way to purge what was named.",
+        "name it otherwise: --doc, --tag, --prefix",
+    ),
+    "cdn-no-bucket": (
+        ConfigError,
+        "No CDN reads a bucket: there is nowhere to publish.",
+        "bucket of a provider in cdn.yaml; rage cdn warm",
+    ),
+    "cdn-none": (
+        ConfigError,
+        "cdn.yaml names no CDN, or CDNs are switched off.",
+        "rage config show cdn",
+    ),
+    "cdn-not-found": (
+        ConfigError,
+        "A CDN has no zone, service, distribution or profile of that id.",
+        "rage cdn check",
+    ),
+    "cdn-not-public": (
+        AccessDeniedError,
+        "Nothing that is not public goes to a CDN in the clear.",
+        "rage acl set DOC --visibility public, or seal it",
+    ),
+    "cdn-rate-limited": (
+        UnavailableError,
+        "A CDN's quota is used up; it is asked again when it says.",
+        "rage cdn status",
+    ),
+    "cdn-rejected": (
+        UnavailableError,
+        "A CDN refused a call as malformed.",
+        "rage cdn journal; report it",
+    ),
+    "cdn-too-large": (
+        UsageError,
+        "The document has more blocks than are sealed for a CDN.",
+        "put it in parts",
+    ),
+    "cdn-unknown": (
+        NotFoundError,
+        "No CDN of that name is configured.",
+        "rage cdn status -q",
+    ),
+    "cdn-unreachable": (
+        UnavailableError,
+        "A CDN or an edge does not answer; it is asked again until it does.",
+        "rage cdn check",
+    ),
     "cert-cross-own": (
         UsageError,
         "A CA is asked to vouch for one of its own organisation, or for one that names none.",
@@ -197,6 +277,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "The log knows no certificate with this serial.",
         "name the peer too: rage cert revoke SERIAL --peer 12D3KooW...",
     ),
+    "chunk-denied": (
+        AccessDeniedError,
+        "A node of our own organisation has it, and its documents give this node no right to read it.",
+        "on the owner's node: rage acl grant DOC peer:... read",
+    ),
     "chunk-missing": (
         NotFoundError,
         "The index names a chunk whose file is gone.",
@@ -206,6 +291,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         NotFoundError,
         "Neither this store nor a peer gives the chunk. A peer says not found, too, where it may not serve.",
         "on a node that has it: is its visibility public, or are we in its trusted_peers? Else name another --peer",
+    ),
+    "cid-differs": (
+        IntegrityError,
+        "A source sent other bytes than their CID names; they were dropped.",
+        "another source is asked",
     ),
     "client-left": (UnavailableError, "The client went away before all octets were through.", "retry"),
     "config-by-hand": (
@@ -220,11 +310,6 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
     ),
     "config-key-unknown": (NotFoundError, "There is no such configuration key.", "rage config show"),
     "config-missing": (ConfigError, "A configuration file that was named does not exist.", "rage config path"),
-    "chunk-denied": (
-        AccessDeniedError,
-        "A node of our own organisation has it, and its documents give this node no right to read it.",
-        "on the owner's node: rage acl grant DOC peer:... read",
-    ),
     "conflict-not-found": (
         NotFoundError,
         "No contradiction has this id: it is resolved, or another fact joined it and gave it a new one.",
@@ -319,6 +404,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "A key file holds no encrypted Ed25519 key.",
         "restore it from a backup",
     ),
+    "key-not-found": (
+        NotFoundError,
+        "No node that may give it has the key of a sealed document.",
+        "rage acl show DOC; is a node that sealed it there?",
+    ),
     "list-too-long": (
         ConflictError,
         "The list of what was signed or revoked is longer than rage reads.",
@@ -402,6 +492,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "rage cert request, rage cert show",
     ),
     "not-confirmed": (UsageError, "The question was answered with no; nothing was changed.", "nothing to do"),
+    "not-held": (
+        NotFoundError,
+        "The gateway was asked for what it holds alone, and does not hold it.",
+        "ask without only-if-cached",
+    ),
     "not-public": (
         AccessDeniedError,
         "The chunk is not known to be public, so that nobody outside the organisation was asked for it.",
@@ -539,6 +634,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         AccessDeniedError,
         "The directory of the node's socket is open to others.",
         "set XDG_RUNTIME_DIR to a directory of your own",
+    ),
+    "sealed-broken": (
+        IntegrityError,
+        "What a CDN holds of a sealed document does not open with its key.",
+        "rage cdn purge --doc DOC",
     ),
     "server-unreachable": (
         UnavailableError,

@@ -102,7 +102,7 @@ class Gate:
         public = [
             (document.organization, document.doc_id)
             for document, access in zip(found.documents, answer.rights, strict=True)
-            if document.doc_id and _is_public(access)
+            if document.doc_id and is_public_access(access)
         ]
         if not public:
             return answer, Served(found.stat.size, answer.is_public)
@@ -169,7 +169,7 @@ class Gate:
                     told.append((access.organization, document.doc_id))
                     if len(told) == tell:
                         break
-        return Answer(found, decision, tuple(told), any(map(_is_public, lists)), rights=lists)
+        return Answer(found, decision, tuple(told), any(map(is_public_access, lists)), rights=lists)
 
     def _is_own(self, principal: Principal, lists: Sequence[AccessList]) -> bool:
         organization = principal.organization
@@ -178,6 +178,6 @@ class Gate:
         return any(access.organization == organization for access in lists)
 
 
-def _is_public(access: AccessList) -> bool:
+def is_public_access(access: AccessList) -> bool:
     """Whether anyone may have it, whatever this node's own rules are."""
     return access.visibility == "public" and not access.flaw and "read" not in access.denials

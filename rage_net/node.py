@@ -25,6 +25,7 @@ from rage_net import config as configuration
 from rage_net import home as homes
 from rage_net import log as logs
 from rage_net.bearer import Bearer
+from rage_net.cdn_verbs import status as cdn_status
 from rage_net.control import Control
 from rage_net.engine import STOP_WITHIN_S, Engine
 from rage_net.env import read_environment
@@ -53,6 +54,8 @@ LEAVE_S_MAX = 1.0
 FILL_EVERY_S = 10.0
 """Between two rounds of filling CDNs with what peers had to give."""
 MEASURE_EVERY_S = 10.0
+CDN_LEVELS_EVERY_S = 300.0
+"""Vendors' figures are minutes late, and asking costs their quota."""
 CONFLICTS_REST = 100
 """Times as long as counting conflicts took, they are not counted again: among 100,000 disputed documents it takes
 seconds."""
@@ -192,9 +195,11 @@ class Node:
             self._problems["listen"] = f"not listening at {'; '.join(failures)}"
 
     async def _open_cdns(self) -> None:
-        """A node whose cdn.yaml is wrong serves all the same: it asks peers alone."""
+        """CDNs are read, purges that wait are sent. A node whose cdn.yaml is wrong serves all the same."""
         try:
             await self.engine.ways_in.open()
+            if self.engine.config.network.cdn.enabled:
+                await self.engine.cdns()
         except ConfigError as error:
             log.warning("%s", error.message)
             self._problems["cdn"] = f"no CDN is asked: {error.message}"
@@ -242,7 +247,13 @@ class Node:
             job("records", RECORDS_EVERY_S, lambda: sharing.keep(self.engine), at_once=True),
             job("measure", MEASURE_EVERY_S, self._measure),
             job("cdn_fill", FILL_EVERY_S, self.engine.ways_in.fill),
+            job("cdn-levels", CDN_LEVELS_EVERY_S, self._measure_cdns),
         ]
+
+    async def _measure_cdns(self) -> None:
+        """Hit ratios by each provider's own figures."""
+        if self.engine.config.network.cdn.enabled:
+            await cdn_status.measure(self.engine, await self.engine.cdns(), CDN_LEVELS_EVERY_S)
 
     async def _measure(self) -> None:
         """Keep the gauges, and notice a disk that filled up or got room again."""

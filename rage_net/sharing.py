@@ -71,6 +71,17 @@ async def _apply(engine: Engine, metadata: Metadata, organization: str, facts: S
     if applied.roots_changed:
         engine.read_roots_anew()
     _announce(engine, metadata, metadata.organization, applied.written)
+    doc_ids = _documents_of(facts)
+    if doc_ids is None or doc_ids:
+        await engine.reconsider_cdns(doc_ids, is_ours=all(fact.author == metadata.own for fact in facts))
+
+
+def _documents_of(facts: Sequence[Fact]) -> list[str] | None:
+    """Documents that facts are about; None when they may concern any."""
+    resources = {fact.resource for fact in facts}
+    if any(not resource.startswith(("doc:", "peer:", "topic:")) for resource in resources):
+        return None
+    return [resource[4:] for resource in resources if resource.startswith("doc:")]
 
 
 def _place_anew(engine: Engine, facts: Sequence[Fact]) -> None:

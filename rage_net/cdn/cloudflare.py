@@ -216,8 +216,10 @@ class Cloudflare:
 
     @property
     def abilities(self) -> Abilities:
-        """By the zone's plan. Without tags where objects come from a bucket, which sends none (R2), and once the API
-        said that the plan has none: a new plan takes URLs.
+        """By the zone's plan.
+
+        Without tags where objects come from a bucket, which sends none (R2), and once the API said that the plan has
+        none: a new plan takes URLs.
         """
         plan = self._keys.plan
         urls_max = URLS_MAX_ENTERPRISE if plan == "enterprise" else URLS_MAX

@@ -87,6 +87,21 @@ MIGRATIONS = (
         at REAL NOT NULL,
         PRIMARY KEY (provider, bucket)
     ) WITHOUT ROWID;
+    CREATE TABLE exposed (
+        doc_id TEXT PRIMARY KEY,
+        organization TEXT NOT NULL,
+        root TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE owed (
+        id TEXT PRIMARY KEY,
+        doc_id TEXT NOT NULL,
+        organization TEXT NOT NULL,
+        root TEXT NOT NULL,
+        cause TEXT NOT NULL,
+        events TEXT NOT NULL,
+        due_at REAL NOT NULL,
+        step INTEGER NOT NULL
+    ) WITHOUT ROWID;
     """,
 )
 
@@ -103,6 +118,30 @@ class Asked:
     objects: tuple[str, ...] = ()
     impossible: tuple[tuple[str, str], ...] = ()
     """Provider, and what it has no way to purge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exposed:
+    """A document that CDNs may hold, and the root under which they may."""
+
+    doc_id: str
+    organization: str
+    root: str
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """A purge that a document's change asks for by itself, until it is proved. `step` counts what of it is done.
+
+    `cause`: narrowed, removed or moved. `events`: ids of the facts that asked for it, hex.
+    """
+
+    id: str
+    document: Exposed
+    cause: str
+    events: tuple[str, ...]
+    due_at: float
+    step: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,6 +367,76 @@ class Journal:
                 db.execute("DELETE FROM work WHERE reference != '' AND number NOT IN (SELECT work FROM wanted)")
                 db.execute("DELETE FROM call WHERE reference NOT IN (SELECT reference FROM work)")
         return len(gone)
+
+    # --- what CDNs may hold, and what is owed when they may no more ---
+
+    def exposed(self, doc_ids: Sequence[str] | None = None) -> list[Exposed]:
+        """Documents that CDNs may hold: all, or those of these."""
+        with self._db.read() as db:
+            if doc_ids is None:
+                rows = db.execute("SELECT doc_id, organization, root FROM exposed").fetchall()
+            else:
+                rows = [
+                    row
+                    for doc_id in doc_ids
+                    for row in db.execute(
+                        "SELECT doc_id, organization, root FROM exposed WHERE doc_id = ?", (doc_id,)
+                    ).fetchall()
+                ]
+        return [Exposed(*row) for row in rows]
+
+    def expose(self, now_public: Sequence[Exposed], owed: Sequence[Owed], gone: Sequence[str]) -> None:
+        """Note at once what CDNs may hold from now on, what they may not, and the purges that this asks for."""
+        with self._db.write() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO exposed VALUES (?, ?, ?)",
+                ((it.doc_id, it.organization, it.root) for it in now_public),
+            )
+            db.executemany("DELETE FROM exposed WHERE doc_id = ?", ((doc_id,) for doc_id in gone))
+            db.executemany(
+                "INSERT OR IGNORE INTO owed VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    (
+                        it.id,
+                        it.document.doc_id,
+                        it.document.organization,
+                        it.document.root,
+                        it.cause,
+                        json.dumps(it.events),
+                        it.due_at,
+                        it.step,
+                    )
+                    for it in owed
+                ),
+            )
+
+    def owed(self) -> list[Owed]:
+        """Purges that are owed, the next that is due first."""
+        with self._db.read() as db:
+            rows = db.execute(
+                "SELECT id, doc_id, organization, root, cause, events, due_at, step FROM owed"
+                " ORDER BY due_at LIMIT 1000"
+            ).fetchall()
+        return [
+            Owed(row[0], Exposed(row[1], row[2], row[3]), row[4], tuple(json.loads(row[5])), row[6], row[7])
+            for row in rows
+        ]
+
+    def next_owed(self) -> float | None:
+        """When the next owed purge is due; None when none is."""
+        with self._db.read() as db:
+            row = db.execute("SELECT min(due_at) FROM owed").fetchone()
+        return None if row[0] is None else float(row[0])
+
+    def advance(self, id: str, step: int, due_at: float) -> None:
+        """An owed purge is a step further, and looked at again then."""
+        with self._db.write() as db:
+            db.execute("UPDATE owed SET step = ?, due_at = ? WHERE id = ?", (step, due_at, id))
+
+    def acquit(self, id: str) -> None:
+        """A purge is owed no more."""
+        with self._db.write() as db:
+            db.execute("DELETE FROM owed WHERE id = ?", (id,))
 
     # --- rows ---
 

@@ -181,10 +181,24 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 def registry() -> dict[str, type[Verb[Any]]]:
     """Every verb by its route."""
-    from rage_net.verbs import acl, cert, chunk, dht, diagnose, discovery, node, peer, replication, sync, topic, trust
+    from rage_net.verbs import (
+        acl,
+        cdn,
+        cert,
+        chunk,
+        dht,
+        diagnose,
+        discovery,
+        node,
+        peer,
+        replication,
+        sync,
+        topic,
+        trust,
+    )
 
     found: dict[str, type[Verb[Any]]] = {}
-    for module in (acl, cert, chunk, dht, diagnose, discovery, node, peer, replication, sync, topic, trust):
+    for module in (acl, cdn, cert, chunk, dht, diagnose, discovery, node, peer, replication, sync, topic, trust):
         for value in vars(module).values():
             if isinstance(value, type) and issubclass(value, Verb) and hasattr(value, "route"):
                 found[value.route] = value

@@ -1,4 +1,4 @@
-"""What the clouds' modules share: pauses, words made fit to show, what a status means, an exchange that never raises."""
+"""What the clouds' modules share: pauses, words fit to show, what a status means, an exchange that never raises."""
 
 from __future__ import annotations
 

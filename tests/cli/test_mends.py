@@ -10,7 +10,7 @@ from pathlib import Path
 from rage_cli._tree import TREE
 
 ROOT = Path(__file__).parents[2]
-COMMAND = re.compile(r"rage (?:--home \S+ )?(?!-)([a-z]+)(?: ([a-z]+))?")
+COMMAND = re.compile(r"(?<!\w)rage (?:--home \S+ )?(?!-)([a-z]+)(?: ([a-z]+))?")
 
 
 def advice(path: Path) -> Iterator[tuple[int, str]]:

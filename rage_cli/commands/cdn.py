@@ -1,0 +1,351 @@
+"""rage cdn: what CDNs keep of us, what is purged there, and the proof that it went.
+
+Not here: how rows look to a person (`rage_cli.cdns`).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rage_cli import cdns
+from rage_cli.command import duration_of, noun, page
+from rage_cli.options import options
+from rage_cli.output import chosen_format, confirm, is_json, render, say
+from rage_cli.partial import failure, raise_failures
+from rage_cli.replicas import print_list
+from rage_cli.session import home, run
+from rage_cli.text import format_duration
+from rage_net import config as configuration
+from rage_net.config.cdn import Cdn, Edge, Provider
+from rage_net.errors import EXIT_FINDINGS, EXIT_OK, DeadlineError, NotFoundError, UsageError
+from rage_net.verbs import cdn as verbs
+
+app = noun("Purge CDNs and prove it, fill them, see how they do.")
+rules = noun("See which cache rule is for a path, and what caches are told.")
+app.add_typer(rules, name="rules", help=str(rules.info.help))
+
+LINES_MAX = verbs.TARGETS_MAX
+
+Providers = Annotated[
+    list[str], typer.Option("--provider", metavar="NAME", help="Only this CDN of cdn.yaml; may be repeated.")
+]
+
+
+@app.command()
+@page(
+    examples=(
+        "rage cdn purge --doc report.md --wait 2m",
+        "rage cdn purge bafkr4icsnu5x2m",
+        "rage cdn purge --tag legal --dry-run",
+        "rage chunk list --chunks -q | rage cdn purge - --yes    # in CI: exit 3 names the CDNs that failed",
+    ),
+    exits=(3, 4, 5, 7, 10),
+)
+def purge(
+    cids: Annotated[list[str] | None, typer.Argument(metavar="[CID]...|-", help="CIDs; - reads one a line.")] = None,
+    doc: Annotated[list[str], typer.Option("--doc", metavar="DOC", help="A document; may be repeated.")] = [],  # noqa: B006
+    tag: Annotated[list[str], typer.Option("--tag", metavar="TAG", help="All documents with this tag.")] = [],  # noqa: B006
+    prefix: Annotated[list[str], typer.Option("--prefix", metavar="PATH", help="All paths that begin so.")] = [],  # noqa: B006
+    host: Annotated[list[str], typer.Option("--host", metavar="HOST", help="All of a public host name.")] = [],  # noqa: B006
+    all_: Annotated[
+        bool, typer.Option("--all", help="All that these CDNs have of us; the origin then bears it.")
+    ] = False,
+    provider: Providers = [],  # noqa: B006
+    soft: Annotated[
+        bool | None, typer.Option("--soft/--hard", help="Mark as stale, or delete; else as cdn.yaml says.")
+    ] = None,
+    wait: Annotated[
+        str, typer.Option("--wait", metavar="DURATION", help="To the end, and prove it at every edge; else exit 124.")
+    ] = "",
+) -> None:
+    """Purge CIDs, documents, tags or paths at every CDN; journalled first, and tried until it is done."""
+    verb = verbs.PurgeCdn(
+        _lines(cids or []), tuple(doc), tuple(tag), tuple(prefix), tuple(host), all_, tuple(provider), soft,
+        duration_of("--wait", wait, "2m") or 0.0, options.dry_run,
+    )  # fmt: skip
+    if all_ and not options.dry_run:
+        confirm("Purge everything: until the caches are warm, every request comes to the origin. Go on?")
+    _show(run(verb, label="purge"), verb.wait_s)
+
+
+def _lines(words: list[str]) -> tuple[str, ...]:
+    """Arguments, with `-` replaced by the lines of stdin."""
+    if "-" not in words:
+        return tuple(words)
+    if sys.stdin.isatty():
+        raise UsageError("- reads CIDs from a pipe", mend=["rage chunk list --chunks -q | rage cdn purge -"])
+    found = [word for word in words if word != "-"]
+    for line in sys.stdin:
+        if line.strip():
+            found.append(line.strip())
+        if len(found) > LINES_MAX:
+            raise UsageError(
+                f"more than {LINES_MAX} CIDs in one purge", mend=["split -l 100000", "rage cdn purge --all"]
+            )
+    return tuple(found)
+
+
+def _show(result: verbs.PurgeResult, wait_s: float) -> None:
+    rows = cdns.worst_first((*result.rows, *result.impossible))
+    if is_json():
+        render(result, cdns.PURGE, identifier=lambda it: it.purge_id)
+    elif chosen_format() == "id":
+        render(result, cdns.PURGE, items=[result], identifier=lambda it: it.purge_id)
+    else:
+        render(result, cdns.PURGE, items=rows, identifier=lambda it: it.provider)
+        if chosen_format() == "table" and result.proofs:
+            print_list(result.proofs, cdns.PROOF)
+    for line in cdns.purge_in_words(result):
+        say(line)
+    if result.dry_run:
+        return
+    failed = [(_name(row), failure(row.code, row.reason)) for row in rows if row.state == "failed"]
+    mend = list(dict.fromkeys(line for row in rows if row.state == "failed" for line in row.mend))
+    raise_failures(f"{len(failed)} of {len(rows)} did not purge", failed, len(rows), mend or ["rage cdn check"])
+    late = [_name(row) for row in rows if row.state in ("queued", "pending")]
+    late += [f"{it.edge or it.provider} {it.path}" for it in result.proofs if it.proof != "gone"]
+    if wait_s and late:
+        raise DeadlineError(
+            f"not proved within {format_duration(wait_s)}: {', '.join(late[:3])}{' ...' if len(late) > 3 else ''}",
+            why=next((row.reason for row in rows if row.reason), "") or "the cache gives it still, or does not say",
+            mend=[f"rage cdn journal {result.purge_id}", "rage cdn check"],
+        )
+
+
+def _name(row: verbs.PurgeRow) -> str:
+    return f"{row.provider} {row.edge}".strip()
+
+
+@app.command()
+@page(
+    examples=(
+        "rage cdn status",
+        "rage cdn status --hours 1",
+        "rage cdn status --json | jq '.items[] | select(.hit_ratio < 0.7) | .provider'    # in CI",
+    ),
+    exits=(7, 10),
+)
+def status(
+    hours: Annotated[float, typer.Option("--hours", metavar="N", help="Hit ratios of so many hours back.")] = 24.0,
+) -> None:
+    """Show each CDN: hit ratio by its own figures, quota left, purges that wait, and what is wrong."""
+    result = run(verbs.ShowCdn(hours))
+    render(result, cdns.PROVIDER, items=result.items, identifier=lambda it: it.provider)
+
+
+@app.command()
+@page(
+    examples=(
+        "rage cdn check",
+        "rage cdn check --doc report.md",
+        "rage cdn check --provider varnish-edge -q    # in CI: exit 6 when something is wrong",
+    ),
+    exits=(6, 7, 10),
+)
+def check(
+    doc: Annotated[str, typer.Option("--doc", metavar="DOC", help="Ask every public host for this document.")] = "",
+    provider: Providers = [],  # noqa: B006
+) -> int:
+    """Try credentials, ids, rights, edges and public hosts, without a change; exit 6 when one is wrong."""
+    result = run(verbs.CheckCdn(doc, tuple(provider)))
+    render(result, cdns.CHECK, items=result.items, identifier=lambda it: f"{it.provider} {it.edge}".strip())
+    for row in result.items:
+        for line in row.mend if not row.ok else ():
+            say(f"{row.provider}: {line}")
+    return EXIT_OK if all(row.ok for row in result.items) else EXIT_FINDINGS
+
+
+@app.command()
+@page(
+    examples=("rage cdn test", "rage cdn test --provider varnish-edge", "rage cdn test --json > probe.json    # in CI"),
+    exits=(6, 7, 10),
+)
+def test(provider: Providers = []) -> int:  # noqa: B006
+    """Put a public probe, get it twice through every edge, purge it, and prove that it went."""
+    result = run(verbs.TestCdn(tuple(provider)), label="test")
+    render(result, cdns.STEP, items=result.items, identifier=lambda it: f"{it.provider} {it.step}")
+    return EXIT_OK if all(row.ok for row in result.items) else EXIT_FINDINGS
+
+
+@app.command()
+@page(
+    examples=(
+        "rage cdn warm report.md",
+        "rage cdn warm report.md minutes.md --provider fastly",
+        "rage cdn warm $DOC --progress plain    # in CI: exit 3 when an edge did not give all",
+    ),
+    exits=(3, 5, 7, 10),
+)
+def warm(
+    refs: Annotated[list[str], typer.Argument(metavar="DOC...", help="Public documents.")],
+    provider: Providers = [],  # noqa: B006
+) -> None:
+    """Ask for every block of public documents through every edge, so that readers find them there."""
+    result = run(verbs.WarmCdn(tuple(refs), tuple(provider)), label="warm")
+    render(result, cdns.WARM, items=result.items, identifier=lambda it: it.provider)
+    failed = [(f"{it.provider} {it.edge}", failure("cdn-answer", it.reason)) for it in result.items if it.failed]
+    raise_failures(f"{len(failed)} edges did not give all", failed, len(result.items), ["rage cdn check --doc DOC"])
+
+
+@app.command()
+@page(
+    examples=(
+        "rage cdn publish report.md",
+        "rage cdn publish report.md --dry-run",
+        "rage cdn publish $DOC --provider cloudfront --progress plain    # in CI: exit 3 when a bucket failed",
+    ),
+    exits=(3, 4, 5, 7, 10),
+)
+def publish(
+    doc: Annotated[str, typer.Argument(metavar="DOC", help="A public document, or one that is sealed for CDNs.")],
+    provider: Providers = [],  # noqa: B006
+) -> None:
+    """Push a document to the buckets that CDNs read, write-once; what is not public is refused."""
+    result = run(verbs.PublishCdn(doc, tuple(provider), options.dry_run), label="publish")
+    render(result, cdns.PUBLISH, items=result.items, identifier=lambda it: it.provider)
+    failed = [(f"{it.provider} {it.bucket}", failure(it.code, it.reason)) for it in result.items if it.failed]
+    raise_failures(f"{len(failed)} buckets failed", failed, len(result.items), ["rage cdn check"])
+
+
+@app.command()
+@page(
+    examples=(
+        "rage cdn journal",
+        "rage cdn journal --open",
+        "rage cdn journal p0123456789abcde",
+        "rage cdn journal --open -q    # in CI: nothing is printed when nothing waits",
+    ),
+    exits=(5, 10),
+)
+def journal(
+    purge_id: Annotated[str, typer.Argument(metavar="[PURGE]", help="One purge, edge by edge.")] = "",
+    open_: Annotated[bool, typer.Option("--open", help="Those alone that have not ended.")] = False,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", help="So many, the newest first.")] = 20,
+) -> None:
+    """List what was asked of CDNs and how it stands; nothing asked is forgotten."""
+    result = run(verbs.ListPurges(purge_id, open_, limit))
+    if purge_id and chosen_format() in ("table", "tsv"):
+        rows = cdns.worst_first((*result.items[0].rows, *result.items[0].impossible))
+        render(result, cdns.PURGE, items=rows, identifier=lambda it: it.provider)
+    else:
+        render(result, cdns.JOURNAL, items=result.items, identifier=lambda it: it.purge_id)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A path's rule and the headers that an origin sends for it."""
+
+    path: str
+    rule: str
+    ttl_s: float
+    headers: dict[str, str]
+
+
+@rules.command("show")
+@page(
+    examples=(
+        "rage cdn rules show /chunks/bafkr4icsnu5x2m",
+        "rage cdn rules show /embeddings/42",
+        "rage cdn rules show /api/v1 --json | jq .headers    # in CI",
+    ),
+    exits=(10,),
+)
+def show(path: Annotated[str, typer.Argument(metavar="PATH", help="As in a URL: /chunks/bafk...")]) -> None:
+    """Show the cache rule that is for a path, and the headers that caches and browsers are sent."""
+    from rage_net.cdn import policy
+
+    if not path.startswith("/"):
+        raise UsageError(f"{path!r} is no path", mend=[f"rage cdn rules show /{path}"])
+    cdn = _config()
+    rule = policy.rule_for(cdn.cache_policy, path)
+    headers = policy.headers_for(cdn.cache_policy, path, edges=policy.edges_of(cdn))
+    pattern = rule.rule.pattern if rule.rule is not None else "(default)"
+    result = Rule(path, pattern, float(rule.ttl_s), dict(headers))
+    render(result, cdns.RULE, identifier=lambda it: it.rule)
+
+
+@app.command("render")
+@page(
+    examples=(
+        "rage cdn render varnish --origin http://10.0.0.5:4080 --token /etc/varnish/rage-token -o edge.vcl",
+        "rage cdn render nginx --cert /etc/ssl/edge.pem --key /etc/ssl/edge.key > edge.conf    # in CI",
+        "rage cdn render tls --cert /etc/ssl/edge.pem --key /etc/ssl/edge.key -o front.conf    # before a Varnish",
+    ),
+    exits=(5, 10),
+)
+def render_(
+    software: Annotated[str, typer.Argument(metavar="varnish|nginx|tls|token", help="What the file is for.")],
+    provider: Annotated[str, typer.Option("--provider", metavar="NAME", help="The edge's provider in cdn.yaml.")] = "",
+    origin: Annotated[
+        str, typer.Option("--origin", metavar="URL", help="This node's HTTP door, as the edge reaches it.")
+    ] = "http://127.0.0.1:4080",
+    token: Annotated[str, typer.Option("--token", metavar="FILE", help="On the edge: the file with the token.")] = "",
+    callers: Annotated[
+        list[str], typer.Option("--caller", metavar="NET", help="Address or network that may purge; may be repeated.")
+    ] = [],  # noqa: B006
+    cert: Annotated[str, typer.Option("--cert", metavar="FILE", help="On the edge: its certificate, for TLS.")] = "",
+    key: Annotated[str, typer.Option("--key", metavar="FILE", help="On the edge: the certificate's key.")] = "",
+    listen: Annotated[str, typer.Option("--listen", metavar="ADDRESS", help="Where nginx listens, 80 or 443.")] = "",
+    behind: Annotated[
+        str, typer.Option("--behind", metavar="HOST:PORT", help="For tls: where the Varnish listens.")
+    ] = "127.0.0.1:6081",
+    out: Annotated[str, typer.Option("-o", "--out", metavar="FILE", help="Write it there instead of stdout.")] = "",
+) -> None:
+    """Write the commented configuration of a self-hosted edge, or its token's map, from cdn.yaml."""
+    from rage_net.cdn import render as edges
+
+    found = _edge(software, provider)
+    tls = edges.Tls(cert, key, listen or "443") if cert else None
+    allowed = tuple(callers) or ("127.0.0.1", "::1")
+    if bool(cert) != bool(key) or (software == "tls" and tls is None):
+        raise UsageError("TLS needs --cert and --key")
+    if software == "varnish":
+        varnish = edges.VarnishOptions(token or "/etc/varnish/rage-token", allowed)
+        text = edges.render_varnish(_config(), found, origin, varnish)
+    elif software == "nginx":
+        nginx = edges.NginxOptions(token or "/etc/nginx/rage-token.map", allowed, tls, listen or "80")
+        text = edges.render_nginx(_config(), found, origin, nginx)
+    elif software == "token":
+        secret = found.config.auth_token if isinstance(found.config, Edge) else None
+        text = edges.render_token_map(secret.reveal() if secret is not None else "")
+    else:
+        assert tls is not None
+        text = edges.render_tls_front(found, behind, allowed, tls)
+    if out in ("", "-"):
+        sys.stdout.write(text)
+    else:
+        with open(out, "w", opener=functools.partial(os.open, mode=0o600 if software == "token" else 0o644)) as file:
+            file.write(text)
+        say(f"written to {out}")
+
+
+def _config() -> Cdn:
+    """cdn.yaml of this home, or of --config."""
+    environ = dict(os.environ)
+    file = Path(options.config) if options.config else None
+    config = configuration.load(home().root, environ=environ, file=file)
+    return configuration.load_cdn(config, environ=environ)
+
+
+def _edge(software: str, name: str) -> Provider:
+    """The one provider that is meant."""
+    if software not in ("varnish", "nginx", "tls", "token"):
+        raise UsageError(f"{software!r} is no edge that rage configures", mend=["rage cdn render varnish"])
+    kinds = {"tls": ("varnish",), "token": ("varnish", "nginx")}.get(software, (software,))
+    found = [it for it in _config().providers if it.software in kinds and name in ("", it.name)]
+    if not found:
+        raise NotFoundError(
+            f"no {' or '.join(kinds)} provider{f' {name!r}' if name else ''} in cdn.yaml",
+            mend=["rage config show cdn"],
+            id="cdn-unknown",
+        )
+    if len(found) > 1:
+        raise UsageError(f"{len(found)} providers are meant", mend=[f"--provider {it.name}" for it in found[:3]])
+    return found[0]

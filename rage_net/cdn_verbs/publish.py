@@ -1,0 +1,119 @@
+"""Publish: a document's blocks, pushed to the stores that CDNs read. Write-once, and only what anyone may read.
+
+Source: issue 6, C; cdn-apis 1 and 2 ("PUT").
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rage_net.acl import ANYONE
+from rage_net.cdn import policy
+from rage_net.cdn.buckets import Bucket, key_of
+from rage_net.cdn_verbs import targets
+from rage_net.cdn_verbs.probing import public_root
+from rage_net.cdn_verbs.purge import sections_of
+from rage_net.cid import Cid
+from rage_net.errors import ConfigError, NotFoundError, RageError
+from rage_net.verbs import Progress
+from rage_net.verbs import cdn as verbs
+
+if TYPE_CHECKING:
+    from rage_net.cdns import Cdns
+    from rage_net.engine import Engine, Io
+
+PUTS_AT_ONCE = 8
+"""Blocks under way to one bucket; each is in memory."""
+FAILURES_MAX = 20
+"""A bucket that fails so often in a row is given up."""
+
+
+async def publish_cdn(engine: Engine, verb: verbs.PublishCdn, io: Io) -> verbs.PublishCdnResult:
+    """Every block of a public document into every bucket. Raises UsageError for what is not public."""
+    cdns = await engine.cdns()
+    names = sections_of(cdns, verb.providers)
+    stores = [(name, bucket) for name in names for bucket in _buckets(cdns, name)]
+    if not stores:
+        raise ConfigError(
+            "no CDN reads a bucket",
+            why="the providers have neither `bucket` nor `dav_path`: their edges fill themselves from this node",
+            mend=["set bucket of a provider in cdn.yaml", "rage cdn warm DOC"],
+            id="cdn-no-bucket",
+        )
+    root = await public_root(engine, verb.ref)
+    blocks = await engine.env.blocking(targets.blocks_of, engine, root)
+    if blocks is None:
+        raise NotFoundError(f"the blocks of {verb.ref} are not all here", mend=[f"rage chunk get {verb.ref} -o FILE"])
+    sizes = await engine.env.blocking(_sizes, engine, blocks)
+    if verb.dry_run:
+        rows = [verbs.PublishRow(name, str(bucket), len(blocks), 0, 0, sum(sizes)) for name, bucket in stores]
+        return verbs.PublishCdnResult(str(root), len(blocks), sum(sizes), tuple(rows), True)
+    done = 0
+
+    def tell() -> None:
+        nonlocal done
+        done += 1
+        io.report(Progress(done, len(blocks) * len(stores), "items", "publish"))
+
+    found = await asyncio.gather(*(_fill(engine, name, bucket, blocks, tell) for name, bucket in stores))
+    return verbs.PublishCdnResult(str(root), len(blocks), sum(sizes), tuple(found), False)
+
+
+def _buckets(cdns: Cdns, name: str) -> Sequence[Bucket]:
+    return [bucket for it in cdns.buckets.values() if it.provider == name for bucket in it.buckets.values()]
+
+
+def _sizes(engine: Engine, blocks: Sequence[Cid]) -> list[int]:
+    return [stat.size if (stat := engine.store.stat(cid)) is not None else 0 for cid in blocks]
+
+
+async def _fill(engine: Engine, name: str, bucket: Bucket, blocks: Sequence[Cid], tell: object) -> verbs.PublishRow:
+    work: Iterator[Cid] = iter(blocks)
+    counts = {"put": 0, "existed": 0, "failed": 0, "bytes": 0}
+    reasons: list[RageError] = []
+
+    async def put() -> None:
+        for cid in work:
+            if counts["failed"] >= FAILURES_MAX and not counts["put"]:
+                counts["failed"] += 1
+                continue
+            try:
+                size, existed = await put_block(engine, bucket, cid)
+            except RageError as error:
+                counts["failed"] += 1
+                reasons.append(error)
+            else:
+                counts["existed" if existed else "put"] += 1
+                counts["bytes"] += 0 if existed else size
+            if callable(tell):
+                tell()
+
+    await asyncio.gather(*(put() for _ in range(PUTS_AT_ONCE)))
+    last = reasons[-1] if reasons else None
+    reason = "" if last is None else f"{last.message}: {last.why}" if last.why else last.message
+    return verbs.PublishRow(
+        name, str(bucket), counts["put"], counts["existed"], counts["failed"], counts["bytes"], reason,
+        "" if last is None else last.id,
+    )  # fmt: skip
+
+
+async def put_block(engine: Engine, bucket: Bucket, cid: Cid) -> tuple[int, bool]:
+    """One block that anyone may read, with the headers that the node would send. Size, and whether it was there."""
+    served = await engine.stat_served(cid, ANYONE)
+    data = await engine.read_served(cid, ANYONE)
+    if served is None or data is None:
+        raise NotFoundError(f"{cid} is not public any more, or not here")
+    path = targets.paths_of(cid)[0]
+    rules = (await engine.env.blocking(lambda: engine.cdn_config)).cache_policy
+    headers = policy.headers_for(rules, path, is_permanent=served.is_permanent, edges="plain")
+    tags = policy.tags_of(cid, served.documents, served.words, has_more=served.has_more)
+    put = await bucket.put(
+        key_of(cid),
+        data,
+        content_type="application/vnd.ipld.dag-cbor" if cid.is_manifest() else "application/vnd.ipld.raw",
+        cache_control=headers["Cache-Control"],
+        tags=tags,
+    )
+    return len(data), put.existed

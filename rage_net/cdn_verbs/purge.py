@@ -1,0 +1,190 @@
+"""Purge: what was named becomes targets, a journal's row, and calls; `--wait` asks every edge until it is proved.
+
+Source: issue 6, B; design D11.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rage_net.cdn.evidence import judge
+from rage_net.cdn.journal import Asked, Standing
+from rage_net.cdn.plan import Planned
+from rage_net.cdn.probe import Place, Probe, places, probe
+from rage_net.cdn_verbs import targets
+from rage_net.cid import Cid, CidError
+from rage_net.errors import ConfigError, NotFoundError, UsageError
+from rage_net.services.purging import FIRST_ANSWER_S, Wish
+from rage_net.verbs import Progress
+from rage_net.verbs import cdn as verbs
+
+if TYPE_CHECKING:
+    from rage_net.cdns import Cdns
+    from rage_net.engine import Engine, Io
+
+PROBES = 8
+"""At once."""
+PROVE_AGAIN_S = 1.0
+LABEL_CHARS_MAX = 200
+
+
+async def purge_cdn(engine: Engine, verb: verbs.PurgeCdn, io: Io) -> verbs.PurgeResult:
+    """Purge what the verb names; durable before the first call. Raises as `Purging.plan`, and UsageError."""
+    count = len(verb.cids) + len(verb.docs) + len(verb.tags) + len(verb.prefixes) + len(verb.hosts) + verb.everything
+    if not count or count > verbs.TARGETS_MAX:
+        raise UsageError(
+            "nothing to purge was named" if not count else f"{count} targets; {verbs.TARGETS_MAX} are the most",
+            mend=["rage cdn purge CID", "rage cdn purge --doc DOC", "rage cdn purge --tag TAG"],
+        )
+    if not 0 <= verb.wait_s <= verbs.WAIT_S_MAX:
+        raise UsageError(f"a wait is 0 to {verbs.WAIT_S_MAX:.0f} s", mend=["--wait 2m"])
+    cdns = await engine.cdns()
+    wanted, objects, doc_id = await targets.of_verb(engine, verb)
+    names = [target.name for target in wanted]
+    label = (", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""))[:LABEL_CHARS_MAX]
+    purge_id = f"p{engine.env.random.getrandbits(60):015x}"
+    wish = Wish(purge_id, tuple(wanted), label, "manual", doc_id, objects, verb.soft, verb.providers)
+    if verb.dry_run:
+        plans = await engine.env.blocking(cdns.purging.plan, wish)
+        return _planned(cdns, wish, plans, engine.env.now())
+    return await carry_out(engine, cdns, wish, verb.wait_s, io.report)
+
+
+async def carry_out(engine: Engine, cdns: Cdns, wish: Wish, wait_s: float, report: object = None) -> verbs.PurgeResult:
+    """Journal a purge and send it; with a wait, to its end and with proof."""
+    started = engine.env.monotonic()
+    asked = await cdns.purging.ask(wish)
+
+    def tell(states: Sequence[Standing]) -> None:
+        total = sum(it.words for it in states)
+        done = sum(it.words for it in states if it.state not in ("queued", "pending"))
+        if callable(report):
+            report(Progress(done, total, "items", "purge"))
+
+    states = await cdns.purging.wait(wish.id, wait_s or FIRST_ANSWER_S, to_the_end=bool(wait_s), tell=tell)
+    proofs: tuple[verbs.ProofRow, ...] = ()
+    if wait_s:
+        proofs = await prove(engine, cdns, asked, states, started + wait_s, is_soft=bool(wish.soft))
+        states = await engine.env.blocking(cdns.journal.states, wish.id)
+    return shown(asked, states, proofs)
+
+
+def shown(asked: Asked, states: Sequence[Standing], proofs: tuple[verbs.ProofRow, ...] = ()) -> verbs.PurgeResult:
+    """A purge as people see it."""
+    rows = tuple(
+        verbs.PurgeRow(
+            it.provider, it.edge, it.state, it.words, it.calls, it.tries, it.objects, it.vendor_id, it.reason, it.code,
+            it.mend, it.due_at,
+        )
+        for it in states
+    )  # fmt: skip
+    return verbs.PurgeResult(
+        asked.id, asked.label, asked.asked_at, asked.cause, rows, proofs, _impossible(asked.impossible)
+    )
+
+
+def _impossible(found: Sequence[tuple[str, str]]) -> tuple[verbs.PurgeRow, ...]:
+    return tuple(
+        verbs.PurgeRow(provider, "", "failed", 0, 0, reason=f"it has no way to purge {name}", code="cdn-impossible")
+        for provider, name in found
+    )
+
+
+def _planned(cdns: Cdns, wish: Wish, plans: Sequence[Planned], now: float) -> verbs.PurgeResult:
+    rows = [
+        verbs.PurgeRow(it.provider, edge, "planned", len(it.words), it.calls)
+        for it in plans
+        if it.words
+        for edge in cdns.purging.providers[it.provider].edges
+    ]
+    impossible = [(it.provider, name) for it in plans for name in it.impossible[:100]]
+    seconds = max((it.seconds for it in plans), default=0.0)
+    return verbs.PurgeResult("", wish.label, now, wish.cause, tuple(rows), (), _impossible(impossible), True, seconds)
+
+
+async def list_purges(engine: Engine, verb: verbs.ListPurges, io: Io) -> verbs.ListPurgesResult:
+    """The journal, the newest first."""
+    cdns = await engine.cdns()
+    limit = max(1, min(verb.limit, 1000))
+
+    def read() -> list[verbs.PurgeResult]:
+        if verb.purge_id:
+            asked = cdns.journal.find(verb.purge_id)
+            if asked is None:
+                raise NotFoundError(f"no purge {verb.purge_id!r} in the journal", mend=["rage cdn journal"])
+            return [shown(asked, cdns.journal.states(asked.id))]
+        found = [shown(asked, cdns.journal.states(asked.id)) for asked in cdns.journal.newest(limit)]
+        return [it for it in found if not verb.is_open or any(row.state in ("queued", "pending") for row in it.rows)]
+
+    return verbs.ListPurgesResult(tuple(await engine.env.blocking(read)))
+
+
+# --- proof ---
+
+
+async def prove(
+    engine: Engine, cdns: Cdns, asked: Asked, states: Sequence[Standing], ends: float, *, is_soft: bool
+) -> tuple[verbs.ProofRow, ...]:
+    """Ask each edge that was told for each object, until its cache's own headers show the purge, or time is over."""
+    told = {(it.provider, it.edge): it.ended_at for it in states if it.state in ("accepted", "done")}
+    asked_for = [
+        (place, path, told[place.provider, place.edge])
+        for provider in {name: None for name, _ in told}
+        for place in places(cdns.sections[provider])
+        if (place.provider, place.edge) in told
+        for path in asked.objects
+    ]
+    rows: dict[tuple[str, str, str, str], verbs.ProofRow] = {}
+    limit = asyncio.Semaphore(PROBES)
+
+    async def one(place: Place, path: str, ended_at: float) -> None:
+        while True:
+            async with limit:
+                since = max(0.0, engine.env.now() - ended_at)
+                found = await probe(cdns.webs[place.provider], place, path, cid=_cid_in(path))
+            row = _row(place, path, found, since, is_soft)
+            rows[place.provider, place.edge, place.url + place.host, path] = row
+            left = ends - engine.env.monotonic()
+            if row.proof == "gone" or left <= 0:
+                return
+            await asyncio.sleep(min(PROVE_AGAIN_S, left))
+
+    await asyncio.gather(*(one(*it) for it in asked_for))
+    return tuple(rows[key] for key in sorted(rows))
+
+
+def _row(place: Place, path: str, found: Probe, since_s: float, is_soft: bool) -> verbs.ProofRow:
+    if found.look is None:
+        return verbs.ProofRow(place.provider, place.edge, path, "unproven", "", found.reason)
+    verdict = judge(found.look, since_s)
+    state = {"gone": "gone", "there": "stays", "unproven": "unproven"}[verdict.state]
+    if is_soft and found.evidence.state in ("stale", "revalidated"):
+        state = "gone"
+    line = f"{found.status} {found.evidence.line}".strip()
+    return verbs.ProofRow(place.provider, place.edge, path, state, line, verdict.reason)  # type: ignore[arg-type]
+
+
+def _cid_in(path: str) -> Cid | None:
+    try:
+        return Cid.parse(path.rpartition("/")[2].partition("?")[0])
+    except CidError:
+        return None
+
+
+def sections_of(cdns: Cdns, names: Sequence[str]) -> list[str]:
+    """Names of the providers that a verb is for: those named, or all. Raises NotFoundError, ConfigError."""
+    if not cdns.sections:
+        raise ConfigError(
+            "no CDN is configured",
+            why="cdn.yaml names no provider, or CDNs are switched off",
+            mend=["rage config show cdn", "rage config check"],
+            id="cdn-none",
+        )
+    for name in names:
+        if name not in cdns.sections:
+            raise NotFoundError(
+                f"no CDN provider {name!r}", why=f"there are {', '.join(cdns.sections)}", id="cdn-unknown"
+            )
+    return [name for name in cdns.sections if not names or name in names]
