@@ -13,7 +13,9 @@ cdn-apis 5; the S3 API reference, "Error responses".
 from __future__ import annotations
 
 import asyncio
+import base64
 import functools
+import hashlib
 import logging
 import re
 import struct
@@ -224,6 +226,8 @@ def connect(
             **extra,
         ),
     )
+    if service == "s3" and endpoint:
+        client.meta.events.register("before-call.s3", _plain_s3)
     if is_bounded:
         _bound(client, core.get_config_variable("ca_bundle"))
     found = core.get_credentials()
@@ -238,6 +242,18 @@ def _loader() -> Any:
     import botocore.loaders
 
     return botocore.loaders.create_loader()
+
+
+def _plain_s3(model: Any, params: dict[str, Any], **_: Any) -> None:
+    """What servers that are not AWS want otherwise: MD5 where a sum is demanded, and no following of their 301.
+
+    botocore follows it by asking the same server for its region, for ever.
+    """
+    params["context"].setdefault("s3_redirect", {})["redirected"] = True
+    if model.name == "DeleteObjects":
+        digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
+        params["headers"]["Content-MD5"] = base64.b64encode(digest).decode("ascii")
+        params["context"].pop("checksum", None)
 
 
 def _bound(client: Any, ca_file: str | None) -> None:

@@ -70,6 +70,7 @@ def _handler(recorder: Recorder, upstream: str) -> type[BaseHTTPRequestHandler]:
             )
             if recorder.fault is not None:
                 status, told, body = recorder.fault
+                length = str(len(body))
             else:
                 connection = HTTPConnection(upstream, timeout=10)
                 connection.request(self.command, self.path, data, headers)
@@ -77,11 +78,12 @@ def _handler(recorder: Recorder, upstream: str) -> type[BaseHTTPRequestHandler]:
                 status, body = answer.status, answer.read()
                 hop = ("content-length", "connection", "transfer-encoding")
                 told = {name: text for name, text in answer.headers.items() if name.lower() not in hop}
+                length = answer.headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(body))
                 connection.close()
             self.send_response(status)
             for name, text in told.items():
                 self.send_header(name, text)
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", length)
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(body)
