@@ -18,7 +18,6 @@ import functools
 import hashlib
 import logging
 import re
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -61,6 +60,8 @@ Outcome = Literal["missing", "there", "busy", "broken", "refused", "unsupported"
 
 HIDDEN = "<set>"
 """What stands in a server's words instead of a secret."""
+NO_ANSWER = "NoAnswer"
+"""The code of an answer that cannot be read as one."""
 _KEYS_LOOK_LIKE = r"\b(?:AKIA|ASIA)[A-Z0-9]{12,124}\b|(?<=Signature=)[0-9a-fA-F]{16,}|(?<=Security-Token[=:])[^&\s]+"
 
 log = logging.getLogger(__name__)
@@ -149,20 +150,34 @@ class Account:
             client = self._open()
             answer: Mapping[str, Any] = getattr(client, operation)(**arguments)
         except Exception as error:
-            try:
-                outcome, code = classify(error)
-            except (ValueError, LookupError, struct.error):  # an address that is none, an answer that is no CBOR
-                outcome, code = "setup" if client is None else "broken", type(error).__name__
-            response = getattr(error, "response", {})
-            meta = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
-            headers = {str(name).lower(): str(text) for name, text in meta.get("HTTPHeaders", {}).items()}
-            if outcome == "refused" and client is not None:
+            failure = self._explain(error, is_sent=client is not None)
+            if failure.outcome == "refused" and self._keys is None and client is not None:
                 self._forget(client)
-            status = int(meta.get("HTTPStatusCode", 0))
-            failure = Failure(outcome, code, self.hide(said_by(error)), status, headers)
         else:
+            log.debug("%s %s is done", self._service, operation)
             return answer
+        log.debug("%s %s: %s", self._service, operation, failure.said)
         raise failure  # outside of `except`: an exception of the library would hang on it, with the request in it
+
+    def _explain(self, error: Exception, *, is_sent: bool) -> Failure:
+        """What an exception means. What botocore throws at an answer that is no answer can be of any class."""
+        from botocore.parsers import ResponseParserError
+
+        try:
+            outcome, code = classify(error)
+        except ValueError:
+            outcome, code = ("broken", NO_ANSWER) if is_sent else ("setup", "ValueError")
+        except Exception:
+            if not is_sent:
+                raise
+            outcome, code = "broken", NO_ANSWER
+        if isinstance(error, ResponseParserError):  # it quotes what came
+            outcome, code = "broken", NO_ANSWER
+        said = "what answers there speaks another language than AWS's API" if code == NO_ANSWER else said_by(error)
+        response = getattr(error, "response", {})
+        meta = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
+        headers = {str(name).lower(): str(text) for name, text in meta.get("HTTPHeaders", {}).items()}
+        return Failure(outcome, code, self.hide(said), int(meta.get("HTTPStatusCode", 0)), headers)
 
     def _open(self) -> Any:
         with self._lock:

@@ -16,15 +16,15 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from rage_net.aws import Account, Blocking, Failure
+from rage_net.aws import NO_ANSWER, Account, Blocking, Failure
+from rage_net.cdn.answers import hosts, refuse_token, retry_after_s, said
 from rage_net.cdn.provider import Abilities, Call, Item, Kind, Level, Quota, Verdict
 
 if TYPE_CHECKING:
@@ -62,23 +62,24 @@ _SAFE = "%/:?@!$&'()+,;=-._~[]"
 class CloudFront:
     """One distribution. See `provider.Provider`.
 
-    Args: entry: the part of cdn.yaml. blocking: where boto3 runs, such as `Env.waiting`: a call may take a minute.
+    Args: entry: the part of cdn.yaml. blocking: where boto3 runs, such as `Env.waiting`. now: seconds since the epoch.
     """
 
-    def __init__(self, entry: Entry, *, blocking: Blocking) -> None:
+    def __init__(self, entry: Entry, blocking: Blocking, now: Callable[[], float]) -> None:
         keys: Keys = entry.config  # type: ignore[assignment]  # `software` says so
         self._name = entry.name
         self._public_urls = entry.public_urls
         self._distribution = keys.distribution_id
         self._has_tags = keys.cache_tags
+        self._bases = tuple(dict.fromkeys(urlsplit(url).path.rstrip("/") for url in entry.public_urls)) or ("",)
+        self._now = now
         found = None
         if keys.access_key_id is not None and keys.secret_access_key is not None:
             found = (keys.access_key_id.reveal(), keys.secret_access_key.reveal())
-        self._cloudfront = Account(
-            "cloudfront", blocking=blocking, keys=found, endpoint=keys.api_url, region=REGION, call_s=CALL_S
-        )
-        self._cloudwatch = Account(
-            "cloudwatch", blocking=blocking, keys=found, endpoint=keys.api_url, region=REGION, call_s=CALL_S
+        self._refused = _refuse(found)
+        self._cloudfront, self._cloudwatch = (
+            Account(service, blocking=blocking, keys=found, endpoint=keys.api_url, region=REGION, call_s=CALL_S)
+            for service in ("cloudfront", "cloudwatch")
         )
         self._abilities = abilities(has_tags=keys.cache_tags)
 
@@ -99,10 +100,12 @@ class CloudFront:
 
     def words(self, item: Item) -> Sequence[str]:
         """How an invalidation names an item; nothing for what it cannot, such as a path of over 4,000 characters."""
-        return words(item, has_tags=self._has_tags)
+        return words(item, self._bases, has_tags=self._has_tags)
 
     async def purge(self, call: Call) -> Verdict:
         """CreateInvalidation: pending, with its id."""
+        if self._refused is not None:
+            return self._refused
         items = sorted(set(call.words))
         reference = reference_of(self._distribution, items, call.reference)
         batch = {"Paths": {"Quantity": len(items), "Items": items}, "CallerReference": reference}
@@ -113,7 +116,7 @@ class CloudFront:
         except Failure as failure:
             if failure.code == "InvalidationBatchAlreadyExists":
                 return await self._find(reference, items, failure)
-            return verdict_of(failure, self._distribution)
+            return self._verdict(failure)
         return _progress(answer.get("Invalidation"))
 
     async def ask(self, edge: str, id: str) -> Verdict:
@@ -121,7 +124,7 @@ class CloudFront:
         try:
             answer = await self._cloudfront.ask("get_invalidation", DistributionId=self._distribution, Id=id)
         except Failure as failure:
-            verdict = verdict_of(failure, self._distribution)
+            verdict = self._verdict(failure)
             if failure.code == "NoSuchInvalidation":
                 return verdict
             return Verdict(
@@ -140,16 +143,20 @@ class CloudFront:
 
         Whether they may purge is known when they do. Credentials that may only list purges are enough.
         """
+        if self._refused is not None:
+            return [("", self._refused)]
         try:
             answer = await self._cloudfront.ask("get_distribution", Id=self._distribution)
         except Failure as failure:
             if failure.code in ("AccessDenied", "AccessDeniedException"):
                 return [("", await self._check_by_list())]
-            return [("", verdict_of(failure, self._distribution))]
+            return [("", self._verdict(failure))]
         return [("", check_distribution(answer.get("Distribution"), self._public_urls, has_tags=self._has_tags))]
 
     async def level(self, since: float, until: float) -> Level:
         """The part of requests that were hits, of the whole world, from CloudWatch; and purges in progress."""
+        if self._refused is not None:
+            return Level(reason=self._refused.reason)
         quota_left = await self._in_progress()
         period_s = period_of(since, until)
         try:
@@ -167,13 +174,16 @@ class CloudFront:
                 Statistics=["Average", "SampleCount"],
             )
         except Failure as failure:
-            return Level(quota_left=quota_left, reason=verdict_of(failure, self._distribution).reason)
+            return Level(quota_left=quota_left, reason=self._verdict(failure).reason)
         return level_of(answer.get("Datapoints"), self._distribution, quota_left)
 
     def close(self) -> None:
         """Close the connections."""
         self._cloudfront.close()
         self._cloudwatch.close()
+
+    def _verdict(self, failure: Failure) -> Verdict:
+        return verdict_of(failure, self._distribution, self._now())
 
     async def _find(self, reference: str, items: Sequence[str], failure: Failure) -> Verdict:
         """The purge that has our reference: ours, if its paths are the same written otherwise; else none of ours."""
@@ -192,13 +202,13 @@ class CloudFront:
                 if is_same(_entries(batch.get("Paths")), items):
                     return _progress(found)
                 break
-        return verdict_of(failure, self._distribution)
+        return self._verdict(failure)
 
     async def _check_by_list(self) -> Verdict:
         try:
             await self._cloudfront.ask("list_invalidations", DistributionId=self._distribution, MaxItems="1")
         except Failure as failure:
-            return verdict_of(failure, self._distribution)
+            return self._verdict(failure)
         return Verdict("done", reason="the keys may not read the distribution: its host names were not compared")
 
     async def _in_progress(self) -> str:
@@ -227,21 +237,29 @@ def abilities(*, has_tags: bool) -> Abilities:
     return Abilities(most, answer="pending", mixed=mixed, quotas=quotas)
 
 
-def words(item: Item, *, has_tags: bool) -> tuple[str, ...]:
-    """How an invalidation names an item. Source: cdn-apis 5, path rules and "By tag"."""
+def words(item: Item, bases: Sequence[str] = ("",), *, has_tags: bool) -> tuple[str, ...]:
+    """How an invalidation names an item. Source: cdn-apis 5, path rules and "By tag".
+
+    Args: bases: what public addresses put before our paths.
+    """
     match item.kind:
         case "all":
             return ("/*",)
         case "tag":
             return (f"#{item.value}",) if has_tags else ()
         case "prefix":
-            found = [f"{encoded(item.value)}*"]
+            found = [f"{encoded(base + item.value)}*" for base in bases]
         case "url":
-            path, mark, _ = item.value.partition("?")
-            found = [encoded(path), encoded(item.value)] if mark else [encoded(path)]
+            path = item.value.partition("?")[0]
+            named = dict.fromkeys((path, item.value))
+            found = [encoded(base + name) for base in bases for name in named]
         case _:
             return ()
-    return tuple(found) if all(word.startswith("/") and len(word) <= PATH_CHARS_MAX for word in found) else ()
+    return (
+        tuple(dict.fromkeys(found))
+        if item.value.startswith("/") and all(len(word) <= PATH_CHARS_MAX for word in found)
+        else ()
+    )
 
 
 def encoded(path: str) -> str:
@@ -270,10 +288,10 @@ def is_same(found: Sequence[Any], items: Sequence[str]) -> bool:
     return {plain(str(path)) for path in found} == {plain(path) for path in items}
 
 
-def verdict_of(failure: Failure, distribution: str) -> Verdict:
+def verdict_of(failure: Failure, distribution: str, now: float) -> Verdict:
     """What a failure means for a purge: a row of ROWS, with the vendor's words and the pause it asks for."""
     row = ROWS[row_of(failure)]
-    asked = retry_after_s(failure.headers)
+    asked = retry_after_s(failure.headers, now)
     return replace(
         row,
         reason=f"CloudFront says {failure.said}" if failure.status else failure.said,
@@ -330,7 +348,7 @@ CODES: Mapping[str, frozenset[str]] = {
     ),
     "exists": frozenset(["InvalidationBatchAlreadyExists"]),
     "rejected": frozenset(["InvalidArgument", "InconsistentQuantities", "MissingBody", "ParamValidationError"]),
-    "answer": frozenset(["ResponseParserError"]),
+    "answer": frozenset([NO_ANSWER]),
 }
 """Codes of CloudFront and CloudWatch, and exceptions of the library, by row."""
 
@@ -377,16 +395,6 @@ ROWS: Mapping[str, Verdict] = {
 """cdn-apis 5, the table of errors, and what can happen before an answer comes."""
 
 
-def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds that an answer asks to wait, or, of a date, from the answer's own; None where it does not say."""
-    text = headers.get("retry-after", "").strip()
-    if text.isascii() and text.isdigit() and len(text) < 9:
-        return float(text)
-    with suppress(ValueError, TypeError):
-        return max(0.0, (parsedate_to_datetime(text) - parsedate_to_datetime(headers["date"])).total_seconds())
-    return None
-
-
 def check_distribution(found: Any, public_urls: Sequence[str], *, has_tags: bool) -> Verdict:
     """Whether a distribution is the one that cdn.yaml describes."""
     distribution = _mapping(found)
@@ -401,13 +409,12 @@ def check_distribution(found: Any, public_urls: Sequence[str], *, has_tags: bool
             mend=("enable it, or set enabled: false in cdn.yaml",),
         )
     names = [str(distribution.get("DomainName", "")), *map(str, _entries(keys.get("Aliases")))]
-    for url in public_urls:
-        host = urlsplit(url).hostname or ""
+    for host in hosts(public_urls):
         if not any(is_name(host, name) for name in names):
             return Verdict(
                 "failed",
-                reason=f"{host} is no name of the distribution, which has {', '.join(names)}: a purge would not reach "
-                "what clients are given",
+                reason=f"{host} is no name of the distribution, which has {said(', '.join(names))}: a purge would not "
+                "reach what clients are given",
                 code="cdn-config",
                 mend=("see public_urls of this provider in cdn.yaml, and the distribution's alternate domain names",),
             )
@@ -415,8 +422,8 @@ def check_distribution(found: Any, public_urls: Sequence[str], *, has_tags: bool
     if has_tags and header.lower() != TAG_HEADER:
         return Verdict(
             "failed",
-            reason=f"cache_tags is on, and the distribution reads tags from {header or 'no header'}: a purge by tag "
-            "would purge nothing",
+            reason=f"cache_tags is on, and the distribution reads tags from {said(header) or 'no header'}: a purge by "
+            "tag would purge nothing",
             code="cdn-config",
             mend=(f"set CacheTagConfig.HeaderName of the distribution to {TAG_HEADER}", "or cache_tags: false"),
         )
@@ -454,6 +461,13 @@ def level_of(found: Any, distribution: str, quota_left: str) -> Level:
     if not 0 <= percent <= 100:
         return Level(quota_left=quota_left, reason="CloudWatch's CacheHitRate is no percentage")
     return Level({"all": percent / 100}, quota_left=quota_left)
+
+
+def _refuse(keys: tuple[str, str] | None) -> Verdict | None:
+    """The verdict on keys that no header takes; None for those that may be right."""
+    names = ("config.access_key_id", "config.secret_access_key")
+    refusals = (refuse_token(key, name) for key, name in zip(keys or (), names, strict=False))
+    return next((refusal for refusal in refusals if refusal is not None), None)
 
 
 def _progress(found: Any) -> Verdict:

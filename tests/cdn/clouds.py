@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 from rage_net.cdn.azure import Azure
 from rage_net.cdn.cloudflare import Cloudflare
+from rage_net.cdn.cloudfront import CloudFront
 from rage_net.cdn.fastly import Fastly
 from rage_net.cdn.provider import Call, Kind
 from rage_net.config import cdn as config_cdn
@@ -16,6 +18,7 @@ from rage_net.config.values import Secret, Url
 from rage_net.web import Web
 from tests.cdn.fakes.azure import ContractFakeAzure
 from tests.cdn.fakes.cloudflare import ContractFakeCloudflare
+from tests.cdn.fakes.cloudfront_stub import CloudFrontStub
 from tests.cdn.fakes.fastly import ContractFakeFastly
 from tests.cdn.fakes.server import ContractFake, Reply, Seen
 
@@ -144,4 +147,32 @@ async def _azure(now: Callable[[], float]) -> AsyncIterator[ContractFakeAzure]:
         yield fake
 
 
-CLOUDS = [Case("cloudflare", _cloudflare, cloudflare), Case("fastly", _fastly, fastly), Case("azure", _azure, azure)]
+def cloudfront(url: str, web: Web, now: Callable[[], float], *, token: str = SENTINEL, **keys: Any) -> CloudFront:
+    """Its secret stands for the access key too: that is sent, and a secret key never is."""
+    found = {
+        "distribution_id": "EDFDVBD6EXAMPLE",
+        "access_key_id": Secret(token),
+        "secret_access_key": Secret(token),
+        "cache_tags": True,
+        "api_url": Url(url),
+        **keys,
+    }
+    return CloudFront(_provider("cloudfront", config_cdn.CloudFront(**found), PUBLIC), asyncio.to_thread, now)
+
+
+@asynccontextmanager
+async def _cloudfront(now: Callable[[], float]) -> AsyncIterator[CloudFrontStub]:
+    stub = CloudFrontStub(SENTINEL, SENTINEL)
+    stub.is_prompt = True
+    try:
+        yield stub
+    finally:
+        stub.close()
+
+
+CLOUDS = [
+    Case("cloudflare", _cloudflare, cloudflare),
+    Case("fastly", _fastly, fastly),
+    Case("azure", _azure, azure),
+    Case("cloudfront", _cloudfront, cloudfront),
+]

@@ -28,6 +28,7 @@ from rage_net.config.values import Secret, Url
 from tests.cdn.fakes.cloudfront_stub import CloudFrontStub, Raw, Refused, check_item
 
 KEY, SECRET = "AKIASENTINELKEY00001", "sentinel/of+the/secret+that/nobody+may/see"  # in the form of AWS's
+NOW = datetime(2026, 11, 27, 12, tzinfo=UTC).timestamp()
 
 pytestmark = pytest.mark.usefixtures("no_credentials")
 
@@ -46,7 +47,7 @@ def entry(
 
 
 def make(url: str, distribution: str, **more: Any) -> CloudFront:
-    return CloudFront(entry(url, distribution, **more), blocking=asyncio.to_thread)
+    return CloudFront(entry(url, distribution, **more), asyncio.to_thread, lambda: NOW)
 
 
 def call(*texts: str, kind: Kind = "url", reference: str = "purge-1") -> Call:
@@ -180,6 +181,14 @@ def test_a_reference_is_bound_to_the_distribution_the_items_and_the_purge() -> N
     }
     assert len(found) == 5 and reference_of("E1", ["/a"], "p") in found
     assert all(text.startswith("rage-") and len(text) == 69 for text in found)
+
+
+def test_public_addresses_with_a_path_stand_before_ours() -> None:
+    bases = (Url("https://a.example.org/rage/"), Url("https://b.example.org"), Url("https://c.example.org/rage"))
+    provider = make("http://127.0.0.1:9", "E1", public_urls=bases)
+    assert provider.words(Item("url", "/chunks/x")) == ("/rage/chunks/x", "/chunks/x")
+    assert provider.words(Item("prefix", "/chunks/")) == ("/rage/chunks/*", "/chunks/*")
+    assert provider.words(Item("url", "chunks/x")) == (), "a path begins with /"
 
 
 # --- against moto ---
@@ -409,7 +418,7 @@ async def test_what_is_no_answer_of_aws_is_a_verdict(
 async def test_an_answer_that_asks_for_a_pause_is_heard_in_seconds_and_as_a_date(
     stub: CloudFrontStub, provider: CloudFront
 ) -> None:
-    dated = {"Date": "Fri, 27 Nov 2026 12:00:00 GMT", "Retry-After": "Fri, 27 Nov 2026 12:05:00 GMT"}
+    dated = {"Retry-After": "Fri, 27 Nov 2026 12:05:00 GMT"}
     for headers, wanted in (
         ({"Retry-After": "300"}, 300.0),
         (dated, 300.0),
@@ -434,7 +443,7 @@ async def test_nobody_there_and_a_server_that_drips_are_unreachable(monkeypatch:
         started.set()
         await asyncio.Event().wait()
 
-    slow = CloudFront(entry("http://127.0.0.1:9", "E1"), blocking=never)
+    slow = CloudFront(entry("http://127.0.0.1:9", "E1"), never, lambda: NOW)
     monkeypatch.setattr(slow._cloudfront, "_call_s", 0.01)
     made = await slow.purge(call("/a"))
     assert started.is_set() and (made.state, made.code) == ("queued", "cdn-unreachable")
@@ -575,7 +584,7 @@ async def test_cloudwatch_that_refuses_or_talks_nonsense_gives_a_reason(stub: Cl
 async def test_the_secret_is_in_no_verdict_repr_or_log(stub: CloudFrontStub, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     given = entry(stub.url, stub.distribution)
-    provider = CloudFront(given, blocking=asyncio.to_thread)
+    provider = CloudFront(given, asyncio.to_thread, lambda: NOW)
     seen: list[object] = [given, provider, vars(provider)["_cloudfront"]]
     for fault in (None, Refused("SignatureDoesNotMatch", 403, f"Credential={KEY}/x, {SECRET}"), Raw(500, b"")):
         stub.faults = [] if fault is None else [fault] * 3

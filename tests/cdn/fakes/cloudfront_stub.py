@@ -60,6 +60,8 @@ class CloudFrontStub:
         self.distribution = "EDFDVBD6EXAMPLE"
         self.names = {"DomainName": "d111.cloudfront.net", "Aliases": ["cdn.example.org", "*.edge.example.org"]}
         self.is_enabled = True
+        self.is_prompt = False
+        """Purges are completed as soon as they were taken."""
         self.tag_header: str | None = "x-amz-meta-cache-tag"
         self.may = {"CreateInvalidation", "GetInvalidation", "ListInvalidations", "GetDistribution"}
         self.purges: list[Purge] = []
@@ -155,7 +157,9 @@ class CloudFrontStub:
         if wildcards > WILDCARDS_MAX or len(busy) - wildcards > PATHS_MAX:
             raise Refused("TooManyInvalidationsInProgress", 400, "Processing your request will exceed the quota.")
         self.purges.append(Purge(f"I{len(self.purges) + 1:013d}", reference, items))
-        return _told(self.purges[-1])
+        told = _told(self.purges[-1])
+        self.purges[-1].is_completed = self.is_prompt
+        return told
 
     def _GetInvalidation(self, arguments: dict[str, Any]) -> dict[str, Any]:
         for purge in self.purges:
