@@ -241,7 +241,7 @@ def judge_operation(
         reason = f"Azure answers {status} to the question for its end: it accepted the purge, and tells no more"
         return Verdict("accepted", reason=reason)
     usual = _refused(status, headers, plain, now, secrets)
-    after = usual.retry_after_s if usual.retry_after_s is not None else ASK_AGAIN_S
+    after = _again_s(headers, now)
     return Verdict("pending", reason=usual.reason, code=usual.code, mend=usual.mend, retry_after_s=after)
 
 
@@ -263,7 +263,7 @@ def _refused(
         case 404:
             return replace(usual, mend=IDS_MENDS)
         case 409:
-            after = max(CONFLICT_S, usual.retry_after_s or 0.0)
+            after = max(CONFLICT_S, retry_after_s(headers, now) or 0.0)
             return Verdict("queued", reason=usual.reason, code="cdn-busy", retry_after_s=after)
     return usual
 
