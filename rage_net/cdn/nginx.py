@@ -9,19 +9,14 @@ Source: cdn-apis 8; the README of ngx_cache_purge 2.3.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 from rage_net.cdn import edges
+from rage_net.cdn.answers import Request, exchange, hosts, refuse_token
 from rage_net.cdn.provider import Abilities, Call, Item, Level, Verdict
-from rage_net.cdn.varnish import Request
+from rage_net.config import cdn as config_cdn
 from rage_net.web import Answer, Web
-
-if TYPE_CHECKING:
-    from rage_net.config.cdn import Edge
-    from rage_net.config.cdn import Provider as Settings
-    from rage_net.env import Env
 
 NOTHING = "/rage-check/nothing"
 """A path that no server has."""
@@ -43,7 +38,7 @@ def request(edge: str, purge_path: str, path: str, host: str, token: str) -> Req
     return Request("POST", f"{edge}{purge_path.rstrip('/')}{path}", headers)
 
 
-def judge(answer: Answer, token: str, now: float) -> Verdict:
+def judge(answer: Answer, now: float, secrets: Sequence[str] = ()) -> Verdict:
     """200 and 404 of the purge location are done, with one object or none; else as `edges` says.
 
     Any server answers 404 at a path that it does not have: only X-Purged tells that the purge location did.
@@ -51,7 +46,7 @@ def judge(answer: Answer, token: str, now: float) -> Verdict:
     count = edges.parse_count(answer.headers.get("x-purged"))
     if answer.status in (200, 404) and count is not None:
         return Verdict("done", count=count)
-    return edges.judge_refusal(answer, 1, token, now)
+    return edges.judge_refusal(answer, 1, "nginx", now, secrets)
 
 
 class Nginx:
@@ -60,20 +55,24 @@ class Nginx:
     Args: web: with the provider's `ca_file`.
     """
 
-    def __init__(self, settings: Settings, web: Web, env: Env) -> None:
-        self._settings = settings
-        self._config: Edge = settings.config  # type: ignore[assignment]  # config.cdn: of `software: nginx`
+    def __init__(self, config: config_cdn.Provider, web: Web, now: Callable[[], float]) -> None:
+        """Nothing is sent. Args: now: seconds since the epoch."""
+        assert isinstance(config.config, config_cdn.Edge)
+        self._name = config.name
+        self._keys = config.config
         self._web = web
-        self._env = env
-        self._edges = tuple(url.rstrip("/") for url in self._config.endpoints)
-        self._hosts = edges.hosts_of(settings.public_urls)
-        self._bases = edges.bases_of(settings.public_urls)
-        self._token = self._config.auth_token.reveal() if self._config.auth_token is not None else ""
+        self._now = now
+        self._edges = tuple(url.rstrip("/") for url in config.config.endpoints)
+        self._hosts = hosts(config.public_urls)
+        self._bases = edges.bases_of(config.public_urls)
+        token = config.config.auth_token
+        self._token = token.reveal() if token is not None else ""
+        self._secrets = (self._token,)
 
     @property
     def name(self) -> str:
         """As in cdn.yaml."""
-        return self._settings.name
+        return self._name
 
     @property
     def edges(self) -> Sequence[str]:
@@ -97,9 +96,16 @@ class Nginx:
         return await self._ask(call.edge, call.words[0], self._hosts_at(call.edge)[0], self._token)
 
     async def _ask(self, edge: str, path: str, host: str, token: str) -> Verdict:
-        sent = request(edge, self._config.purge_path, path, host, token)
-        answer = await edges.reach(self._web, sent.method, sent.url, sent.headers)
-        return answer if isinstance(answer, Verdict) else judge(answer, self._token, self._env.now())
+        if token and (refused := refuse_token(token, "auth_token")) is not None:
+            return refused
+        answer = await exchange(
+            self._web,
+            request(edge, self._keys.purge_path, path, host, token),
+            self._secrets,
+            timeout_s=edges.TIMEOUT_S,
+            bytes_max=edges.ANSWER_BYTES_MAX,
+        )
+        return answer if isinstance(answer, Verdict) else judge(answer, self._now(), self._secrets)
 
     async def ask(self, edge: str, id: str) -> Verdict:
         """Nothing is ever pending: a server answers when it is done."""

@@ -12,20 +12,16 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 from rage_net.cdn import edges
+from rage_net.cdn.answers import Request, exchange, hosts, refuse_token
 from rage_net.cdn.provider import Abilities, Call, Item, ItemError, Level, Verdict, check_prefix, check_tag
+from rage_net.config import cdn as config_cdn
 from rage_net.web import Answer, Web
-
-if TYPE_CHECKING:
-    from rage_net.config.cdn import Edge
-    from rage_net.config.cdn import Provider as Settings
-    from rage_net.env import Env
 
 WORDS_BYTES_MAX = 6000
 """Of one call. Varnish takes 8192 bytes for a header's line."""
@@ -44,15 +40,6 @@ ABILITIES = Abilities(
     bytes_max=WORDS_BYTES_MAX,
     mixed=frozenset({"url", "tag"}),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is sent to an edge. Its headers carry the token: they are in no repr."""
-
-    method: str
-    url: str
-    headers: Mapping[str, str] = field(repr=False)
 
 
 def path_tag(path: str) -> str:
@@ -109,7 +96,7 @@ def request(call: Call, host: str, token: str) -> Request:
     return Request("BAN", f"{call.edge}/", headers)
 
 
-def judge(call: Call, answer: Answer, token: str, now: float) -> Verdict:
+def judge(call: Call, answer: Answer, now: float, secrets: Sequence[str] = ()) -> Verdict:
     """What an edge's answer means: done with its count, done by a ban (no count), else as `edges` says."""
     if answer.status == 200:
         count = edges.parse_count(answer.headers.get("x-purged"))
@@ -117,7 +104,7 @@ def judge(call: Call, answer: Answer, token: str, now: float) -> Verdict:
             return Verdict("done", count=count)
         if call.kind not in ("url", "tag") and "x-banned" in answer.headers:
             return Verdict("done")
-    return edges.judge_refusal(answer, len(call.words), token, now)
+    return edges.judge_refusal(answer, len(call.words), "Varnish", now, secrets)
 
 
 class Counters(NamedTuple):
@@ -154,22 +141,28 @@ class Varnish:
     Args: web: with the provider's `ca_file`. stats: the program that reads an instance's counters.
     """
 
-    def __init__(self, settings: Settings, web: Web, env: Env, *, stats: str = "varnishstat") -> None:
-        self._settings = settings
-        self._config: Edge = settings.config  # type: ignore[assignment]  # config.cdn: of `software: varnish`
+    def __init__(
+        self, config: config_cdn.Provider, web: Web, now: Callable[[], float], *, stats: str = "varnishstat"
+    ) -> None:
+        """Nothing is sent. Args: now: seconds since the epoch."""
+        assert isinstance(config.config, config_cdn.Edge)
+        self._name = config.name
+        self._keys = config.config
         self._web = web
-        self._env = env
+        self._now = now
         self._stats = stats
-        self._edges = tuple(url.rstrip("/") for url in self._config.endpoints)
-        self._hosts = edges.hosts_of(settings.public_urls)
-        self._bases = edges.bases_of(settings.public_urls)
-        self._token = self._config.auth_token.reveal() if self._config.auth_token is not None else ""
+        self._edges = tuple(url.rstrip("/") for url in config.config.endpoints)
+        self._hosts = hosts(config.public_urls)
+        self._bases = edges.bases_of(config.public_urls)
+        token = config.config.auth_token
+        self._token = token.reveal() if token is not None else ""
+        self._secrets = (self._token,)
         self._counters: Counters | None = None
 
     @property
     def name(self) -> str:
         """As in cdn.yaml."""
-        return self._settings.name
+        return self._name
 
     @property
     def edges(self) -> Sequence[str]:
@@ -193,9 +186,16 @@ class Varnish:
         return await self._ask(call, self._hosts_at(call.edge)[0], self._token)
 
     async def _ask(self, call: Call, host: str, token: str) -> Verdict:
-        sent = request(call, host, token)
-        answer = await edges.reach(self._web, sent.method, sent.url, sent.headers)
-        return answer if isinstance(answer, Verdict) else judge(call, answer, self._token, self._env.now())
+        if token and (refused := refuse_token(token, "auth_token")) is not None:
+            return refused
+        answer = await exchange(
+            self._web,
+            request(call, host, token),
+            self._secrets,
+            timeout_s=edges.TIMEOUT_S,
+            bytes_max=edges.ANSWER_BYTES_MAX,
+        )
+        return answer if isinstance(answer, Verdict) else judge(call, answer, self._now(), self._secrets)
 
     async def ask(self, edge: str, id: str) -> Verdict:
         """Nothing is ever pending: an instance answers when it is done."""
@@ -222,12 +222,12 @@ class Varnish:
 
     async def level(self, since: float, until: float) -> Level:
         """Hits of lookups since the last call, or since the instance began: Varnish counts, and keeps no history."""
-        if self._config.stats_name is None:
+        if self._keys.stats_name is None:
             return Level(reason="no instance on this machine is named by stats_name")
         try:
-            counters = parse_counters(await _read_stats(self._stats, self._config.stats_name))
+            counters = parse_counters(await _read_stats(self._stats, self._keys.stats_name))
         except (OSError, ValueError, TimeoutError) as error:
-            return Level(reason=f"{self._stats} -n {self._config.stats_name}: {str(error) or 'no answer in time'}")
+            return Level(reason=f"{self._stats} -n {self._keys.stats_name}: {str(error) or 'no answer in time'}")
         before, self._counters = self._counters, counters
         share = ratio(before, counters)
         return Level(reason="nothing was asked for since") if share is None else Level(hit_ratio={"all": share})

@@ -6,20 +6,21 @@ import http.client
 import os
 import re
 import ssl
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
-import servers
-from servers import HOST, OTHER_HOST, TOKEN, Authority, NginxServer, Origin, VarnishServer
 
 from rage_net.cdn.nginx import Nginx
 from rage_net.cdn.provider import Call, Item, Verdict
 from rage_net.cdn.varnish import Varnish
 from rage_net.config.values import Secret
-from rage_net.env import SystemEnv
 from rage_net.web import Web
+from tests.cdn import servers
+from tests.cdn.servers import HOST, OTHER_HOST, TOKEN, Authority, NginxServer, Origin, VarnishServer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.foreign("varnishd", "nginx")]
 
@@ -67,6 +68,7 @@ def fetch(
         conn.close()
 
 
+NOW = time.time
 BEARER = f"Bearer {TOKEN}"
 
 
@@ -112,20 +114,20 @@ async def web() -> AsyncIterator[Web]:
 
 
 @pytest.fixture
-def env() -> Iterator[SystemEnv]:
-    one = SystemEnv(workers=1)
-    yield one
-    one.close()
+def varnish(pair: tuple[VarnishServer, VarnishServer], web: Web) -> Varnish:
+    return Varnish(servers.settings("varnish", [edge.url for edge in pair]), web, NOW)
 
 
 @pytest.fixture
-def varnish(pair: tuple[VarnishServer, VarnishServer], web: Web, env: SystemEnv) -> Varnish:
-    return Varnish(servers.settings("varnish", [edge.url for edge in pair]), web, env)
+def nginx(ngx: NginxServer, web: Web) -> Nginx:
+    return Nginx(servers.settings("nginx", [ngx.url]), web, NOW)
 
 
-@pytest.fixture
-def nginx(ngx: NginxServer, web: Web, env: SystemEnv) -> Nginx:
-    return Nginx(servers.settings("nginx", [ngx.url]), web, env)
+def both(
+    first: VarnishServer, varnish: Varnish, ngx: NginxServer, nginx: Nginx
+) -> list[tuple[VarnishServer | NginxServer, Varnish | Nginx]]:
+    """An edge of each kind, with its provider."""
+    return [(first, varnish), (ngx, nginx)]
 
 
 async def purge(provider: Varnish | Nginx, *items: Item, soft: bool = False) -> list[Verdict]:
@@ -185,7 +187,7 @@ async def test_as_many_words_as_a_call_holds_go_through_in_one_header(
 async def test_a_header_that_is_too_long_is_to_be_sent_in_halves(varnish: Varnish) -> None:
     words = tuple(f"cid:{number:060d}" for number in range(150))
     verdict = await varnish.purge(Call(varnish.edges[0], "tag", words, False, "r"))
-    assert (verdict.state, verdict.is_too_large, verdict.code) == ("failed", True, "cdn-rejected")
+    assert (verdict.state, verdict.is_too_large, verdict.code) == ("queued", True, "cdn-rejected")
 
 
 async def test_a_soft_purge_serves_the_old_once_more_while_it_fetches_the_new(
@@ -197,7 +199,7 @@ async def test_a_soft_purge_serves_the_old_once_more_while_it_fetches_the_new(
     origin.put(path, b"new", Surrogate_Key="doc:soft", **header)
     assert (await purge(varnish, Item("tag", "doc:soft"), soft=True))[0] == Verdict("done", count=1)
     stale = fetch(pair[0], path)
-    assert (stale.body, stale.cache) == (b"old", "HIT")
+    assert (stale.body, stale.cache) == (b"old", "STALE")
     assert "hit; ttl=-" in stale.headers["cache-status"]
     for _ in range(500):  # the refresh runs in the background: bounded by requests, not by a clock
         if fetch(pair[0], path).body == b"new":
@@ -264,7 +266,7 @@ def test_a_ban_names_what_it_bans(pair: tuple[VarnishServer, VarnishServer]) -> 
 
 
 async def test_a_wrong_token_and_a_wrong_address_purge_nothing(
-    origin: Origin, pair: tuple[VarnishServer, VarnishServer], web: Web, env: SystemEnv
+    origin: Origin, pair: tuple[VarnishServer, VarnishServer], web: Web
 ) -> None:
     path = origin.put("/chunks/guarded", b"x", Surrogate_Key="doc:guarded", **EDGE)
     fetch(pair[0], path)
@@ -281,22 +283,22 @@ async def test_a_wrong_token_and_a_wrong_address_purge_nothing(
     assert fetch(pair[0], path, "PURGE", source="127.0.0.2", Authorization=BEARER).status == 403
     assert fetch(pair[0], path).cache == "HIT"
     wrong = servers.settings("varnish", [pair[0].url], auth_token=Secret("sentinel-4711"))
-    verdict = (await purge(Varnish(wrong, web, env), Item("tag", "doc:guarded")))[0]
+    verdict = (await purge(Varnish(wrong, web, NOW), Item("tag", "doc:guarded")))[0]
     assert (verdict.state, verdict.code) == ("failed", "cdn-credentials")
     assert "sentinel-4711" not in repr(verdict)
-    checked = await Varnish(wrong, web, env).check()
+    checked = await Varnish(wrong, web, NOW).check()
     assert [(edge, one.code) for edge, one in checked] == [(pair[0].url, "cdn-credentials")]
 
 
 async def test_a_wrong_public_host_is_found_by_check_and_no_purge_calls_it_done(
-    pair: tuple[VarnishServer, VarnishServer], varnish: Varnish, web: Web, env: SystemEnv
+    pair: tuple[VarnishServer, VarnishServer], varnish: Varnish, web: Web
 ) -> None:
     assert [verdict for _, verdict in await varnish.check()] == [Verdict("done")] * 2
-    wrong = Varnish(servers.settings("varnish", [pair[0].url], hosts=(HOST, "www.example.org")), web, env)
+    wrong = Varnish(servers.settings("varnish", [pair[0].url], hosts=(HOST, "www.example.org")), web, NOW)
     ((edge, verdict),) = await wrong.check()
     assert (edge, verdict.state, verdict.code) == (pair[0].url, "failed", "cdn-config")
     assert "www.example.org" in verdict.reason
-    only_wrong = Varnish(servers.settings("varnish", [pair[0].url], hosts=("www.example.org",)), web, env)
+    only_wrong = Varnish(servers.settings("varnish", [pair[0].url], hosts=("www.example.org",)), web, NOW)
     assert (await purge(only_wrong, Item("tag", "doc:x")))[0].code == "cdn-config"
     assert fetch(pair[0], "/chunks/one", host="www.example.org").status == 421
 
@@ -322,7 +324,7 @@ def test_the_edge_obeys_the_field_for_edges_and_the_browser_sees_its_minute(
         for name in ("cdn-cache-control", "surrogate-control", "surrogate-key", "xkey", "x-rage-url", "x-rage-host"):
             assert name not in second.headers
         found = re.search(r"hit; ttl=(-?\d+)", second.headers["cache-status"])
-        assert first.cache == "MISS"
+        assert first.cache == ("MISS" if found else "BYPASS")
         return int(found[1]) if found else None
 
     minute = "public, max-age=60"
@@ -337,7 +339,7 @@ def test_the_edge_obeys_the_field_for_edges_and_the_browser_sees_its_minute(
     assert ttl("/chunks/t7") == near(86_400, abs=30), "the rule of the path"
     assert ttl("/embeddings/t8") == near(7200, abs=30)
     assert ttl("/ipfs/t9") == near(3600, abs=30), "default_ttl"
-    assert ttl("/chunks/t10", CDN_Cache_Control="max-age=0") is None
+    assert ttl("/chunks/t10", CDN_Cache_Control="max-age=0") is None, "not kept at all"
 
 
 @pytest.mark.parametrize(
@@ -366,7 +368,7 @@ def test_what_is_private_is_never_kept(
     edge = pair[1] if software == "varnish" else ngx
     path = origin.put(f"/chunks/private-{software}-{abs(hash(str(headers)))}", b"x", **headers)
     for _ in range(3):
-        assert fetch(edge, path).cache == "MISS"
+        assert fetch(edge, path).cache == ("BYPASS" if software == "varnish" else "MISS")
     assert origin.count(path) == 3
 
 
@@ -377,7 +379,7 @@ def test_a_request_with_credentials_passes_and_leaves_nothing_behind(
     edge = pair[1] if software == "varnish" else ngx
     path = origin.put(f"/chunks/credentials-{software}", b"mine", **EDGE)
     for _ in range(2):
-        assert fetch(edge, path, Authorization="Bearer somebody").cache in ("MISS", "BYPASS")
+        assert fetch(edge, path, Authorization="Bearer somebody").cache == "BYPASS"
     assert origin.last(path)["authorization"] == "Bearer somebody"
     assert fetch(edge, path).cache == "MISS"
     assert "authorization" not in origin.last(path)
@@ -442,11 +444,10 @@ async def test_another_spelling_of_a_path_does_not_outlive_its_purge(
     nginx: Nginx,
 ) -> None:
     path = origin.put("/chunks/spelled", b"x", **EDGE)
-    for edge, provider in ((pair[0], varnish), (ngx, nginx)):
+    for edge, provider in both(pair[0], varnish, ngx, nginx):
         for spelled in ("/chunks/spelled", "/chunks/%73pelled"):
             for _ in range(2):
                 assert fetch(edge, spelled).body == b"x"
-        assert isinstance(provider, (Varnish, Nginx))
         origin.asked.clear()
         assert (await purge(provider, Item("url", path)))[0].count == 1
         for spelled in ("/chunks/%73pelled", "/chunks/spelled"):
@@ -464,18 +465,20 @@ async def test_unsafe_characters_in_a_path_do_not_keep_it_from_its_purge(
     varnish: Varnish,
     nginx: Nginx,
 ) -> None:
-    from urllib.parse import quote
-
-    sent = "/chunks/" + quote(name)
-    origin.put("/chunks/" + name, b"x", **EDGE)
-    origin.put(sent, b"x", **EDGE)
-    item = Item("url", "/chunks/" + name.replace("%", "%25"))
-    for edge, provider in ((pair[0], varnish), (ngx, nginx)):
-        for _ in range(2):
+    path = origin.put("/chunks/" + name, b"x", **EDGE)
+    plain = "/chunks/" + quote(name, safe="/,;&()'+~|")
+    item = Item("url", path.replace("%", "%25"))
+    for edge, provider in both(pair[0], varnish, ngx, nginx):
+        for sent in dict.fromkeys((plain, "/chunks/" + quote(name))):
+            before = [fetch(edge, sent) for _ in range(2)]
+            assert [answer.status for answer in before] == [200, 200]
+            is_kept = provider is nginx or not set(sent) & set("%|")
+            assert before[1].cache == ("HIT" if is_kept else "BYPASS")
+            verdict = (await purge(provider, item))[0]
+            assert verdict == Verdict("done", count=int(is_kept or (sent != plain and not set(plain) & set("%|"))))
+            origin.asked.clear()
             assert fetch(edge, sent).status == 200
-        assert isinstance(provider, (Varnish, Nginx))
-        assert (await purge(provider, item))[0].state == "done"
-        assert fetch(edge, sent).cache == "MISS"
+            assert len(origin.asked) == 1
 
 
 @pytest.mark.parametrize("software", ["varnish", "nginx"])
@@ -497,7 +500,7 @@ def test_large_objects_are_whole_ranges_are_parts_and_the_largest_are_not_kept(
     assert fetch(edge, path, If_None_Match='"big"').status == 304
     assert origin.count(path) == 1
     huge = origin.put(f"/chunks/huge-{software}", bytes((8 << 20) + 1), **EDGE)
-    assert [fetch(edge, huge).cache for _ in range(2)] == ["MISS", "MISS"]
+    assert {fetch(edge, huge).cache for _ in range(2)} == {"BYPASS" if software == "varnish" else "MISS"}
 
 
 @pytest.mark.parametrize("software", ["varnish", "nginx"])
@@ -513,7 +516,7 @@ def test_paths_without_a_rule_are_not_served_and_rules_that_keep_nothing_pass(
         answer = fetch(edge, api, "POST", body=b"{}")
         assert (answer.body, answer.cache, answer.headers["cache-control"]) == (
             b"live",
-            "MISS" if software == "varnish" else "BYPASS",
+            "BYPASS",
             "no-store",
         )
     assert origin.count(api, "POST") == 2
@@ -524,12 +527,12 @@ def test_paths_without_a_rule_are_not_served_and_rules_that_keep_nothing_pass(
 
 
 async def test_an_edge_that_is_away_leaves_its_purge_queued_until_it_is_back(
-    origin: Origin, tmp_path: Path, pair: tuple[VarnishServer, VarnishServer], web: Web, env: SystemEnv
+    origin: Origin, tmp_path: Path, pair: tuple[VarnishServer, VarnishServer], web: Web
 ) -> None:
     with servers.closing_all() as running:
         mortal = servers.start_varnish(tmp_path / "m", origin)
         running.append(mortal)
-        provider = Varnish(servers.settings("varnish", [pair[0].url, mortal.url]), web, env)
+        provider = Varnish(servers.settings("varnish", [pair[0].url, mortal.url]), web, NOW)
         path = origin.put("/chunks/mortal", b"x", Surrogate_Key="doc:mortal", **EDGE)
         for edge in (pair[0], mortal):
             fetch(edge, path)
@@ -544,10 +547,10 @@ async def test_an_edge_that_is_away_leaves_its_purge_queued_until_it_is_back(
 
 
 async def test_the_hit_ratio_is_that_of_the_requests_since_the_last_question(
-    origin: Origin, pair: tuple[VarnishServer, VarnishServer], web: Web, env: SystemEnv
+    origin: Origin, pair: tuple[VarnishServer, VarnishServer], web: Web
 ) -> None:
     settings = servers.settings("varnish", [pair[0].url], stats_name=pair[0].name)
-    provider = Varnish(settings, web, env)
+    provider = Varnish(settings, web, NOW)
     first = await provider.level(0, 1)
     assert 0 <= first.hit_ratio.get("all", 0) <= 1
     path = origin.put("/chunks/ratio", b"x", **EDGE)
@@ -556,10 +559,10 @@ async def test_the_hit_ratio_is_that_of_the_requests_since_the_last_question(
     assert (await provider.level(1, 2)).hit_ratio == {"all": 0.75}
     idle = await provider.level(2, 3)
     assert (dict(idle.hit_ratio), idle.reason) == ({}, "nothing was asked for since")
-    nobody = Varnish(servers.settings("varnish", [pair[0].url], stats_name="/nowhere/at-all"), web, env)
+    nobody = Varnish(servers.settings("varnish", [pair[0].url], stats_name="/nowhere/at-all"), web, NOW)
     assert "no such instance" in (await nobody.level(0, 1)).reason
-    assert "stats_name" in (await Varnish(servers.settings("varnish", [pair[0].url]), web, env).level(0, 1)).reason
-    absent = Varnish(settings, web, env, stats="no-such-varnishstat")
+    assert "stats_name" in (await Varnish(servers.settings("varnish", [pair[0].url]), web, NOW).level(0, 1)).reason
+    absent = Varnish(settings, web, NOW, stats="no-such-varnishstat")
     assert "no-such-varnishstat" in (await absent.level(0, 1)).reason
 
 
@@ -576,7 +579,7 @@ def test_a_person_with_curl_purges_one_url_of_one_host(
 
 
 async def test_over_tls_an_edge_proves_its_name_and_its_front_lets_only_callers_purge(
-    origin: Origin, tmp_path: Path, pair: tuple[VarnishServer, VarnishServer], authority: Authority, env: SystemEnv
+    origin: Origin, tmp_path: Path, pair: tuple[VarnishServer, VarnishServer], authority: Authority
 ) -> None:
     servers.need("nginx", os.environ.get("CI") == "true")
     with servers.closing_all() as running:
@@ -586,12 +589,12 @@ async def test_over_tls_an_edge_proves_its_name_and_its_front_lets_only_callers_
         assert [fetch(front, path, ca=authority).cache for _ in range(2)] == ["MISS", "HIT"]
         settings = servers.settings("varnish", [front.url], ca_file=authority.ca_file)
         async with Web(ca_file=authority.ca_file) as web:
-            provider = Varnish(settings, web, env)
+            provider = Varnish(settings, web, NOW)
             assert [verdict for _, verdict in await provider.check()] == [Verdict("done")]
             assert await purge(provider, Item("tag", "doc:tls")) == [Verdict("done", count=1)]
         assert fetch(front, path, "PURGE", ca=authority, source="127.0.0.2", Authorization=BEARER).status == 403
         async with Web() as web:
-            (verdict,) = await purge(Varnish(settings, web, env), Item("tag", "doc:tls"))
+            (verdict,) = await purge(Varnish(settings, web, NOW), Item("tag", "doc:tls"))
             assert (verdict.state, verdict.code) == ("queued", "cdn-unreachable")
             assert "cannot prove" in verdict.reason
 
@@ -619,7 +622,7 @@ async def test_nginx_purges_what_it_keeps_and_says_when_it_kept_nothing(
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "PURGE", "PUT"])
 async def test_nginx_purges_by_post_with_the_token_and_by_nothing_else(
-    method: str, origin: Origin, ngx: NginxServer, web: Web, env: SystemEnv
+    method: str, origin: Origin, ngx: NginxServer, web: Web
 ) -> None:
     path = origin.put("/chunks/ngx-guarded", b"x", **EDGE)
     fetch(ngx, path)
@@ -630,18 +633,18 @@ async def test_nginx_purges_by_post_with_the_token_and_by_nothing_else(
     assert fetch(ngx, f"/purge{path}", "POST").status == 401
     assert fetch(ngx, f"/purge{path}", "POST", source="127.0.0.2", Authorization=BEARER).status == 403
     assert fetch(ngx, path).cache == "HIT"
-    wrong = Nginx(servers.settings("nginx", [ngx.url], auth_token=Secret("wrong")), web, env)
+    wrong = Nginx(servers.settings("nginx", [ngx.url], auth_token=Secret("wrong")), web, NOW)
     assert (await purge(wrong, Item("url", path)))[0].code == "cdn-credentials"
 
 
 async def test_nginx_check_finds_a_wrong_host_and_a_wrong_purge_location(
-    ngx: NginxServer, nginx: Nginx, web: Web, env: SystemEnv
+    ngx: NginxServer, nginx: Nginx, web: Web
 ) -> None:
     assert await nginx.check() == [(ngx.url, Verdict("done"))]
-    hosts = Nginx(servers.settings("nginx", [ngx.url], hosts=(HOST, "www.example.org")), web, env)
+    hosts = Nginx(servers.settings("nginx", [ngx.url], hosts=(HOST, "www.example.org")), web, NOW)
     ((_, verdict),) = await hosts.check()
     assert (verdict.code, "www.example.org" in verdict.reason) == ("cdn-config", True)
-    path = Nginx(servers.settings("nginx", [ngx.url], purge_path="/clear"), web, env)
+    path = Nginx(servers.settings("nginx", [ngx.url], purge_path="/clear"), web, NOW)
     ((_, verdict),) = await path.check()
     assert (verdict.state, verdict.code) == ("failed", "cdn-config"), "its 404 is no purge"
     assert (await purge(path, Item("url", "/chunks/x")))[0].state == "failed"
@@ -704,11 +707,12 @@ def test_nginx_takes_puts_and_deletes_and_serves_what_was_put(origin: Origin, ng
     served = fetch(ngx, "/chunks/pushed")
     assert (served.body == data, served.cache, served.headers["cache-control"]) == (
         True,
-        "STORED",
+        "HIT",
         "public, max-age=60",
     )
     assert origin.count("/chunks/pushed") == 0
-    assert fetch(ngx, path, "GET", Authorization=BEARER).status == 405
+    assert fetch(ngx, path, "HEAD", Authorization=BEARER).headers["content-length"] == str(len(data))
+    assert fetch(ngx, path, "GET").status == 401
     assert fetch(ngx, path, "MKCOL", Authorization=BEARER).status == 405
     assert fetch(ngx, path, "DELETE").status == 401
     assert [fetch(ngx, path, "DELETE", Authorization=BEARER).status for _ in range(2)] == [204, 404]
@@ -718,9 +722,7 @@ def test_nginx_takes_puts_and_deletes_and_serves_what_was_put(origin: Origin, ng
     assert fetch(ngx, "/dav/../../nginx.conf", "PUT", body=b"x", Authorization=BEARER).status in (400, 405)
 
 
-async def test_nginx_over_tls_with_a_ca_of_ones_own(
-    origin: Origin, tmp_path: Path, authority: Authority, env: SystemEnv
-) -> None:
+async def test_nginx_over_tls_with_a_ca_of_ones_own(origin: Origin, tmp_path: Path, authority: Authority) -> None:
     servers.need("nginx", os.environ.get("CI") == "true")
     with servers.closing_all() as running:
         edge = servers.start_nginx(tmp_path, origin, ca=authority)
@@ -729,13 +731,13 @@ async def test_nginx_over_tls_with_a_ca_of_ones_own(
         assert [fetch(edge, path, ca=authority).cache for _ in range(2)] == ["MISS", "HIT"]
         settings = servers.settings("nginx", [edge.url], ca_file=authority.ca_file)
         async with Web(ca_file=authority.ca_file) as web:
-            provider = Nginx(settings, web, env)
+            provider = Nginx(settings, web, NOW)
             assert await provider.check() == [(edge.url, Verdict("done"))]
             assert await purge(provider, Item("url", path)) == [Verdict("done", count=1)]
         async with Web() as web:
-            (verdict,) = await purge(Nginx(settings, web, env), Item("url", path))
+            (verdict,) = await purge(Nginx(settings, web, NOW), Item("url", path))
             assert (verdict.state, verdict.code) == ("queued", "cdn-unreachable")
         edge.close()
         async with Web(ca_file=authority.ca_file) as web:
-            (verdict,) = await purge(Nginx(settings, web, env), Item("url", path))
+            (verdict,) = await purge(Nginx(settings, web, NOW), Item("url", path))
             assert (verdict.state, verdict.code) == ("queued", "cdn-unreachable")

@@ -163,7 +163,7 @@ def _kept(rule: Rule, dav: NginxOptions | None) -> str:
         types {{ }}
         default_type {kind};
         add_header Cache-Control "public, max-age={BROWSER_S_MAX}";
-        add_header X-Cache-Status STORED;
+        add_header X-Cache-Status HIT;
 """
     return f"""    # {rule.pattern}
     location ~ "{rule.regex}" {{
@@ -176,7 +176,7 @@ def _dav(path: str, allowed: str, options: NginxOptions) -> str:
     return f"""
     # Files that `rage cdn publish` puts and deletes; they are read at their own paths below.
     location ^~ {path}/ {{
-{allowed}        if ($request_method !~ ^(PUT|DELETE)$) {{ return 405; }}
+{allowed}        if ($request_method !~ ^(GET|HEAD|PUT|DELETE)$) {{ return 405; }}
         if ($rage_may_write = 0) {{ return 401; }}
         alias {checked_path(options.dav_dir, "the directory of puts")}/;
         dav_methods PUT DELETE;

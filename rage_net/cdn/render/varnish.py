@@ -166,8 +166,9 @@ sub vcl_recv {{
     }} elseif (req.http.X-Rage-Path ~ "^/ipfs/" && req.http.Accept ~ "(?i)application/vnd\.ipld\.car") {{
         set req.http.X-Rage-Pass = "partial";
     }}
-    # %63 is the letter c: an object under another spelling of its path would outlive the purge of its path.
-    if (req.http.X-Rage-Path ~ "%|//|/\.") {{
+    # %63 is the letter c: an object under another spelling of its path would outlive the purge of its path. What is
+    # kept has only characters that every client sends alike.
+    if (req.http.X-Rage-Path !~ "^[A-Za-z0-9/._~!$&'()*+,;=:@-]+$" || req.http.X-Rage-Path ~ "//|/\.") {{
         set req.http.X-Rage-Pass = "spelling";
     }}
 
@@ -393,11 +394,15 @@ sub vcl_backend_error {{
 
 sub vcl_deliver {{
     # X-Cache and Age are the evidence that `rage cdn purge --wait` judges; Cache-Status is RFC 9211.
-    if (obj.hits > 0) {{
+    if (obj.hits > 0 && obj.ttl < 0s) {{
+        # Outdated, given while a new one is fetched.
+        set resp.http.X-Cache = "STALE";
+        set req.http.X-Rage-Status = "hit; ttl=" + regsub(obj.ttl, "\..*$", "");
+    }} elseif (obj.hits > 0) {{
         set resp.http.X-Cache = "HIT";
         set req.http.X-Rage-Status = "hit; ttl=" + regsub(obj.ttl, "\..*$", "");
     }} elseif (obj.uncacheable) {{
-        set resp.http.X-Cache = "MISS";
+        set resp.http.X-Cache = "BYPASS";
         set req.http.X-Rage-Status = "fwd=bypass";
     }} else {{
         set resp.http.X-Cache = "MISS";
@@ -415,6 +420,7 @@ sub vcl_deliver {{
     unset resp.http.Surrogate-Key;
     unset resp.http.Surrogate-Control;
     unset resp.http.CDN-Cache-Control;
+    unset resp.http.X-Accel-Expires;
     unset resp.http.Cache-Tag;
     unset resp.http.x-amz-meta-cache-tag;
     unset resp.http.X-Rage-Url;
