@@ -54,7 +54,7 @@ READING = ("chunk/list", "chunk/stat", "chunk/verify", "node/status", "peer/list
 SCHEMA = schemathesis.openapi.from_path(openapi.PAGE)
 OPERATIONS = {operation.label: operation for operation in (result.ok() for result in SCHEMA.get_all_operations())}
 DOOR = [label for label in OPERATIONS if " /v1/" not in label]
-REFUSING = [label for label in DOOR if label.partition(" ")[2].startswith(("/api", "/chunks"))]
+REFUSING = [label for label in DOOR if label.partition(" ")[2].startswith(("/api", "/chunks", "/ipfs"))]
 """The others take nothing that could be wrong."""
 CHECKS: list[Any] = [
     not_a_server_error,
@@ -75,7 +75,7 @@ def test_it_is_valid_and_names_every_path_and_every_verb() -> None:
     named = {(label.partition(" ")[2], label.partition(" ")[0]) for label in OPERATIONS}
     wanted = {(f"/v1/{route}", "POST") for route in verbs.registry()} | {("/v1/op/{id}", "GET")}
     wanted |= set(api.METHODS.items())
-    wanted |= {("/chunks/{cid}", "GET"), ("/chunks/{cid}", "HEAD")}
+    wanted |= {(path, method) for path in ("/chunks/{cid}", "/ipfs/{cid}") for method in ("GET", "HEAD")}
     wanted |= {(f"/{name}", "GET") for name in ("healthz", "readyz", "metrics")}
     assert named == wanted
     ids = [operation.definition.raw["operationId"] for operation in OPERATIONS.values()]
@@ -210,6 +210,27 @@ def test_a_public_chunk_comes_whole_in_part_and_not_at_all_as_the_document_says(
         case = operation.Case(path_parameters={"cid": cid}, headers=headers)
         response = case.call(base_url=door, timeout=20)
         assert response.status_code == status
+        case.validate_response(response, checks=CHECKS)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_the_gateway_gives_a_block_and_an_archive_as_the_document_says(door: str, method: str) -> None:
+    operation = OPERATIONS[f"{method} /ipfs/{{cid}}"]
+    cid = str(Cid.of(DATA))
+    for asked, query, headers, status in (
+        (cid, {"format": "raw"}, {}, 200),
+        (cid, {}, {"Accept": "application/vnd.ipld.raw"}, 200),
+        (cid, {"format": "car", "dag-scope": "all"}, {}, 200),
+        ("bafkqaaa", {"format": "car"}, {}, 200),
+        (cid, {"format": "raw"}, {"If-None-Match": "*"}, 304),
+        (cid, {"format": "car", "car-dups": "y"}, {}, 406),
+        (cid, {}, {"Accept": "*/*"}, 400),
+        (str(Cid.of(b"absent")), {"format": "raw"}, {}, 404),
+        (str(Cid.of(b"absent")), {"format": "car"}, {"Cache-Control": "only-if-cached"}, 412),
+    ):
+        case = operation.Case(path_parameters={"cid": asked}, query=query, headers=headers)
+        response = case.call(base_url=door, timeout=20)
+        assert response.status_code == status, (asked, query, headers)
         case.validate_response(response, checks=CHECKS)
 
 
