@@ -43,6 +43,7 @@ from rage_net.verbs.node import NodeStatus, ShowStatus
 from rage_net.web import Web
 
 if TYPE_CHECKING:
+    from rage_net.config.cdn import Cdn
     from rage_net.metadata import Metadata
 
 log = logging.getLogger("rage.node")
@@ -218,8 +219,18 @@ class Node:
             connections_max=self.engine.config.network.limits.http_connections,
             bearer=Bearer(keys.issuers, self.engine.home.root, web, self.engine.env) if keys.issuers else None,
             denials=self.engine.denials,
-            cdn=NO_CDN if keys.listen is None else await self.engine.env.blocking(lambda: self.engine.cdn_config),
+            cdn=await self._caching(),
         )
+
+    async def _caching(self) -> Cdn:
+        """What the HTTP door tells caches. While cdn.yaml is wrong none is purged, and none keeps anything for long."""
+        if self.engine.config.network.http.listen is None:
+            return NO_CDN
+        try:
+            return await self.engine.env.blocking(lambda: self.engine.cdn_config)
+        except ConfigError as error:
+            self._problems["caching"] = f"caches are told to keep nothing for more than a minute: {error.message}"
+            return NO_CDN
 
     def _why_not_ready(self) -> list[str]:
         reasons = [] if self.state in ("ready", "read-only") else [f"the node is {self.state}"]

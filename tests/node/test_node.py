@@ -185,6 +185,31 @@ def test_the_http_door_serves_public_chunks_and_hides_the_rest(homes: Homes) -> 
     assert fetch(f"{url}/v1/node/status")[0] == 404, "control routes exist on the Unix socket alone"
 
 
+def test_a_node_with_a_cdn_tells_it_how_long_and_by_which_tags_and_a_broken_file_makes_that_a_minute(
+    homes: Homes,
+) -> None:
+    home = homes.new()
+    put = home.ok("chunk", "put", "-", "--visibility", "public", "--tag", "news", data=b"for everybody")
+    kept = home.ok("chunk", "put", "-", "--visibility", "public", "--tag", "permanent", data=b"for ever")["root"]
+    (home.path / "config").mkdir(exist_ok=True)
+    file = home.path / "config" / "cdn.yaml"
+    provider = "{name: varnish, type: self-hosted, config: {endpoints: ['http://127.0.0.1:1']}}"
+    for text, is_broken, control in (
+        (f"cdn: {{version: 1, providers: [{provider}]}}\n", False, "public, max-age=60, s-maxage=86400"),
+        ("cdn: {version: 1, providers: 7}\n", True, "public, max-age=60"),
+    ):
+        file.write_text(text)
+        home.start()
+        status = home.ok("node", "status")
+        url = status["http"][0]
+        headers = fetch(f"{url}/chunks/{put['root']}")[1]
+        assert headers["cache-control"] == control
+        assert headers.get("xkey") == (None if is_broken else f"rage cid:{put['root']} doc:{put['doc_id']} tag:news")
+        assert any("cdn.yaml" in problem for problem in status["problems"]) is is_broken, status["problems"]
+        assert fetch(f"{url}/ipfs/{kept}?format=raw")[1]["cache-control"] == "public, max-age=29030400, immutable"
+        assert home.stop() == 0
+
+
 def test_metrics_carry_the_specifications_names(homes: Homes, rng: random.Random) -> None:
     a, b = homes.new(), homes.new()
     root = a.ok("chunk", "put", "-", "--visibility", "public", data=rng.randbytes(2_000_000))["root"]
