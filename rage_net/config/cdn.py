@@ -188,11 +188,11 @@ class CacheRule(Section):
     pattern: str
     """A path where `*` stands for anything; the first rule that matches counts."""
     ttl: Seconds | None = None
-    """Time for which edges keep the answer; null takes default_ttl."""
+    """Time for which edges keep the answer; null takes default_ttl. Browsers keep it a minute at most."""
     stale_while_revalidate: Seconds = Seconds(0)
     """Time for which an outdated answer may be given while a new one is fetched."""
     immutable: bool = False
-    """Tell clients that the answer never changes."""
+    """Tell clients that the answer never changes. Chunks say so for documents with the tag `permanent` alone."""
     cache: bool = True
     """False: edges must not keep it at all."""
 
