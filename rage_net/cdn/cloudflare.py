@@ -218,8 +218,8 @@ class Cloudflare:
     def abilities(self) -> Abilities:
         """By the zone's plan.
 
-        Without tags where objects come from a bucket, which sends none (R2), and once the API said that the plan has
-        none: a new plan takes URLs.
+        Without tags where objects come from a bucket, which sends none (R2); and once the API said that the plan has
+        none: purges that are planned from then on go by URL.
         """
         plan = self._keys.plan
         urls_max = URLS_MAX_ENTERPRISE if plan == "enterprise" else URLS_MAX

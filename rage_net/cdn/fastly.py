@@ -63,7 +63,7 @@ def key_of(path: str) -> str | None:
 def purge_keys(api_url: str, service_id: str, token: str, keys: Sequence[str], *, soft: bool) -> Request:
     """Everything that has one of these keys; at most KEYS_MAX of them. One key alone goes in the path."""
     if len(keys) == 1:
-        url = f"{api_url}/service/{quote(service_id, safe='')}/purge/{quote(keys[0], safe='')}"
+        url = f"{api_url}/service/{quote(service_id, safe='')}/purge/{quote(keys[0], safe=':')}"
         return Request("POST", url, _headers(token, soft=soft))
     url = f"{api_url}/service/{quote(service_id, safe='')}/purge"
     headers = {**_headers(token, soft=soft), "Content-Type": "application/json"}

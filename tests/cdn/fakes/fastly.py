@@ -41,7 +41,7 @@ class ContractFakeFastly(ContractFake):
             return self._fail(405, self.breaks(f"Method not allowed: {seen.method} {seen.path}"))
         if seen.path == "/tokens/self":
             token = {"id": "5Yo3XXnrQpjc20u0ybrf2g", "name": "rage", "user_id": "u", "scope": self.scope}
-            return Reply(200, {**token, "services": self.services, "expires_at": None})
+            return Reply(200, {**token, "services": self.services, "expires_at": "2030-01-01T00:00:00Z"})
         if "global" not in self.scope.split() and "global:read" not in self.scope.split():
             return self._fail(403, "You are not authorized to perform this action")
         match seen.path.strip("/").split("/"):
