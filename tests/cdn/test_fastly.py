@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from rage_net.cdn import fastly as module
+from rage_net.cdn import policy
 from rage_net.cdn.fastly import judge, judge_history, judge_realtime, key_of, quota_left, reset_s
 from rage_net.cdn.provider import Item, Verdict
+from rage_net.cid import Cid
 from rage_net.config import cdn as config_cdn
 from rage_net.web import Web
 from tests.cdn.clouds import CID, NOW, SENTINEL, call, fastly
@@ -406,3 +408,12 @@ async def test_we_send_what_the_vendors_sdk_sends(fake: ContractFakeFastly, web:
         for it in fake.calls
     ]
     assert sent[:4] == sent[4:]
+
+
+# --- the origin ---
+
+
+def test_the_key_of_every_path_of_a_chunk_is_the_one_that_the_origin_sends() -> None:
+    cid = Cid.parse(CID)
+    assert {key_of(path) for path in policy.paths_of(cid)} == {policy.tag_for_cid(cid)}
+    assert policy.tag_for_cid(cid) in policy.tags_of(cid)
