@@ -5,16 +5,23 @@ set -eu
 cd "$(dirname "$0")/.."
 bin=$(cd "$1/bin" && pwd)
 
-# command or header to look for, and the Debian package that has it
-needs='cc:gcc openssl:openssl fish:fish zsh:zsh tmux:tmux gmp.h:libgmp-dev ip:iproute2 nft:nftables ping:iputils-ping'
+# command, header or module to look for, and the Debian package that has it
+needs='cc:gcc openssl:openssl fish:fish zsh:zsh tmux:tmux gmp.h:libgmp-dev ip:iproute2 nft:nftables ping:iputils-ping
+varnishd:varnish varnishstat:varnish libvmod_xkey.so:varnish-modules gcc:gcc stdlib.h:libc6-dev nginx:nginx
+ngx_http_cache_purge_module.so:libnginx-mod-http-cache-purge'
 # gcc and libgmp-dev: py-libp2p compiles a C extension. fish and zsh: their completions are tried in the shells themselves.
-# iproute2, nftables and iputils-ping: the networks of tests/lab, which root alone may make.
+# iproute2, nftables and iputils-ping: the networks of tests/lab, which root alone may make. varnish and nginx: the edges
+# of tests/cdn, each in a directory and on a port of its own; varnishd compiles its rules with gcc when it starts.
+
+# Servers are where an ordinary user's PATH does not look.
+PATH=$PATH:/usr/sbin:/sbin
 
 missing=
 for need in $needs; do
   name=${need%%:*}
   case $name in
     *.h) found=$(find /usr/include /usr/local/include /opt/homebrew/include -name "$name" 2>/dev/null | head -n 1) ;;
+    *.so) found=$(find /usr/lib /usr/lib64 /usr/local/lib /usr/share/nginx -name "$name" 2>/dev/null | head -n 1) ;;
     *) found=$(command -v "$name" || true) ;;
   esac
   [ -n "$found" ] || missing="$missing ${need#*:}"
@@ -25,6 +32,13 @@ headers=$("$bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"
 if [ -n "$missing" ]; then
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     export DEBIAN_FRONTEND=noninteractive
+    # The tests start servers of their own: the packages must not start any, on the ports that everybody uses.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+      trap 'rm -f "$policy"' EXIT
+      printf '#!/bin/sh\nexit 101\n' >"$policy"
+      chmod 755 "$policy"
+    fi
     # shellcheck disable=SC2086 # one argument a package
     apt-get install -qq -y --no-install-recommends $missing >/dev/null ||
       { apt-get update -qq && apt-get install -qq -y --no-install-recommends $missing >/dev/null; }

@@ -129,10 +129,10 @@ def parse_counters(text: bytes) -> Counters:
 
 def ratio(before: Counters | None, after: Counters) -> float | None:
     """Hits of all lookups since `before`; since the child began when it has begun anew. None without a lookup."""
-    is_same = before is not None and after.uptime_s >= before.uptime_s and after.hits >= before.hits
-    hits = after.hits - (before.hits if before is not None and is_same else 0)
-    misses = after.misses - (before.misses if before is not None and is_same else 0)
-    return hits / (hits + misses) if misses >= 0 and hits + misses > 0 else None
+    began = before if before is not None and all(new >= old for new, old in zip(after, before, strict=True)) else None
+    hits = after.hits - (began.hits if began else 0)
+    misses = after.misses - (began.misses if began else 0)
+    return hits / (hits + misses) if hits + misses else None
 
 
 class Varnish:

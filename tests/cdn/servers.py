@@ -349,23 +349,30 @@ class NginxServer:
 # --- The whole set --------------------------------------------------------------------------------------------------
 
 
-def start_varnish(where: Path, origin: Origin, *, cdn: Cdn | None = None, **options: object) -> VarnishServer:
+def start_varnish(
+    where: Path, origin: str, *, cdn: Cdn | None = None, token: str = TOKEN, **options: object
+) -> VarnishServer:
     """An edge with what `rage cdn render varnish` writes for the public hosts."""
     where.mkdir(parents=True, exist_ok=True)
-    token = where / "token"
-    token.write_text(TOKEN + "\n")
+    (where / "token").write_text(token + "\n")
     provider = settings("varnish", ["http://127.0.0.1:1"], hosts=(HOST, OTHER_HOST))
-    chosen = VarnishOptions(token_file=token, **options)  # type: ignore[arg-type]
-    return VarnishServer(where, render_varnish(cdn or Cdn(), provider, origin.url, chosen))
+    chosen = VarnishOptions(token_file=where / "token", **options)  # type: ignore[arg-type]
+    return VarnishServer(where, render_varnish(cdn or Cdn(), provider, origin, chosen))
 
 
 def start_nginx(
-    where: Path, origin: Origin, *, ca: Authority | None = None, cdn: Cdn | None = None, **options: object
+    where: Path,
+    origin: str,
+    *,
+    ca: Authority | None = None,
+    cdn: Cdn | None = None,
+    token: str = TOKEN,
+    **options: object,
 ) -> NginxServer:
     """An edge with what `rage cdn render nginx` writes: purge location `/purge`, DAV at `/dav`."""
     where.mkdir(parents=True, exist_ok=True)
     (where / "dav").mkdir(exist_ok=True)
-    (where / "token.map").write_text(render_token_map(TOKEN))
+    (where / "token.map").write_text(render_token_map(token))
     provider = settings("nginx", ["http://127.0.0.1:1"], hosts=(HOST, OTHER_HOST), dav_path="/dav")
 
     def configure(port: int, inner: int) -> str:
@@ -379,7 +386,7 @@ def start_nginx(
             "tls": None if ca is None else Tls(ca.tls.cert_file, ca.tls.key_file, f"127.0.0.1:{port}"),
             **options,
         }
-        return render_nginx(cdn or Cdn(), provider, origin.url, NginxOptions(**chosen))  # type: ignore[arg-type]
+        return render_nginx(cdn or Cdn(), provider, origin, NginxOptions(**chosen))  # type: ignore[arg-type]
 
     return NginxServer(where, configure, ca=ca)
 

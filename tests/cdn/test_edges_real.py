@@ -85,9 +85,9 @@ def pair(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     servers.need("varnishd", os.environ.get("CI") == "true")
     where = tmp_path_factory.mktemp("v")
     with servers.closing_all() as running:
-        first = servers.start_varnish(where / "1", origin, object_bytes_max=8 << 20)
+        first = servers.start_varnish(where / "1", origin.url, object_bytes_max=8 << 20)
         running.append(first)
-        second = servers.start_varnish(where / "2", origin, object_bytes_max=8 << 20)
+        second = servers.start_varnish(where / "2", origin.url, object_bytes_max=8 << 20)
         running.append(second)
         yield first, second
 
@@ -101,7 +101,9 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 def ngx(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NginxServer]:
     servers.need("nginx", os.environ.get("CI") == "true")
     with servers.closing_all() as running:
-        one = servers.start_nginx(tmp_path_factory.mktemp("n"), origin, object_bytes_max=8 << 20, put_bytes_max=5 << 20)
+        one = servers.start_nginx(
+            tmp_path_factory.mktemp("n"), origin.url, object_bytes_max=8 << 20, put_bytes_max=5 << 20
+        )
         running.append(one)
         yield one
         assert one.faults() == [], "a worker ended with a fault"
@@ -530,7 +532,7 @@ async def test_an_edge_that_is_away_leaves_its_purge_queued_until_it_is_back(
     origin: Origin, tmp_path: Path, pair: tuple[VarnishServer, VarnishServer], web: Web
 ) -> None:
     with servers.closing_all() as running:
-        mortal = servers.start_varnish(tmp_path / "m", origin)
+        mortal = servers.start_varnish(tmp_path / "m", origin.url)
         running.append(mortal)
         provider = Varnish(servers.settings("varnish", [pair[0].url, mortal.url]), web, NOW)
         path = origin.put("/chunks/mortal", b"x", Surrogate_Key="doc:mortal", **EDGE)
@@ -725,7 +727,7 @@ def test_nginx_takes_puts_and_deletes_and_serves_what_was_put(origin: Origin, ng
 async def test_nginx_over_tls_with_a_ca_of_ones_own(origin: Origin, tmp_path: Path, authority: Authority) -> None:
     servers.need("nginx", os.environ.get("CI") == "true")
     with servers.closing_all() as running:
-        edge = servers.start_nginx(tmp_path, origin, ca=authority)
+        edge = servers.start_nginx(tmp_path, origin.url, ca=authority)
         running.append(edge)
         path = origin.put("/chunks/ngx-tls", b"x", **EDGE)
         assert [fetch(edge, path, ca=authority).cache for _ in range(2)] == ["MISS", "HIT"]

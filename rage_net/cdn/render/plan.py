@@ -90,7 +90,8 @@ def plan(cdn: Cdn, provider: Provider, origin: str, callers: Sequence[str]) -> P
             f"public_urls of {provider.name} have a path", why="the rendered edge serves rage at the root of a host"
         )
     urls = provider.public_urls or provider.config.endpoints
-    hosts = tuple(dict.fromkeys((urlsplit(url).hostname or "").lower() for url in urls))
+    names = (urlsplit(url).hostname or "" for url in urls)
+    hosts = tuple(dict.fromkeys(f"[{name}]" if ":" in name else name for name in names))
     where = urlsplit(origin)
     if where.scheme != "http" or not where.hostname or where.path.strip("/") or where.query:
         raise ConfigError(
