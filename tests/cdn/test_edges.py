@@ -366,7 +366,7 @@ def test_the_servers_take_odd_but_legal_settings(name: str, in_ci: bool, tmp_pat
             cdn, settings("varnish", [EDGE], hosts=("[::1]", HOST)), ORIGIN, VarnishOptions("/t", callers)
         )
         (tmp_path / "x.vcl").write_text(text)
-        command = [found, "-C", "-n", str(tmp_path / "n"), "-f", str(tmp_path / "x.vcl")]
+        command = [found, "-j", "none", "-C", "-n", str(tmp_path / "n"), "-f", str(tmp_path / "x.vcl")]
     else:
         (tmp_path / "t").write_text(render_token_map("a.b+c"))
         options = NginxOptions(

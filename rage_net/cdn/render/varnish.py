@@ -18,7 +18,7 @@ class VarnishOptions:
     """What cdn.yaml does not know of an edge."""
 
     token_file: Path | str
-    """On the edge: the file with `auth_token`, alone; only varnishd's user may read it."""
+    """On the edge: the file with `auth_token`, alone; only varnishd's worker may read it (Debian: vcache)."""
     callers: tuple[str, ...] = ("127.0.0.1", "::1")
     """Addresses or networks from which purges are taken, such as 192.0.2.0/24."""
     object_bytes_max: int = OBJECT_BYTES_MAX
@@ -82,7 +82,8 @@ VCL = r"""# Varnish as the CDN edge "{name}" of a rage network. Written by `rage
 #
 # Needs Varnish 7 and varnish-modules (vmod xkey). Start it, for example, with
 #   varnishd -a 127.0.0.1:6081,PROXY -f THIS_FILE -s malloc,1G -p vsl_mask=-Hash
-# The token is read once: after a change of its file, restart varnishd (a reload keeps the old one).
+# The token's file must be readable by the worker (Debian: `chown vcache`, mode 400). It is read once: after a change,
+# restart varnishd; a reload keeps the old one.
 # varnishlog shows request headers, the token among them: let only administrators into the group that may read the log.
 #
 # TLS: Varnish has none. Terminate it in front, with hitch:
