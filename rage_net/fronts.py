@@ -123,10 +123,7 @@ class WaysIn:
         levels = fronting.levels(own_only=own_only)
         if not levels:
             return [known("cdn", (), NOT_PUBLIC)]
-        return [
-            known("cdn", [_way(fronting, front) for front in level], patience_s=fronting.patience_s(level, len(levels)))
-            for level in levels
-        ]
+        return [stage(fronting, level, len(levels)) for level in levels]
 
     async def may_ask(self, root: Cid, *, is_named: bool) -> bool:
         """Whether third parties may learn that this root is looked for. `is_named`: they alone were to be asked."""
@@ -186,14 +183,20 @@ class WaysIn:
             await self._fills.round()
 
 
-def _way(fronting: Fronting, front: Front) -> Way:
+def stage(fronting: Fronting, level: Sequence[Front], levels: int) -> Stage:
+    """Fronts of one priority, of so many levels: all of them together keep peers waiting for HEDGE_S at most."""
+    patience_s = fronting.patience_s(level, levels)
+    return known("cdn", [_way(fronting, front, patience_s) for front in level], patience_s=patience_s)
+
+
+def _way(fronting: Fronting, front: Front, hedge_s: float) -> Way:
     from rage_net.services.fronting import Chunks
 
     async def reach() -> Source:
         fronting.check_asked(front)
         return Chunks(fronting, front)
 
-    return Way(f"cdn {front.provider}", reach, is_holder=True)
+    return Way(f"cdn {front.provider}", reach, is_holder=True, hedge_s=hedge_s)
 
 
 def _failed(error: RageError) -> Stage:

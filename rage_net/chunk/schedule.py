@@ -58,6 +58,8 @@ class _Source:
     stalls: int = 0
     rests: int = 0
     has_given: bool = False
+    hedge_first_s: float | None = None
+    """Until it has given something it is hedged so soon, and counts for nothing where asks are counted."""
     rest_until: float = 0.0
     has: dict[Cid, bool] = field(default_factory=dict)
     """What it said of chunks that have not arrived yet; a chunk that is absent may be asked for."""
@@ -82,10 +84,13 @@ class Schedule:
         """Add a chunk of `size` plain bytes (an estimate does)."""
         self._wanted[cid] = _Wanted(size)
 
-    def add_source(self, source: Hashable) -> None:
-        """A source that may hold anything until it says otherwise. One that was dropped stays dropped."""
+    def add_source(self, source: Hashable, hedge_first_s: float | None = None) -> None:
+        """A source that may hold anything until it says otherwise. One that was dropped stays dropped.
+
+        hedge_first_s: another is asked after so long already, for as long as this one has given nothing.
+        """
         if source not in self.reasons:
-            self._sources.setdefault(source, _Source())
+            self._sources.setdefault(source, _Source(hedge_first_s=hedge_first_s))
 
     def learn(self, source: Hashable, answers: Mapping[Cid, bool]) -> None:
         """What a source said it has, of chunks that are wanted or soon will be."""
@@ -107,15 +112,20 @@ class Schedule:
 
     def _hedge_at(self, wanted: _Wanted) -> float | None:
         """When one more source may be asked for what was asked for already; None when never."""
-        moments = [hedge_at for _, hedge_at in wanted.asked.values()]
-        if not moments:
+        counted = {source: moments for source, moments in wanted.asked.items() if not self._is_on_trial(source)}
+        if not counted:
+            return max((hedge_at for _, hedge_at in wanted.asked.values()), default=None)
+        if len(counted) < ASKS_PER_CHUNK_MAX:
+            return min(hedge_at for _, hedge_at in counted.values())
+        is_silent = not any(self._sources[source].has_given for source in counted if source in self._sources)
+        if not is_silent or len(counted) >= ASKS_OF_SILENT_MAX:
             return None
-        if len(moments) < ASKS_PER_CHUNK_MAX:
-            return min(moments)
-        is_silent = not any(self._sources[source].has_given for source in wanted.asked if source in self._sources)
-        if not is_silent or len(moments) >= ASKS_OF_SILENT_MAX:
-            return None
-        return max(*moments, max(asked_at for asked_at, _ in wanted.asked.values()) + HEDGE_MORE_S)
+        latest = max(asked_at for asked_at, _ in counted.values())
+        return max(latest + HEDGE_MORE_S, *(hedge_at for _, hedge_at in counted.values()))
+
+    def _is_on_trial(self, source: Hashable) -> bool:
+        state = self._sources.get(source)
+        return state is not None and state.hedge_first_s is not None and not state.has_given
 
     def arrived(self, ask: Ask, now: float) -> list[Ask]:
         """The chunk came, and was what it should be. Returns the other asks for it, now needless."""
@@ -208,6 +218,8 @@ class Schedule:
         state.asks += 1
         state.bytes_in_flight += wanted.size
         hedge_s = min(HEDGE_CEILING_S, max(HEDGE_FLOOR_S, HEDGE_FACTOR * best[1]))
+        if state.hedge_first_s is not None and not state.has_given:
+            hedge_s = min(hedge_s, state.hedge_first_s)
         wanted.asked[chosen] = (now, now + hedge_s)
         return Ask(cid, chosen)
 

@@ -197,7 +197,7 @@ class Remote:
         self._sources[source.key] = source
         if not is_asked_at_once:
             await self._ask_what_it_has(source)
-        self._schedule.add_source(source.key)
+        self._schedule.add_source(source.key, way.hedge_s)
         self._wake.set()
 
     async def _ask_what_it_has(self, source: Source) -> None:

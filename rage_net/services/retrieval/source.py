@@ -69,6 +69,8 @@ class Way:
     reach: Callable[[], Awaitable[Source]]
     is_holder: bool = False
     """It is said to have the root: it is asked for chunks at once, not what it has, which saves a round trip."""
+    hedge_s: float | None = None
+    """Until it has given something, others are asked too after so long; None: after the usual time."""
 
 
 @dataclass(frozen=True, slots=True)
