@@ -2,10 +2,10 @@
 
 A hit: an HTTP server in a process of its own, on loopback, stands for the edge. Chunks of one size are got from it in
 turn by a bare request (httpx's transport, aiohttp's client; both warm, the body read whole) and by a whole engine that
-has none of them: cdn.yaml, the CDN's stage, the gate, kept as cache, given to a sink. Medians of milliseconds, in pairs.
+has none of them: the CDN's stage, the gate, kept as cache, given to a sink. Medians of milliseconds, in pairs.
 
-A dead one: a port that takes connections and never says a word. Chunks are got that a peer has, each by an engine opened
-anew, as a script of many commands does, with the CDN and without one.
+A dead one: a port that takes connections and never says a word. Chunks are got that a peer has, each by an engine
+opened anew, as a script of many commands does, with the CDN and without one.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ async def dead(scratch: Path, rng: random.Random, rounds: int) -> bool:
     once, then = took["dead"][0] - without, statistics.median(took["dead"][1:]) - without
     is_reached = once <= DEAD_GOAL_MS + 30 and then <= 10
     print(
-        f"dead CDN: a get from a peer takes {without:.1f} ms without a CDN; the first with a dead one {once:.1f} ms more,"
+        f"dead CDN: a get from a peer takes {without:.1f} ms without one; the first with a dead one {once:.1f} ms more,"
         f" those after it {then:.1f} ms more ({rounds} gets, each engine anew, load {os.getloadavg()[0]:.1f})"
         f" {'reached' if is_reached else 'MISSED'}"
     )

@@ -243,9 +243,10 @@ class Engine:
             await sharing.count_local(self, root)
         if want.join:
             await self._count_use(root)
-        if outcomes.gave and want.join and want.cache and await self.env.blocking(self.is_public, root):
+        is_kept = bool(outcomes.gave) and want.join and want.cache
+        if self.serves and is_kept and await self.env.blocking(self.is_public, root):
             self._announce(root, is_fetched=True)
-            if outcomes.sources["p2p"] and self.serves:
+            if outcomes.sources["p2p"]:
                 self.ways_in.note_fill(root)
         seconds = round(self.env.monotonic() - started, 3)
         return chunks.GetChunkResult(str(root), outcomes.size, "", outcomes.sources, seconds)

@@ -141,8 +141,8 @@ class _Download:
     async def run(self, sink: Sink) -> None:
         block = await self._block(self._want.root)
         if not (self._want.join and self._want.root.is_manifest()):
-            await self._begin(sink, len(block))
-            await self._service.env.waiting(sink.write, block)
+            self._outcomes.size = len(block)
+            await self._service.env.waiting(_give, sink, block)
             return
         walk = Walk(self._want.root)
         window: deque[tuple[Cid, int, asyncio.Future[bytes]]] = deque()
@@ -202,6 +202,12 @@ class _Download:
         _check_size(cid, size, data)
         await self._service.env.waiting(sink.write, data)
         return size
+
+
+def _give(sink: Sink, block: bytes) -> None:
+    """All of it, in one go. Blocking."""
+    sink.begin(len(block))
+    sink.write(block)
 
 
 def _check_size(cid: Cid, size: int | None, data: bytes) -> None:
