@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 from rage_net.chunk import views
@@ -371,6 +372,8 @@ async def explain_absence(engine: Engine, root: Cid, error: RageError) -> RageEr
 
 async def find_root(engine: Engine, ref: str) -> Cid:
     """The root that a CID, document id or name means, here or in our organisation. Raises NotFoundError, UsageError."""
+    with suppress(CidError):
+        return Cid.parse(ref)
     try:
         return await engine.env.blocking(views.find_root, engine.documents, ref)
     except NotFoundError:
