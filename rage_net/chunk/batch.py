@@ -181,7 +181,9 @@ class Batch:
         is_small = length <= SMALL_BYTES_MAX
         self._store.check_room(length, 0 if is_small else 1)
         checksum = cid.digest[:CHECKSUM_BYTES] if encoding == "raw" else blake3(stored).digest(length=CHECKSUM_BYTES)
-        small, token = (bytes(stored), "") if is_small else (b"", self._store.bodies.stage(cid, stored))
+        small, token = bytes(stored) if is_small else b"", ""
+        if not is_small:
+            token = self._store.bodies.stage(cid, stored, durable=not self._cache)
         staged = Staged(Stat(cid, size, length, encoding, self._cache), checksum, small, token)
         self._store.promise(length)
         with self._lock:

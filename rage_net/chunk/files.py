@@ -45,8 +45,11 @@ class Bodies(Protocol):
     def free_bytes(self) -> int:
         """Bytes free where the bodies lie; as many as there could be where nobody knows."""
 
-    def stage(self, cid: Cid, stored: Data) -> str:
-        """Write bytes aside, to be published as `cid`, and give the token of the staged copy."""
+    def stage(self, cid: Cid, stored: Data, *, durable: bool = True) -> str:
+        """Write bytes aside, to be published as `cid`, and give the token of the staged copy.
+
+        durable: a `sync` will follow.
+        """
 
     def sync(self, staged: str) -> None:
         """Make a staged copy durable."""
@@ -128,8 +131,8 @@ class FileBodies:
         stat = os.statvfs(self._root)
         return stat.f_bavail * stat.f_frsize
 
-    def stage(self, cid: Cid, stored: Data) -> str:
-        """Write a temporary file and start its way to the disk; make its shard where that is missing."""
+    def stage(self, cid: Cid, stored: Data, *, durable: bool = True) -> str:
+        """Write a temporary file, and begin to bring it to the disk where a sync follows; make its shard if missing."""
         path = os.path.join(self._tmp, f"{self._session}-{next(self._numbers)}")
         with disk("write a chunk", self._root):
             self._make_shard(cid.digest[0])
@@ -140,7 +143,9 @@ class FileBodies:
                 while view:
                     view = view[os.write(fd, view) :]
                 self._failpoint("written")
-                if hasattr(os, "posix_fadvise"):  # on Linux this starts write-back, so that the sync finds it done
+                if durable and hasattr(
+                    os, "posix_fadvise"
+                ):  # on Linux this starts write-back, so that the sync finds it done
                     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
             except BaseException:
                 self.discard(path)

@@ -30,7 +30,7 @@ class MemoryBodies:
         """Nobody knows: memory is not counted."""
         return FREE_BYTES_UNKNOWN
 
-    def stage(self, cid: Cid, stored: Data) -> str:
+    def stage(self, cid: Cid, stored: Data, *, durable: bool = True) -> str:
         """Copy aside."""
         token = str(next(self._numbers))
         self._staged[token] = bytes(stored)

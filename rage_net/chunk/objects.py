@@ -79,7 +79,7 @@ class ObjectBodies:
         """Nobody knows: an object store has no end, but the quota."""
         return FREE_BYTES_UNKNOWN
 
-    def stage(self, cid: Cid, stored: Data) -> str:
+    def stage(self, cid: Cid, stored: Data, *, durable: bool = True) -> str:
         """Write the object; it is durable when this returns. One that is there with these bytes is left as it is."""
         with self._changing:
             self._changing.wait_for(lambda: cid not in self._removing)  # a removal ends by its own deadlines

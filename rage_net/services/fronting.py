@@ -47,8 +47,9 @@ from rage_net.web import Answer, Web
 if TYPE_CHECKING:
     from rage_net.metrics import Metrics
 
-HEDGE_S = 0.15
-"""A CDN that has given nothing for so long is hedged by peers, and one that they outrun then is left alone."""
+HEDGE_S = 0.12
+"""A CDN that has given nothing for so long is hedged by peers, and one that they outrun then is left alone: with what
+beginning to ask them costs, a dead one costs 150 ms at most."""
 CONNECT_S_MAX = 1.5
 """For a connection to an edge, TLS with it: edges are near, and where there is nothing else to ask this is the wait."""
 CHUNK_S_MAX = 20.0
