@@ -194,7 +194,7 @@ def _way(fronting: Fronting, front: Front, hedge_s: float) -> Way:
 
     async def reach() -> Source:
         fronting.check_asked(front)
-        return Chunks(fronting, front)
+        return Chunks(fronting, front, hedge_s)
 
     return Way(f"cdn {front.provider}", reach, is_holder=True, hedge_s=hedge_s)
 

@@ -199,8 +199,8 @@ class Fronting:
                 f"not asked for {breaker.left_s(now):.0f} s more: {breaker.reason}", id="cdn-unreachable"
             )
 
-    async def fetch(self, front: Front, cid: Cid, size_max: int) -> bytes:
-        """One chunk, not verified.
+    async def fetch(self, front: Front, cid: Cid, size_max: int, patience_s: float = HEDGE_S) -> bytes:
+        """One chunk, not verified. Given up after `patience_s`, the edge is one that others outran.
 
         Raises: NotFoundError, AccessDeniedError where the edge gives it not to us; UnavailableError, PeerProtocolError
         where the edge is of no use now; IntegrityError for a web page, and `size-differs` for more than `size_max`.
@@ -220,7 +220,7 @@ class Fronting:
             )
             return self._judge(front, cid, answer)
         except asyncio.CancelledError:
-            if self.env.monotonic() - began >= HEDGE_S * 0.9:
+            if self.env.monotonic() - began >= patience_s * 0.9:
                 self._change(front, lambda now: breaker.outrun(now, "it gave nothing while others did"))
             else:
                 breaker.let_go()
@@ -302,9 +302,10 @@ class Chunks:
 
     kind: Literal["cdn"] = "cdn"
 
-    def __init__(self, fronting: Fronting, front: Front) -> None:
+    def __init__(self, fronting: Fronting, front: Front, patience_s: float) -> None:
         self._fronting = fronting
         self._front = front
+        self._patience_s = patience_s
         self._absent = 0
         self._has_given = False
 
@@ -325,7 +326,7 @@ class Chunks:
     async def fetch(self, cid: Cid, size_max: int, traffic: Traffic = "user") -> Received:
         """See `Fronting.fetch`."""
         try:
-            data = await self._fronting.fetch(self._front, cid, size_max)
+            data = await self._fronting.fetch(self._front, cid, size_max, self._patience_s)
         except (NotFoundError, AccessDeniedError):
             self._absent += 1
             raise

@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 import random
 
+import pytest
+
 from rage_net.chunk.schedule import (
     ASKS_OF_SILENT_MAX,
     HEDGE_CEILING_S,
+    HEDGE_FLOOR_S,
     HEDGE_MORE_S,
     IN_FLIGHT_MAX,
     STALLS_MAX,
@@ -166,3 +169,31 @@ def test_a_third_source_is_asked_only_while_those_asked_have_never_given_anythin
     assert len(proven.assign(100.0)) == 1
     assert proven.assign(200.0) == [], "one of the two has given before: it may be our line that is slow"
     assert proven.next_timeout(200.0) is None
+
+
+def test_a_source_on_trial_is_hedged_soon_and_counts_for_nothing_until_it_gives() -> None:
+    made = schedule(2)
+    for name in ("cdn one", "cdn two"):
+        made.add_source(name, 0.05)
+    asked = {ask.cid: ask.source for ask in made.assign(0.0)}
+    assert len(asked) == 2 and made.next_timeout(0.0) == pytest.approx(0.05)
+    assert len(made.assign(0.05)) == 2, "each chunk of the other one, too"
+    made.add_source("peer")
+    assert made.assign(0.09) == []
+    assert [ask.source for ask in made.assign(0.1)] == ["peer", "peer"]
+    made.add_source("second peer")
+    assert made.assign(0.1 + HEDGE_FLOOR_S - 0.01) == []
+    assert [ask.source for ask in made.assign(0.1 + HEDGE_FLOOR_S)] == ["second peer", "second peer"]
+
+
+def test_a_source_on_trial_that_has_given_is_hedged_as_any_other() -> None:
+    made = schedule(1)
+    made.add_source("cdn", 0.05)
+    (ask,) = made.assign(0.0)
+    made.arrived(ask, 0.01)
+    made.add_source("peer")
+    made.learn("cdn", {CIDS[1]: True})
+    made.want(CIDS[1], 1000)
+    (again,) = made.assign(1.0)
+    assert again.source == "cdn"
+    assert made.assign(1.06) == [] and [ask.source for ask in made.assign(1.0 + HEDGE_FLOOR_S)] == ["peer"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import random
 from collections.abc import AsyncIterator
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from rage_lab.sim.organizations import Organization
+from rage_lab.sim.world import World, play, unreplicated
 from rage_net import home as homes
 from rage_net.chunk.manifest import blocks
 from rage_net.cid import Cid
@@ -193,3 +196,50 @@ async def test_why_says_what_each_cdn_answered(cdn: Cdn, tmp_path: Path) -> None
             assert (second.name, second.state) == ("cdn cdn1", "ok")
             assert second.message == f"{cdn.url}: has it (x-cache: HIT, age: 5)"
             assert result.is_ok and "can be had from cdn cdn1" in result.verdict
+
+
+def test_a_node_of_an_organisation_asks_third_parties_for_what_is_public_alone(
+    rng: random.Random, tmp_path: Path
+) -> None:
+    async def scenario(world: World) -> None:
+        acme = Organization("acme", world.seed)
+        alpha = await world.node("alpha", organization=acme)
+        beta = await world.node("beta", organization=acme, bootstrap=[alpha])
+        await asyncio.sleep(20)
+        public, private = [
+            Cid.parse(await alpha.put(world.random.randbytes(5000), name, visibility))
+            for name, visibility in (("public.md", "public"), ("private.md", "org"))
+        ]
+        await world.until(
+            lambda: bool(beta.engine.metadata.log.documents("acme", name="private.md")), within_s=5, what="beta knows"
+        )
+        unknown = Cid.of(b"nobody knows it")
+        may_ask = beta.engine.ways_in.may_ask
+        for is_named in (False, True):
+            assert await may_ask(public, is_named=is_named), "its catalog says so, though it is not here"
+            assert not await may_ask(private, is_named=is_named)
+            assert await may_ask(unknown, is_named=is_named) is is_named
+
+    play(unreplicated(scenario), rng.getrandbits(32), tmp_path)
+
+
+async def test_the_own_edges_of_an_operator_are_no_third_party(
+    cdn: Cdn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cid = cdn.put(b"what was put")
+
+    async def refuse(root: Cid, *, is_named: bool) -> bool:
+        return False
+
+    rows = f'{{name: edge, type: self-hosted, software: http, public_urls: ["{cdn.url}"]}}'
+    async with (
+        opened(tmp_path / "b", yaml=f"cdn:\n  version: 1\n  providers: [{rows}]\n") as own,
+        opened(tmp_path / "c", cdn.url) as third,
+    ):
+        monkeypatch.setattr(own.ways_in, "may_ask", refuse)
+        monkeypatch.setattr(third.ways_in, "may_ask", refuse)
+        assert (await get(own, str(cid), "cdn"))[0] == b"what was put"
+        asked = len(cdn.asked)
+        with pytest.raises(NotFoundError, match="not to be had") as error:
+            await get(third, str(cid), "cdn")
+        assert "not known to be public" in error.value.why and len(cdn.asked) == asked
