@@ -22,6 +22,8 @@ asked whether it still holds. miss: from the origin, and perhaps kept now. bypas
 LINE_CHARS_MAX = 200
 AGE_DIGITS_MAX = 10
 """More is no age: RFC 9111 lets caches stop at 2^31."""
+ORIGIN = "rage"
+"""As a node names itself in Cache-Status; a cache keeps that word with the object."""
 GONE = frozenset({404, 410, 451})
 DENIED = frozenset({401, 403})
 
@@ -181,7 +183,7 @@ def _of_cache_status(text: str) -> CacheState:
     states = []
     for member in _MEMBER.findall(text):
         name = _NAME.match(member)
-        if name is None or name[0].strip(' "').lower().startswith("rage"):
+        if name is None or name[0].strip(' "').lower() == ORIGIN:
             continue
         states.append(_of_member(dict(_PARAMETER.findall(member[name.end() :]))))
     for served in _SERVED:

@@ -54,6 +54,7 @@ DIALECTS: list[tuple[str, dict[str, str], CacheState, float | None]] = [
     ("http", {"Cache-Status": "edge; hit; fwd=miss"}, "unknown", None),  # they exclude each other
     ("http", {"Cache-Status": "shield; hit, edge; fwd=uri-miss"}, "hit", None),
     ("http", {"Cache-Status": "rage; hit"}, "unknown", None),  # the origin's own, kept with the object
+    ("http", {"Cache-Status": "rage; hit, rage-edge; fwd=uri-miss"}, "miss", None),
     ("varnish", {"X-Cache": "MISS", "Cache-Status": "inner; hit"}, "miss", None),
     ("http", {"X-Cache": "HIT"}, "hit", None),
     ("http", {}, "unknown", None),
