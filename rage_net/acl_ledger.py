@@ -55,6 +55,16 @@ class LogRights:
         """See acl_verbs.Rights."""
         self._metadata.access.require_admin(organization, resource)
 
+    def cdn(self, organization: str, doc_id: str) -> str:
+        """See acl_verbs.Rights."""
+        return self._metadata.cdns.mode(doc_id, organization)
+
+    async def rule_cdn(self, doc_id: str, mode: str) -> int:
+        """See acl_verbs.Rights."""
+        facts = await self._engine.env.blocking(self._metadata.cdns.rule, doc_id, mode)
+        await sharing.written(self._engine, self._metadata.organization, facts)
+        return len(facts)
+
     async def append(self, organization: str, resource: str, changes: Sequence[Change]) -> None:
         """See acl_verbs.Rights. What a fact replaces, the log itself finds: all that is in force under its key."""
         entries = [

@@ -65,6 +65,14 @@ class Rights(Protocol):
         """Pass when facts of this node about the resource would count. Raises AccessDeniedError."""
         ...
 
+    def cdn(self, organization: str, doc_id: str) -> str:
+        """How a document may go to CDNs while it is not public: encrypted, or "", not at all."""
+        ...
+
+    async def rule_cdn(self, doc_id: str, mode: str) -> int:
+        """Write how a document of our organisation may go to CDNs. How many facts that took. As `append`."""
+        ...
+
     async def append(self, organization: str, resource: str, changes: Sequence[Change]) -> None:
         """Write facts in this node's chain, durably; they hold here when it returns, and others are told."""
         ...
@@ -77,17 +85,37 @@ async def show(engine: Engine, verb: verbs.ShowAcl, io: Io) -> verbs.ShowAclResu
 
 async def set_(engine: Engine, verb: verbs.SetAcl, io: Io) -> verbs.ChangeAclResult:
     """Make rights hold."""
-    if bool(verb.visibility) == bool(verb.rights):
+    if [bool(verb.visibility), bool(verb.rights), bool(verb.cdn)].count(True) != 1:
         raise UsageError(
-            "either a visibility or a file of rights is wanted",
-            mend=["--visibility org", "-f rights.yaml"],
+            "a visibility, a file of rights, or a way to CDNs is wanted, one of them",
+            mend=["--visibility org", "-f rights.yaml", "--cdn encrypted"],
             id="acl-nothing-to-set",
         )
+    if verb.cdn:
+        return await _rule_cdn(engine, verb)
     if verb.visibility:
         (payload,) = acl.parse_payloads({"visibility": verb.visibility}, engine.env.now())
         return await _change(engine, verb.ref, Change("", "", False, 0, payload.visibility), verb.dry_run)
     plain = [{name: _plain(getattr(one, name)) for name in AclPayload.__slots__} for one in verb.rights]
     return await _change(engine, verb.ref, acl.parse_payloads(plain, engine.env.now()), verb.dry_run)
+
+
+async def _rule_cdn(engine: Engine, verb: verbs.SetAcl) -> verbs.ChangeAclResult:
+    """How the document may go to CDNs: said in the log by whoever rules it."""
+    from rage_net.services.ledger.cdns import mode_of_word
+
+    mode, rights = mode_of_word(verb.cdn), engine.rights
+    if rights is None:
+        raise refusals.no_ca()
+    document = await engine.env.blocking(_find, engine, verb.ref)
+    resource = f"doc:{document.doc_id}"
+    await engine.env.blocking(rights.require_admin, document.organization, resource)
+    before = await engine.env.blocking(rights.cdn, document.organization, document.doc_id)
+    changes = 0 if before == mode else 1
+    if changes and not verb.dry_run:
+        changes = await rights.rule_cdn(document.doc_id, mode)
+    row = verbs.AclChange("", "cdn", mode != "", 0.0, "", int(before != ""), verb.cdn)
+    return verbs.ChangeAclResult(resource, document.name, (row,) if changes else (), verb.dry_run)
 
 
 async def grant(engine: Engine, verb: verbs.GrantAcl, io: Io) -> verbs.ChangeAclResult:
@@ -166,6 +194,7 @@ def _show(engine: Engine, ref: str) -> verbs.ShowAclResult:
         rights,
         rows,
         len(access.conflicts),
+        engine.rights.cdn(document.organization, document.doc_id) if engine.rights is not None else "",
         access.flaw,
     )
 

@@ -216,8 +216,12 @@ class Engine:
         if self.metadata is not None and self.metadata.is_read_only:
             self.metadata.require_writer()
         sharing.check_words(self, verb.name, verb.tags)
+        if verb.cdn:
+            sharing.check_cdn(self, verb.cdn)
         result = await self._stoppable(functools.partial(self._put, verb, source, report))
         await sharing.publish(self, result.doc_id)
+        if verb.cdn:
+            await sharing.rule_cdn(self, result.doc_id, verb.cdn)
         if self.metadata is None:
             await self.reconsider_cdns([result.doc_id], is_ours=True)
         if verb.wait:

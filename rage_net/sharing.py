@@ -110,6 +110,27 @@ def check_words(engine: Engine, name: str, tags: Sequence[str]) -> None:
         records.check_words(name, tags)
 
 
+def check_cdn(engine: Engine, word: str) -> None:
+    """Pass where this node may say how its documents go to CDNs, before anything is read. Raises RageError."""
+    from rage_net import refusals
+    from rage_net.services.ledger.cdns import mode_of_word
+
+    mode_of_word(word)
+    if engine.metadata is None:
+        raise refusals.no_ca()
+    engine.metadata.require_writer()
+
+
+async def rule_cdn(engine: Engine, doc_id: str, word: str) -> None:
+    """Say in the log how a document of ours may go to CDNs while it is not public."""
+    from rage_net.services.ledger.cdns import mode_of_word
+
+    metadata = engine.metadata
+    assert metadata is not None  # checked before it was put
+    facts = await engine.env.blocking(metadata.cdns.rule, doc_id, mode_of_word(word))
+    await written(engine, metadata.organization, facts)
+
+
 async def publish(engine: Engine, doc_id: str) -> None:
     """A document was put here: the log learns of it, where this node may write."""
     metadata = engine.metadata

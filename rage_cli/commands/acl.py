@@ -39,6 +39,7 @@ SHOW = (
     Column("in force", lambda it: [_told(fact) for fact in it.facts if fact.in_force]),
     Column("overruled", lambda it: [f"{_told(fact)} (by {fact.author})" for fact in it.facts if not fact.in_force]),
     Column("conflicts", lambda it: it.conflicts, "count"),
+    Column("cdn unless public", lambda it: it.cdn or "none"),
 )
 
 
@@ -60,7 +61,7 @@ def show(doc: Doc) -> None:
 CHANGE = (
     Column("principal", lambda it: it.principal),
     Column("action", lambda it: it.action),
-    Column("said", lambda it: it.visibility or _word(it)),
+    Column("said", lambda it: it.visibility or it.cdn or _word(it)),
     Column("until", lambda it: it.expires_at if it.expires_at > 1 else None, "time"),
     Column("replaces", lambda it: it.replaces, "count"),
 )
@@ -71,6 +72,7 @@ CHANGE = (
     examples=(
         "rage acl set report.md --visibility federated",
         "rage acl set report.md -f rights.yaml --dry-run",
+        "rage acl set report.md --cdn encrypted    # not public, and yet on CDNs: as ciphertext",
         "jq -n '{visibility: \"org\"}' | rage acl set $DOC -f -    # in CI",
     ),
     exits=(4, 5, 7, 10),
@@ -83,10 +85,14 @@ def set_(
     file: Annotated[
         str, typer.Option("--file", "-f", metavar="FILE|-", help="YAML or JSON: these rights, and none besides.")
     ] = "",
+    cdn: Annotated[
+        str,
+        typer.Option(metavar="encrypted|none", help="How it may go to CDNs while it is not public; all else stays."),
+    ] = "",
 ) -> None:
     """Make a document's rights what is asked for, and write what must change for that."""
     rights = _read(file) if file else ()
-    _render(run(verbs.SetAcl(doc, rights, visibility, options.dry_run)))
+    _render(run(verbs.SetAcl(doc, rights, visibility, cdn, options.dry_run)))
 
 
 @app.command()

@@ -100,6 +100,9 @@ def put(
     policy: Annotated[
         str, typer.Option(metavar="POLICY", help="The replication policy it is under, instead of one by its tags.")
     ] = "",
+    cdn: Annotated[
+        str, typer.Option(metavar="encrypted|none", help="How it may go to CDNs while it is not public.")
+    ] = "",
     wait: Annotated[
         int,
         typer.Option(
@@ -122,6 +125,7 @@ def put(
             visibility=visibility,  # type: ignore[arg-type]
             size=source.size,
             policy=policy,
+            cdn=cdn,
             wait=wait,
             wait_s=_proof_time() if wait else 0.0,
         )

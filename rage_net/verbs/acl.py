@@ -51,6 +51,8 @@ class ShowAclResult:
     facts: tuple[AclFact, ...]
     conflicts: int
     """Keys on which concurrent facts disagree."""
+    cdn: str = ""
+    """How it may go to CDNs while it is not public: encrypted, or empty: not at all."""
     flaw: str = ""
     """Why it is its owner's alone, whatever else stands here."""
 
@@ -75,6 +77,8 @@ class AclChange:
     expires_at: float
     visibility: str
     replaces: int
+    cdn: str = ""
+    """Instead of a right: encrypted or none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,8 @@ class SetAcl(Verb[ChangeAclResult]):
     rights: tuple[AclRights, ...] = ()
     visibility: str = ""
     """Instead of `rights`: change the visibility alone."""
+    cdn: str = ""
+    """Instead of both: how it may go to CDNs while it is not public, encrypted or none."""
     dry_run: bool = False
 
 

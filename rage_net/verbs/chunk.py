@@ -76,6 +76,8 @@ class PutChunk(Verb[PutChunkResult]):
     """How many octets will come, where the caller knows: a file that changes while it is read is then found out."""
     policy: str = ""
     """The replication policy that its record names; without one its tags, retention and use choose."""
+    cdn: str = ""
+    """How it may go to CDNs while it is not public, encrypted or none; empty leaves a known document as it is."""
     wait: int = 0
     """Answer when so many nodes have proved that they hold all of it."""
     wait_s: float = 0.0

@@ -34,6 +34,14 @@ class Log:
         self.capabilities = frozenset(capabilities)
         self.entries: dict[str, list[Entry]] = {}
         self.written = 0
+        self.cdns: dict[str, str] = {}
+
+    def cdn(self, organization: str, doc_id: str) -> str:
+        return self.cdns.get(doc_id, "")
+
+    async def rule_cdn(self, doc_id: str, mode: str) -> int:
+        self.cdns[doc_id] = mode
+        return 1
 
     def facts(self, organization: str, resource: str) -> Sequence[Entry]:
         return self.entries.get(f"{organization} {resource}", [])
@@ -211,6 +219,21 @@ async def test_a_check_of_a_chunk_goes_through_each_document_that_counts(engine:
         await engine.run(verbs.CheckAcl(root[:-4] + "aaaa", "org:globex", "read"))
 
 
+async def test_how_a_document_goes_to_cdns_is_ruled_and_shown(engine: Engine) -> None:
+    doc = await put(engine, visibility="private")
+    assert (await engine.run(verbs.ShowAcl(doc))).cdn == ""
+    assert (await engine.run(verbs.SetAcl("report", cdn="none"))).changes == ()
+    tried = await engine.run(verbs.SetAcl("report", cdn="encrypted", dry_run=True))
+    assert [row.cdn for row in tried.changes] == ["encrypted"]
+    assert (await engine.run(verbs.ShowAcl(doc))).cdn == ""
+    done = await engine.run(verbs.SetAcl("report", cdn="encrypted"))
+    assert [(row.cdn, row.allowed, row.replaces) for row in done.changes] == [("encrypted", True, 0)]
+    assert (await engine.run(verbs.ShowAcl(doc))).cdn == "encrypted"
+    assert (await engine.run(verbs.SetAcl("report", cdn="encrypted"))).changes == ()
+    (row,) = (await engine.run(verbs.SetAcl("report", cdn="none"))).changes
+    assert (row.cdn, row.allowed, row.replaces) == ("none", False, 1)
+
+
 async def test_a_check_knows_groups_owners_and_strangers(engine: Engine) -> None:
     doc = await put(engine, visibility="private")
     await engine.run(verbs.GrantAcl(doc, "group:acme/research", "read"))
@@ -263,6 +286,8 @@ async def test_a_list_has_what_is_in_force_of_all_or_of_one(engine: Engine) -> N
         (verbs.RevokeAcl("absent", "org:acme", "read"), "document-not-found"),
         (verbs.SetAcl("report"), "acl-nothing-to-set"),
         (verbs.SetAcl("report", visibility="galactic"), "bad-acl"),
+        (verbs.SetAcl("report", cdn="rot13"), "bad-cdn"),
+        (verbs.SetAcl("report", visibility="org", cdn="encrypted"), "acl-nothing-to-set"),
         (verbs.SetAcl("report", (verbs.AclRights(users=("acme/a",) * 10_001, actions=("read",)),)), "bad-acl"),
         (
             verbs.SetAcl("report", (verbs.AclRights(users=("acme/a",), denied=("user:acme/a",), actions=("read",)),)),

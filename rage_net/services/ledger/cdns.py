@@ -15,7 +15,7 @@ from typing import Literal
 
 from rage_net.cdn.sealing import Sealed
 from rage_net.cid import Cid
-from rage_net.errors import AccessDeniedError, NotFoundError
+from rage_net.errors import AccessDeniedError, NotFoundError, UsageError
 from rage_net.gate import is_public_access
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.services.ledger.access import Access, Rights
@@ -26,6 +26,19 @@ from rage_net.sync.facts import Fact, New
 from rage_net.sync.log import Log
 
 Way = Literal["clear", "encrypted"]
+
+
+def mode_of_word(word: str) -> str:
+    """A way to CDNs as operators call it, as the log has it. Raises UsageError."""
+    modes = {"encrypted": "encrypted", "none": ""}
+    if word not in modes:
+        raise UsageError(
+            f"{word!r} is no way to CDNs",
+            why="what is not public goes there encrypted, or not at all; what is public needs no word",
+            mend=["--cdn encrypted", "--cdn none"],
+            id="bad-cdn",
+        )
+    return modes[word]
 
 
 @dataclass(frozen=True, slots=True)
