@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
+from blake3 import blake3
+
 from rage_net.cid import BLOCK_BYTES_MAX, CID_BYTES, DIGEST_BYTES, RAW, Cid, CidError
 from rage_net.errors import IntegrityError, UsageError
 
@@ -36,6 +38,7 @@ BLOCKS_MAX = 1 << 20
 Kind = Literal["block", "page"]
 
 _DOMAIN = b"rage:sealed:1\0"
+_CHECK = b"rage:epoch:1\0"
 _KINDS: dict[Kind, bytes] = {"block": b"\0", "page": b"\1"}
 _NONCE = bytes(12)
 _ENTRY_BYTES = CID_BYTES + DIGEST_BYTES
@@ -58,6 +61,11 @@ class Epoch:
         if len(self.id) != EPOCH_BYTES or len(self.key) != KEY_BYTES or len(self.doc_id) != 26:
             raise ValueError("an epoch has an id of 16 bytes, a key of 32, and a document")
 
+    @property
+    def check(self) -> bytes:
+        """32 bytes by which the key is known, and that say nothing of it: it is random. They stand in the log."""
+        return blake3(_CHECK + self.id + self.key).digest()
+
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
@@ -71,6 +79,8 @@ class Sealed:
     """Its id."""
     sealed: Cid
     """The root page, as CDNs have it."""
+    check: bytes
+    """As `Epoch.check`."""
     author: str = ""
     """Peer id of the node that said so: whoever sealed it has the key."""
 

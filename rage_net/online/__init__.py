@@ -140,6 +140,7 @@ async def go_online(
         pacing = make_pacing(config, env, metrics)
         exchange = Exchange(store, env, rules, metrics, principal_of=trust.principal_of, denials=denials, pacing=pacing)
         syncing = keys = None
+        late: list[Membership] = []
         if metadata is not None:
             keys = Keys(
                 metadata.sealed,
@@ -147,6 +148,7 @@ async def go_online(
                 metrics,
                 rules,
                 principal_of=trust.principal_of,
+                connect=lambda peer: late[0].find(str(peer)),
                 access_of=metadata.living_access,
                 denials=denials,
             )
@@ -163,6 +165,7 @@ async def go_online(
         if serves:
             offer()
         membership = await make_membership(home, config, env, swarm)
+        late.append(membership)
         membership.meet_again = trust.meet_again
         replicating = None
         if metadata is not None:

@@ -950,6 +950,7 @@ class CdnFact(google.protobuf.message.Message):
     ROOT_FIELD_NUMBER: builtins.int
     SEALED_FIELD_NUMBER: builtins.int
     TAKEN_FIELD_NUMBER: builtins.int
+    CHECK_FIELD_NUMBER: builtins.int
     mode: builtins.str
     """empty: not at all; encrypted"""
     epoch: builtins.bytes
@@ -958,6 +959,8 @@ class CdnFact(google.protobuf.message.Message):
     """binary CID of the document's root that was sealed"""
     sealed: builtins.bytes
     """binary CID (raw) of the index's root page, as CDNs have it"""
+    check: builtins.bytes
+    """32 bytes: BLAKE3("rage:epoch:1" NUL epoch key), by which whoever is given a key knows the right one"""
     @property
     def taken(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
         """First 8 bytes each of the ids of facts that had taken a right to read away when the epoch began, and, of each peer of
@@ -973,8 +976,9 @@ class CdnFact(google.protobuf.message.Message):
         root: builtins.bytes = ...,
         sealed: builtins.bytes = ...,
         taken: collections.abc.Iterable[builtins.bytes] | None = ...,
+        check: builtins.bytes = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "mode", b"mode", "root", b"root", "sealed", b"sealed", "taken", b"taken"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["check", b"check", "epoch", b"epoch", "mode", b"mode", "root", b"root", "sealed", b"sealed", "taken", b"taken"]) -> None: ...
 
 global___CdnFact = CdnFact
 

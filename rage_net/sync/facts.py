@@ -164,6 +164,8 @@ class Cdn:
     """The document's root that was sealed."""
     sealed: Cid | None = None
     """The index's root page, as CDNs have it."""
+    check: bytes = b""
+    """By which the epoch's key is known."""
     taken: tuple[bytes, ...] = ()
     """Facts that had taken a right to read away when the epoch began: see contracts/rage.proto."""
 

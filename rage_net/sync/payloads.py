@@ -88,6 +88,7 @@ HOSTS_MAX = 16
 HOST_BYTES_MAX = 253
 PLACE_BYTES_MAX = 16
 EPOCH_BYTES = 16
+CHECK_BYTES = 32
 TAKEN_MAX = 1024
 TAKEN_BYTES = 8
 
@@ -317,13 +318,13 @@ def _read_cdn(wire: pb.CdnFact) -> Body:
     if len(taken) > TAKEN_MAX or any(len(one) != TAKEN_BYTES for one in taken) or taken != tuple(sorted(set(taken))):
         raise FactError("what was taken before an epoch is out of range")
     if not wire.epoch:
-        if wire.root or wire.sealed or taken:
+        if wire.root or wire.sealed or wire.check or taken:
             raise FactError("something is sealed in no epoch")
         return Cdn(mode)
-    if len(wire.epoch) != EPOCH_BYTES:
-        raise FactError(f"an epoch of {len(wire.epoch)} bytes")
+    if len(wire.epoch) != EPOCH_BYTES or len(wire.check) != CHECK_BYTES:
+        raise FactError(f"an epoch of {len(wire.epoch)} bytes, with {len(wire.check)} to check its key by")
     try:
-        return Cdn(mode, wire.epoch, Cid.from_bytes(wire.root), Cid.from_bytes(wire.sealed), taken)
+        return Cdn(mode, wire.epoch, Cid.from_bytes(wire.root), Cid.from_bytes(wire.sealed), wire.check, taken)
     except CidError as error:
         raise FactError(f"what is sealed: {error}") from None
 
@@ -429,7 +430,7 @@ def _fill(wire: pb.Payload, body: Body) -> None:
                     purge.providers.add(name=each.name, software=each.software, hosts=each.hosts, place=each.place)
         case Cdn():
             wire.cdn.SetInParent()
-            wire.cdn.mode, wire.cdn.epoch = body.mode, body.epoch
+            wire.cdn.mode, wire.cdn.epoch, wire.cdn.check = body.mode, body.epoch, body.check
             wire.cdn.root = b"" if body.root is None else bytes(body.root)
             wire.cdn.sealed = b"" if body.sealed is None else bytes(body.sealed)
             wire.cdn.taken.extend(body.taken)

@@ -223,6 +223,13 @@ def test_the_contract_suffices_to_open_a_block_without_this_module() -> None:
             assert plain.hex() == block["plain"] and cid.matches(plain)
 
 
+def test_a_key_is_known_by_its_check_and_by_that_of_no_other_epoch() -> None:
+    assert len({EPOCH.check, *(other.check for name, other in OTHERS.items() if name in ("epoch", "key"))}) == 3
+    for one in json.loads(VECTORS.read_text()):
+        epoch = Epoch(one["organization"], one["doc_id"], bytes.fromhex(one["epoch"]), bytes.fromhex(one["key"]))
+        assert epoch.check.hex() == one["check"]
+
+
 # --- vectors ----------------------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from rage_net.acl import Principal
+from rage_net.cdn.sealing import Epoch
 from rage_net.cid import Cid
 from rage_net.errors import AccessDeniedError
 from rage_net.services.ledger.cdns import Cdns, Due
@@ -105,7 +106,7 @@ def test_a_member_that_does_not_rule_it_opens_no_way(owner: Node, member: Node, 
     share(owner, member)
     with pytest.raises(AccessDeniedError):
         cdns(member).rule(resource[4:], "encrypted")
-    member.say(resource, kinds.Cdn("encrypted", bytes(16), Cid.of(b"content"), PAGE))
+    member.say(resource, kinds.Cdn("encrypted", bytes(16), Cid.of(b"content"), PAGE, bytes(32)))
     share(owner, member)
     for node in (owner, member):
         assert refusal(node, resource).id == "cdn-not-public"
@@ -124,7 +125,7 @@ def test_where_two_disagree_it_stays_shut_until_one_has_seen_the_other(owner: No
     cdns(owner).rule(resource[4:], "encrypted")
     share(owner, admin)
     cdns(admin).rule(resource[4:], "")
-    owner.say(resource, kinds.Cdn("encrypted", bytes(16), Cid.of(b"content"), PAGE))  # sealed meanwhile
+    owner.say(resource, kinds.Cdn("encrypted", bytes(16), Cid.of(b"content"), PAGE, bytes(32)))  # sealed meanwhile
     share(owner, admin)
     for node in (owner, admin):
         assert refusal(node, resource).id == "cdn-not-public"
@@ -142,7 +143,7 @@ def seal(node: Node, resource: str, epoch: bytes = bytes(16)) -> Due:
         cdns(node).rule(resource[4:], "encrypted")
     due = cdns(node).due(resource[4:])
     assert due is not None
-    assert cdns(node).tell_sealed(due, epoch, PAGE)
+    assert cdns(node).tell_sealed(due, Epoch(ORGANIZATION, resource[4:], epoch, bytes(32)), PAGE)
     assert cdns(node).due(resource[4:]) is None
     return due
 
@@ -295,7 +296,7 @@ def test_what_is_taken_away_while_it_is_sealed_asks_again(owner: Node, member: N
     due = cdns(owner).due(resource[4:])
     assert due is not None
     deny(owner, member, resource)
-    cdns(owner).tell_sealed(due, bytes(16), PAGE)
+    cdns(owner).tell_sealed(due, Epoch(ORGANIZATION, resource[4:], bytes(16), bytes(32)), PAGE)
     assert why(owner, resource) == "narrowed"
 
 
@@ -305,7 +306,7 @@ def test_what_ceases_to_be_encrypted_while_it_is_sealed_is_not_said(owner: Node,
     assert due is not None
     cdns(owner).rule(resource[4:], "")
     with pytest.raises(AccessDeniedError):
-        cdns(owner).tell_sealed(due, bytes(16), PAGE)
+        cdns(owner).tell_sealed(due, Epoch(ORGANIZATION, resource[4:], bytes(16), bytes(32)), PAGE)
 
 
 def test_compaction_makes_nothing_due(owner: Node, member: Node, resource: str) -> None:

@@ -14,8 +14,9 @@ import pytest
 from rage_net import messages
 from rage_net.acl import AccessList, Entry, Principal, Rules, compile_access
 from rage_net.cdn.keyfile import KeyFile
-from rage_net.cdn.sealing import Epoch
-from rage_net.errors import NotFoundError, RemoteProtocolError
+from rage_net.cdn.sealing import Epoch, Sealed
+from rage_net.cid import Cid
+from rage_net.errors import NotFoundError, RemoteProtocolError, UnavailableError
 from rage_net.libp2p import varint
 from rage_net.libp2p.errors import Libp2pError
 from rage_net.libp2p.peer_id import PeerId
@@ -41,6 +42,7 @@ class Sealer:
     keys: Keys
     file: KeyFile
     access: dict[tuple[str, str], AccessList]
+    known: dict[PeerId, Peer]
 
     def rule(self, visibility: str, *entries: Entry, owner: str = "") -> None:
         said = Entry(b"v", "", "", False, 0.0, visibility, 1, "x")
@@ -53,15 +55,31 @@ class Sealer:
         self.peer.principals[peer] = found
         return found
 
-    async def find(self, id: bytes, *holders: Sealer, doc_id: str = DOC) -> Epoch:
-        connections = [await self.peer.connect(holder.peer) for holder in holders]
+    async def find(self, epoch: Epoch, *holders: Sealer) -> Epoch:
         async with asyncio.timeout(20):
-            return await self.keys.find("acme", doc_id, id, lambda: connections)
+            return await self.keys.find(told(epoch), self.knows(*holders))
+
+    def knows(self, *holders: Sealer) -> list[PeerId]:
+        for holder in holders:
+            self.known[holder.peer.swarm.peer_id] = holder.peer
+        return [holder.peer.swarm.peer_id for holder in holders]
+
+
+def told(epoch: Epoch) -> Sealed:
+    """What the log says of an epoch."""
+    return Sealed(epoch.organization, epoch.doc_id, Cid.of(b"root"), epoch.id, Cid.of(b"page"), epoch.check)
 
 
 async def sealer(world: World, *, rules: Rules = RULES, path: Path | None = None, logs: Path | None = None) -> Sealer:
     peer = await world.peer(rules=rules, logs=logs)
     access: dict[tuple[str, str], AccessList] = {}
+    known: dict[PeerId, Peer] = {}
+
+    async def connect(other: PeerId) -> Connection:
+        if other not in known:
+            raise UnavailableError("nobody knows where it is")
+        return await peer.connect(known[other])
+
     file = KeyFile(path)
     keys = Keys(
         file,
@@ -69,11 +87,12 @@ async def sealer(world: World, *, rules: Rules = RULES, path: Path | None = None
         peer.metrics,
         rules,
         principal_of=lambda each: peer.principals.get(each) or stranger(each),
+        connect=connect,
         access_of=lambda organization, doc_id: access.get((organization, doc_id)),
         denials=peer.denials,
     )
     peer.swarm.handle(messages.KEY_PROTOCOL, keys.serve)
-    return Sealer(peer, keys, file, access)
+    return Sealer(peer, keys, file, access, known)
 
 
 def say(action: str, principal: str, allowed: bool = True) -> Entry:
@@ -106,8 +125,8 @@ async def test_a_member_that_may_read_gets_the_key_and_keeps_it(pair: tuple[Seal
     epoch = holder.keys.begin("acme", DOC)
     holder.rule("org")
     holder.admit(reader)
-    assert await reader.find(epoch.id, holder) == epoch
-    assert await reader.find(epoch.id) == epoch, "nobody is asked twice"
+    assert await reader.find(epoch, holder) == epoch
+    assert await reader.find(epoch) == epoch, "nobody is asked twice"
 
 
 async def test_a_key_that_was_received_is_given_on_by_the_same_rule(world: World) -> None:
@@ -115,13 +134,13 @@ async def test_a_key_that_was_received_is_given_on_by_the_same_rule(world: World
     epoch = holder.keys.begin("acme", DOC)
     holder.rule("org")
     holder.admit(reader)
-    await reader.find(epoch.id, holder)
+    await reader.find(epoch, holder)
     reader.rule("private")
     reader.admit(third)
     with pytest.raises(NotFoundError):
-        await third.find(epoch.id, reader)
+        await third.find(epoch, reader)
     reader.rule("org")
-    assert await third.find(epoch.id, reader) == epoch
+    assert await third.find(epoch, reader) == epoch
 
 
 async def test_another_organisations_peer_gets_the_key_of_what_it_may_read(pair: tuple[Sealer, Sealer]) -> None:
@@ -129,7 +148,7 @@ async def test_another_organisations_peer_gets_the_key_of_what_it_may_read(pair:
     epoch = holder.keys.begin("acme", DOC)
     principal = holder.admit(reader, "birch")
     holder.rule("org", say("read", f"peer:{principal.name}"))
-    assert await reader.find(epoch.id, holder) == epoch
+    assert await reader.find(epoch, holder) == epoch
 
 
 async def test_each_epoch_has_a_key_of_its_own(pair: tuple[Sealer, Sealer]) -> None:
@@ -206,7 +225,7 @@ async def test_who_may_not_read_gets_the_bytes_that_ask_for_what_is_absent(
     }
     assert answers == {messages.encode_key_response(KeyResponse(messages.NOT_FOUND))}
     with pytest.raises(NotFoundError) as caught:
-        await reader.find(epoch.id, holder)
+        await reader.find(epoch, holder)
     assert caught.value.id == "key-not-found"
 
 
@@ -214,10 +233,10 @@ async def test_a_node_whose_certificate_was_revoked_gets_no_key_any_more(pair: t
     holder, reader = pair
     holder.rule("org")
     holder.admit(reader)
-    await reader.find(holder.keys.begin("acme", DOC).id, holder)
+    await reader.find(holder.keys.begin("acme", DOC), holder)
     holder.peer.principals.clear()
     with pytest.raises(NotFoundError):
-        await reader.find(holder.keys.begin("acme", DOC).id, holder)
+        await reader.find(holder.keys.begin("acme", DOC), holder)
 
 
 @pytest.mark.parametrize("enforcement", ["permissive", "off"])
@@ -229,7 +248,7 @@ async def test_lenient_enforcement_gives_no_key_away(world: World, enforcement: 
     holder.admit(reader)
     holder.rule("private")
     with pytest.raises(NotFoundError):
-        await reader.find(epoch.id, holder)
+        await reader.find(epoch, holder)
 
 
 async def test_an_open_node_gives_no_key(world: World) -> None:
@@ -238,7 +257,7 @@ async def test_an_open_node_gives_no_key(world: World) -> None:
     holder.admit(reader)
     holder.rule("public")
     with pytest.raises(NotFoundError):
-        await reader.find(epoch.id, holder)
+        await reader.find(epoch, holder)
 
 
 async def test_a_denial_is_noted_without_the_key(world: World, tmp_path: Path) -> None:
@@ -308,7 +327,21 @@ async def test_a_holder_that_answers_nonsense_is_passed_over(world: World, answe
         await stream.close_write()
 
     liar.peer.swarm.handle(messages.KEY_PROTOCOL, lie)
-    assert await reader.find(epoch.id, liar, holder) == epoch
+    assert await reader.find(epoch, liar, holder) == epoch
+
+
+async def test_a_holder_that_gives_a_wrong_key_is_found_out_and_nothing_is_kept(world: World) -> None:
+    holder, liar, reader = [await sealer(world) for _ in range(3)]
+    epoch = holder.keys.begin("acme", DOC)
+    liar.file.put(Epoch("acme", DOC, epoch.id, bytes(32)))
+    for each in (holder, liar):
+        each.rule("org")
+        each.admit(reader)
+    with pytest.raises(NotFoundError) as caught:
+        await reader.find(epoch, liar)
+    assert "wrong key" in caught.value.why
+    assert reader.file.get("acme", DOC, epoch.id) is None
+    assert await reader.find(epoch, liar, holder) == epoch
 
 
 async def test_a_holder_that_says_nothing_is_waited_for_a_while_and_passed_over(
@@ -325,7 +358,7 @@ async def test_a_holder_that_says_nothing_is_waited_for_a_while_and_passed_over(
         await silent.wait()
 
     mute.peer.swarm.handle(messages.KEY_PROTOCOL, wait)
-    assert await reader.find(epoch.id, mute, holder) == epoch
+    assert await reader.find(epoch, mute, holder) == epoch
     silent.set()
 
 
@@ -342,19 +375,24 @@ async def test_many_who_need_one_key_ask_once(pair: tuple[Sealer, Sealer]) -> No
         await serve(stream)
 
     holder.peer.swarm.handle(messages.KEY_PROTOCOL, count)
-    connection = await reader.peer.connect(holder.peer)
-
-    def connections() -> Sequence[Connection]:
-        return [connection]
-
-    found = await asyncio.gather(*(reader.keys.find("acme", DOC, epoch.id, connections) for _ in range(20)))
+    holders = reader.knows(holder)
+    found = await asyncio.gather(*(reader.keys.find(told(epoch), holders) for _ in range(20)))
     assert set(found) == {epoch} and len(asked) == 1
 
 
 async def test_without_anybody_to_ask_the_error_says_so(pair: tuple[Sealer, Sealer]) -> None:
     with pytest.raises(NotFoundError, match="no node gave the key") as caught:
-        await pair[1].find(bytes(16))
-    assert "no node of its organisation is connected" in caught.value.why
+        await pair[1].find(Epoch("acme", DOC, bytes(16), bytes(32)))
+    assert "no other node of its organisation is known" in caught.value.why
+
+
+async def test_a_node_that_is_out_of_reach_is_passed_over(world: World) -> None:
+    holder, gone, reader = [await sealer(world) for _ in range(3)]
+    epoch = holder.keys.begin("acme", DOC)
+    holder.rule("org")
+    holder.admit(reader)
+    holders = [gone.peer.swarm.peer_id, *reader.knows(holder)]
+    assert await reader.keys.find(told(epoch), holders) == epoch
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------

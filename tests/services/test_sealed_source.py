@@ -102,7 +102,7 @@ async def shelf(world: World, rng: random.Random) -> Shelf:
     epoch = Epoch("acme", DOC, rng.randbytes(16), rng.randbytes(32))
     out = list(seal(epoch, blocks, writer.store.get))
     cdn = Cdn({block.cid: block.data for block in out})
-    sealed = Sealed("acme", DOC, document.root, epoch.id, out[-1].cid)
+    sealed = Sealed("acme", DOC, document.root, epoch.id, out[-1].cid, epoch.check)
     return Shelf(data, document.root, blocks, cdn, sealed, epoch, reader)
 
 

@@ -63,7 +63,7 @@ BODIES: list[tuple[str, Body]] = [
     (f"peer:{PEER}", Closing(PEER, (HEAD,))),
     (DOC, Purged((Purge((bytes(16), bytes(range(16))), (PROVIDER, PurgedProvider("b", "nginx"))),))),
     (DOC, Cdn("encrypted")),
-    (DOC, Cdn("encrypted", bytes(16), Cid.of(b"root"), Cid.of(b"index"), (bytes(8), bytes(range(8))))),
+    (DOC, Cdn("encrypted", bytes(16), Cid.of(b"root"), Cid.of(b"index"), bytes(32), (bytes(8), bytes(range(8))))),
     (DOC, Cdn()),
 ]
 
@@ -85,7 +85,9 @@ def purge(events: Sequence[bytes] = (bytes(16),), count: int = 1, **provider: ob
 
 def cdn_fact(**given: object) -> pb.CdnFact:
     cid = bytes(Cid.of(b"x"))
-    return pb.CdnFact(**{"mode": "encrypted", "epoch": bytes(16), "root": cid, "sealed": cid, **given})
+    return pb.CdnFact(
+        **{"mode": "encrypted", "epoch": bytes(16), "root": cid, "sealed": cid, "check": bytes(32), **given}
+    )
 
 
 ACCESS = pb.Access(principal="anyone", action="read")
@@ -150,6 +152,8 @@ ACCESS = pb.Access(principal="anyone", action="read")
         wire(cdn=pb.CdnFact(root=bytes(Cid.of(b"x")))),
         wire(cdn=pb.CdnFact(taken=[bytes(8)])),
         wire(cdn=cdn_fact(epoch=bytes(15))),
+        wire(cdn=cdn_fact(check=bytes(31))),
+        wire(cdn=pb.CdnFact(check=bytes(32))),
         wire(cdn=cdn_fact(root=b"x")),
         wire(cdn=cdn_fact(sealed=b"")),
         wire(cdn=cdn_fact(taken=[b"b" * 8, b"a" * 8])),

@@ -10,10 +10,10 @@ Source: issue 6, C; ADR 24.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from rage_net.cdn.sealing import Sealed
+from rage_net.cdn.sealing import Epoch, Sealed
 from rage_net.cid import Cid
 from rage_net.errors import AccessDeniedError, NotFoundError, UsageError
 from rage_net.gate import is_public_access
@@ -104,7 +104,7 @@ class Cdns:
         if (len(standing) == 1 and standing[0].mode == mode) or (not standing and not mode):
             return []
         held = next(iter(sealed_of(rights.in_force)), kinds.Cdn())
-        return self._append(resource, kinds.Cdn(mode, held.epoch, held.root, held.sealed, held.taken))
+        return self._append(resource, replace(held, mode=mode))
 
     # --- what they hold ---
 
@@ -112,7 +112,7 @@ class Cdns:
         """What CDNs may hold of a document, the newest first; of one that was removed, too."""
         organization = organization or self._organization
         return tuple(
-            Sealed(organization, doc_id, body.root, body.epoch, body.sealed, str(fact.author))
+            Sealed(organization, doc_id, body.root, body.epoch, body.sealed, body.check, str(fact.author))
             for fact in sorted(self._rights(organization, doc_id).in_force, key=lambda fact: fact.order, reverse=True)
             if isinstance(body := fact.body, kinds.Cdn) and body.root is not None and body.sealed is not None
         )
@@ -124,17 +124,23 @@ class Cdns:
             sealed
             for organization in organizations
             for row in self._log.documents(organization, root=root)
-            if not row.is_dead and self.mode(row.doc_id, organization)
+            if not row.is_dead and self._is_encrypted(row.doc_id, organization)
             for sealed in self.held(row.doc_id, organization)
             if sealed.root == root
         )
+
+    def _is_encrypted(self, doc_id: str, organization: str) -> bool:
+        try:
+            return self.way(doc_id, organization) == "encrypted"
+        except AccessDeniedError:
+            return False
 
     def documents(self) -> tuple[str, ...]:
         """Ids of our organisation's documents about which CDNs were ever ruled: what a revocation may concern."""
         facts = self._log.by_kind(self._organization, kinds.Cdn)
         return tuple(dict.fromkeys(fact.resource.removeprefix("doc:") for fact in facts))
 
-    def tell_sealed(self, due: Due, epoch: bytes, sealed: Cid) -> list[Fact]:
+    def tell_sealed(self, due: Due, epoch: Epoch, sealed: Cid) -> list[Fact]:
         """Say that CDNs hold the document in this epoch. Give what is written to `sharing.written`.
 
         Raises AccessDeniedError when it would not count, or the document may no longer go there encrypted.
@@ -143,7 +149,7 @@ class Cdns:
         self._access.require_admin(self._organization, resource)
         if self.way(due.doc_id) != "encrypted":
             return []
-        return self._append(resource, kinds.Cdn("encrypted", epoch, due.root, sealed, due.taken))
+        return self._append(resource, kinds.Cdn("encrypted", epoch.id, due.root, sealed, epoch.check, due.taken))
 
     def tell_unsealed(self, doc_id: str) -> list[Fact]:
         """Say that CDNs hold nothing encrypted of it any more. Raises AccessDeniedError when it would not count."""
@@ -160,10 +166,7 @@ class Cdns:
 
         It may go to CDNs encrypted, and they hold nothing, or another root, or what somebody may read no longer.
         """
-        try:
-            if self.way(doc_id) != "encrypted":
-                return None
-        except AccessDeniedError:
+        if not self._is_encrypted(doc_id, self._organization):
             return None
         rows = self._log.documents(self._organization, doc_id=doc_id)
         if not rows:

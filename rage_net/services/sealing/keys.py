@@ -15,14 +15,14 @@ Source: issue 6, C; contracts/rage.proto; design D7, D9; ADR 24.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rage_net import messages
 from rage_net.acl import AccessList, DocumentResource, Principal, Rules, authorize
 from rage_net.cdn.keyfile import KeyFile
-from rage_net.cdn.sealing import EPOCH_BYTES, KEY_BYTES, Epoch
+from rage_net.cdn.sealing import EPOCH_BYTES, KEY_BYTES, Epoch, Sealed
 from rage_net.denials import Denials
 from rage_net.env import Env
 from rage_net.errors import (
@@ -63,8 +63,8 @@ class Keys:
     """Both ends of the key protocol.
 
     Args: file: the keys that are here. rules: of this node; an open one gives no keys. principal_of: who a connected
-    peer is, by its certificate. access_of: a document's rights as the log has them; None where it has none, or where
-    the document was removed. Blocking, asked in a thread.
+    peer is, by its certificate. connect: a connection to a node, dialled if need be; raises RageError. access_of: a
+    document's rights as the log has them; None where it has none, or where the document was removed; blocking.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class Keys:
         rules: Rules,
         *,
         principal_of: Callable[[PeerId], Principal],
+        connect: Callable[[PeerId], Awaitable[Connection]],
         access_of: Callable[[str, str], AccessList | None],
         denials: Denials | None = None,
     ) -> None:
@@ -83,6 +84,7 @@ class Keys:
         self._metrics = metrics
         self._rules = replace(rules, enforcement="strict")
         self._principal_of = principal_of
+        self._connect = connect
         self._access_of = access_of
         self._denials = denials or Denials(None, env, metrics)
         self._rates = Rates(burst=REQUESTS_BURST, rate_s=REQUESTS_PER_S, names_max=PEERS_MAX)
@@ -144,53 +146,57 @@ class Keys:
         self._file.put(epoch)
         return epoch
 
-    async def find(
-        self, organization: str, doc_id: str, id: bytes, connections: Callable[[], Sequence[Connection]]
-    ) -> Epoch:
+    async def find(self, sealed: Sealed, holders: Sequence[PeerId]) -> Epoch:
         """The epoch with its key: from here, else from the first of these nodes that gives it. It is kept.
 
-        Args: connections: to nodes that may have it, the likeliest first; at most ASKED_MAX are asked, for FIND_S_MAX.
+        Whether it is the right one says the log (`Sealed.check`), so nobody can have a wrong one kept here.
+        Args: holders: nodes that may have it, the likeliest first; at most ASKED_MAX are asked, for FIND_S_MAX.
         Raises: NotFoundError `key-not-found` when none gave it: none has it, or none may give it to this node.
         """
-        name = organization, doc_id, id
+        name = sealed.organization, sealed.doc_id, sealed.epoch
         lock = self._finding.setdefault(name, asyncio.Lock())
         try:
             async with lock:  # chunks of one document ask together, and one question is enough
                 found = await self._env.blocking(self._file.get, *name)
                 if found is not None:
                     return found
-                return await self._fetch(KeyRequest(*name), connections()[:ASKED_MAX])
+                return await self._fetch(KeyRequest(*name), sealed.check, holders[:ASKED_MAX])
         finally:
             if not lock.locked():
                 self._finding.pop(name, None)
 
-    async def _fetch(self, request: KeyRequest, connections: Sequence[Connection]) -> Epoch:
+    async def _fetch(self, request: KeyRequest, check: bytes, holders: Sequence[PeerId]) -> Epoch:
         said: list[str] = []
         try:
             async with asyncio.timeout(FIND_S_MAX):
-                for connection in connections:
+                for peer in holders:
                     try:
-                        key = await self._ask(connection, request)
+                        key = await self._ask(peer, request)
                     except RageError as error:
                         said.append(error.message)
                         continue
                     epoch = Epoch(request.organization, request.doc_id, request.epoch, key)
+                    if epoch.check != check:
+                        self._metrics.failures.add(1, "wrong_key")
+                        said.append(f"{peer} gave a wrong key")
+                        continue
                     await self._env.blocking(self._file.put, epoch)
                     return epoch
         except TimeoutError:
             said.append(f"no answer within {FIND_S_MAX:.0f} s")
         raise NotFoundError(
             f"no node gave the key of document {request.doc_id}, which CDNs have encrypted",
-            why="; ".join(said) or "no node of its organisation is connected",
+            why="; ".join(said) or "no other node of its organisation is known",
             mend=["rage peer list", f"there: rage acl check {request.doc_id} peer:THIS read"],
             id="key-not-found",
         )
 
-    async def _ask(self, connection: Connection, request: KeyRequest) -> bytes:
+    async def _ask(self, peer: PeerId, request: KeyRequest) -> bytes:
         """One node's answer. Raises RageError."""
-        peer, data = connection.peer_id, messages.encode_key_request(request)
+        data = messages.encode_key_request(request)
         try:
             async with asyncio.timeout(ASK_S_MAX):
+                connection = await self._connect(peer)
                 stream = await connection.open_stream(
                     (messages.KEY_PROTOCOL,), timeout_s=ASK_S_MAX, initial=varint.encode(len(data)) + data
                 )
