@@ -3,7 +3,8 @@
 They are opened when a download first looks elsewhere, because cdn.yaml and an HTTP client cost more than a look into
 the store. What is asked of a third party tells it what is looked for, so a node with a CA asks a CDN for public roots
 alone, as it does the DHT; one of which nothing is known it asks for when it was told to look there and nowhere else.
-The operator's own edges are no third party.
+The operator's own edges are no third party. A document that is there encrypted is asked for by its ciphertexts' names,
+which tell nobody what is looked for.
 
 Not here: requests, breakers (services.fronting). Source: seed, "Retrieval Flow"; issue 6, D; design D7.
 """
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from rage_net import config as configuration
 from rage_net import env as environment
-from rage_net import sharing
+from rage_net import sealings, sharing
 from rage_net.chunk import manifest
 from rage_net.cid import Cid
 from rage_net.errors import ConfigError, RageError, UnavailableError
@@ -28,6 +29,7 @@ from rage_net.web import Web
 
 if TYPE_CHECKING:
     from rage_net.cdn.probe import Probe
+    from rage_net.cdn.sealing import Sealed
     from rage_net.engine import Engine
     from rage_net.services.fronting import Fills, Front, Fronting
 
@@ -119,11 +121,16 @@ class WaysIn:
             return [_failed(error)]
         if fronting is None:
             return [known("cdn", (), NONE_CONFIGURED)] if is_named else []
-        own_only = not await self.may_ask(root, is_named=is_named)
+        sealed = await sealings.readable(self._engine, root)
+        own_only = not sealed and not await self.may_ask(root, is_named=is_named)  # a ciphertext's name tells nothing
         levels = fronting.levels(own_only=own_only)
         if not levels:
             return [known("cdn", (), NOT_PUBLIC)]
-        return [stage(fronting, level, len(levels)) for level in levels]
+        way = functools.partial(_sealed_way, self._engine, sealed[0]) if sealed else _way
+        return [
+            known("cdn", [way(fronting, front) for front in level], patience_s=fronting.patience_s(level, len(levels)))
+            for level in levels
+        ]
 
     async def may_ask(self, root: Cid, *, is_named: bool) -> bool:
         """Whether third parties may learn that this root is looked for. `is_named`: they alone were to be asked."""
@@ -197,6 +204,12 @@ def _way(fronting: Fronting, front: Front, hedge_s: float) -> Way:
         return Chunks(fronting, front, hedge_s)
 
     return Way(f"cdn {front.provider}", reach, is_holder=True, hedge_s=hedge_s)
+
+
+def _sealed_way(engine: Engine, sealed: Sealed, fronting: Fronting, front: Front) -> Way:
+    """The same CDN, where it has the root as ciphertext alone."""
+    reach = _way(fronting, front).reach
+    return Way(f"cdn {front.provider}", sealings.way(engine, sealed, reach), is_holder=True)
 
 
 def _failed(error: RageError) -> Stage:

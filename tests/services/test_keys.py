@@ -23,7 +23,7 @@ from rage_net.libp2p.peer_id import PeerId
 from rage_net.libp2p.swarm import Connection, Stream
 from rage_net.messages import KeyRequest, KeyResponse
 from rage_net.services.exchange import stranger
-from rage_net.services.sealing import Keys
+from rage_net.services.sealing import Keys, draw_epoch
 from rage_net.services.sealing import keys as subject
 from tests.services.conftest import Peer, World
 
@@ -58,6 +58,11 @@ class Sealer:
     async def find(self, epoch: Epoch, *holders: Sealer) -> Epoch:
         async with asyncio.timeout(20):
             return await self.keys.find(told(epoch), self.knows(*holders))
+
+    def begin(self) -> Epoch:
+        epoch = draw_epoch(self.peer.env.random, "acme", DOC)
+        self.file.put(epoch)
+        return epoch
 
     def knows(self, *holders: Sealer) -> list[PeerId]:
         for holder in holders:
@@ -122,7 +127,7 @@ async def pair(world: World) -> tuple[Sealer, Sealer]:
 
 async def test_a_member_that_may_read_gets_the_key_and_keeps_it(pair: tuple[Sealer, Sealer]) -> None:
     holder, reader = pair
-    epoch = holder.keys.begin("acme", DOC)
+    epoch = holder.begin()
     holder.rule("org")
     holder.admit(reader)
     assert await reader.find(epoch, holder) == epoch
@@ -131,7 +136,7 @@ async def test_a_member_that_may_read_gets_the_key_and_keeps_it(pair: tuple[Seal
 
 async def test_a_key_that_was_received_is_given_on_by_the_same_rule(world: World) -> None:
     holder, reader, third = [await sealer(world) for _ in range(3)]
-    epoch = holder.keys.begin("acme", DOC)
+    epoch = holder.begin()
     holder.rule("org")
     holder.admit(reader)
     await reader.find(epoch, holder)
@@ -145,7 +150,7 @@ async def test_a_key_that_was_received_is_given_on_by_the_same_rule(world: World
 
 async def test_another_organisations_peer_gets_the_key_of_what_it_may_read(pair: tuple[Sealer, Sealer]) -> None:
     holder, reader = pair
-    epoch = holder.keys.begin("acme", DOC)
+    epoch = holder.begin()
     principal = holder.admit(reader, "birch")
     holder.rule("org", say("read", f"peer:{principal.name}"))
     assert await reader.find(epoch, holder) == epoch
@@ -153,7 +158,7 @@ async def test_another_organisations_peer_gets_the_key_of_what_it_may_read(pair:
 
 async def test_each_epoch_has_a_key_of_its_own(pair: tuple[Sealer, Sealer]) -> None:
     holder, _ = pair
-    epochs = [holder.keys.begin("acme", DOC) for _ in range(50)]
+    epochs = [holder.begin() for _ in range(50)]
     assert len({epoch.key for epoch in epochs}) == len({epoch.id for epoch in epochs}) == 50
 
 
@@ -212,7 +217,7 @@ async def test_who_may_not_read_gets_the_bytes_that_ask_for_what_is_absent(
     pair: tuple[Sealer, Sealer], who: Callable[[Sealer, Sealer], None]
 ) -> None:
     holder, reader = pair
-    epoch = holder.keys.begin("acme", DOC)
+    epoch = holder.begin()
     who(holder, reader)
     answers = {
         await ask(holder, reader, request(id, doc_id, organization))
@@ -233,10 +238,10 @@ async def test_a_node_whose_certificate_was_revoked_gets_no_key_any_more(pair: t
     holder, reader = pair
     holder.rule("org")
     holder.admit(reader)
-    await reader.find(holder.keys.begin("acme", DOC), holder)
+    await reader.find(holder.begin(), holder)
     holder.peer.principals.clear()
     with pytest.raises(NotFoundError):
-        await reader.find(holder.keys.begin("acme", DOC), holder)
+        await reader.find(holder.begin(), holder)
 
 
 @pytest.mark.parametrize("enforcement", ["permissive", "off"])
@@ -244,7 +249,7 @@ async def test_lenient_enforcement_gives_no_key_away(world: World, enforcement: 
     """What is let through by mistake today would open what a CDN gives tomorrow."""
     rules = Rules(is_open=False, organization="acme", enforcement=enforcement)  # type: ignore[arg-type]
     holder, reader = await sealer(world, rules=rules), await sealer(world)
-    epoch = holder.keys.begin("acme", DOC)
+    epoch = holder.begin()
     holder.admit(reader)
     holder.rule("private")
     with pytest.raises(NotFoundError):
@@ -253,7 +258,7 @@ async def test_lenient_enforcement_gives_no_key_away(world: World, enforcement: 
 
 async def test_an_open_node_gives_no_key(world: World) -> None:
     holder, reader = await sealer(world, rules=Rules()), await sealer(world)
-    epoch = holder.keys.begin("acme", DOC)
+    epoch = holder.begin()
     holder.admit(reader)
     holder.rule("public")
     with pytest.raises(NotFoundError):
@@ -262,7 +267,7 @@ async def test_an_open_node_gives_no_key(world: World) -> None:
 
 async def test_a_denial_is_noted_without_the_key(world: World, tmp_path: Path) -> None:
     holder, reader = await sealer(world, logs=tmp_path / "denials.jsonl"), await sealer(world)
-    epoch = holder.keys.begin("acme", DOC)
+    epoch = holder.begin()
     a_member_without_a_right(holder, reader)
     await ask(holder, reader, request(bytes(16)))
     await ask(holder, reader, request(epoch.id))
@@ -317,7 +322,7 @@ async def test_what_is_no_request_is_told_so_and_breaks_the_protocol(pair: tuple
 )
 async def test_a_holder_that_answers_nonsense_is_passed_over(world: World, answer: bytes) -> None:
     holder, liar, reader = [await sealer(world) for _ in range(3)]
-    epoch = holder.keys.begin("acme", DOC)
+    epoch = holder.begin()
     holder.rule("org")
     holder.admit(reader)
 
@@ -332,7 +337,7 @@ async def test_a_holder_that_answers_nonsense_is_passed_over(world: World, answe
 
 async def test_a_holder_that_gives_a_wrong_key_is_found_out_and_nothing_is_kept(world: World) -> None:
     holder, liar, reader = [await sealer(world) for _ in range(3)]
-    epoch = holder.keys.begin("acme", DOC)
+    epoch = holder.begin()
     liar.file.put(Epoch("acme", DOC, epoch.id, bytes(32)))
     for each in (holder, liar):
         each.rule("org")
@@ -349,7 +354,7 @@ async def test_a_holder_that_says_nothing_is_waited_for_a_while_and_passed_over(
 ) -> None:
     monkeypatch.setattr(subject, "ASK_S_MAX", 0.05)
     holder, mute, reader = [await sealer(world) for _ in range(3)]
-    epoch = holder.keys.begin("acme", DOC)
+    epoch = holder.begin()
     holder.rule("org")
     holder.admit(reader)
     silent = asyncio.Event()
@@ -364,7 +369,7 @@ async def test_a_holder_that_says_nothing_is_waited_for_a_while_and_passed_over(
 
 async def test_many_who_need_one_key_ask_once(pair: tuple[Sealer, Sealer]) -> None:
     holder, reader = pair
-    epoch = holder.keys.begin("acme", DOC)
+    epoch = holder.begin()
     holder.rule("org")
     holder.admit(reader)
     asked: list[PeerId] = []
@@ -388,7 +393,7 @@ async def test_without_anybody_to_ask_the_error_says_so(pair: tuple[Sealer, Seal
 
 async def test_a_node_that_is_out_of_reach_is_passed_over(world: World) -> None:
     holder, gone, reader = [await sealer(world) for _ in range(3)]
-    epoch = holder.keys.begin("acme", DOC)
+    epoch = holder.begin()
     holder.rule("org")
     holder.admit(reader)
     holders = [gone.peer.swarm.peer_id, *reader.knows(holder)]
@@ -405,7 +410,7 @@ def epoch_of(rng: random.Random, doc_id: str = DOC) -> Epoch:
 def test_keys_are_here_after_a_restart_and_for_their_owner_alone(rng: random.Random, tmp_path: Path) -> None:
     path, epoch = tmp_path / "sealed.db", epoch_of(rng)
     file = KeyFile(path)
-    assert file.get("acme", DOC, epoch.id) is None and file.drop("acme", DOC) == 0
+    assert file.get("acme", DOC, epoch.id) is None and not file.drop(epoch)
     assert not path.exists(), "who seals nothing has no file"
     file.put(epoch)
     file.close()
@@ -428,7 +433,7 @@ def test_keys_of_old_epochs_go_and_leave_no_byte_behind(rng: random.Random, tmp_
     file, old, new, other = KeyFile(path), epoch_of(rng), epoch_of(rng), epoch_of(rng, "b" * 26)
     for epoch in (old, new, other):
         file.put(epoch)
-    assert file.drop("acme", DOC, but=new.id) == 1
+    assert file.drop(old) and not file.drop(old)
     assert file.get("acme", DOC, old.id) is None
     assert file.get("acme", DOC, new.id) == new and file.get("acme", "b" * 26, other.id) == other
     file.close()

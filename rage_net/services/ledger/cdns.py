@@ -124,12 +124,13 @@ class Cdns:
             sealed
             for organization in organizations
             for row in self._log.documents(organization, root=root)
-            if not row.is_dead and self._is_encrypted(row.doc_id, organization)
+            if not row.is_dead and self.is_encrypted(row.doc_id, organization)
             for sealed in self.held(row.doc_id, organization)
             if sealed.root == root
         )
 
-    def _is_encrypted(self, doc_id: str, organization: str) -> bool:
+    def is_encrypted(self, doc_id: str, organization: str = "") -> bool:
+        """Whether a document goes to CDNs, now, and as ciphertext."""
         try:
             return self.way(doc_id, organization) == "encrypted"
         except AccessDeniedError:
@@ -166,7 +167,7 @@ class Cdns:
 
         It may go to CDNs encrypted, and they hold nothing, or another root, or what somebody may read no longer.
         """
-        if not self._is_encrypted(doc_id, self._organization):
+        if not self.is_encrypted(doc_id):
             return None
         rows = self._log.documents(self._organization, doc_id=doc_id)
         if not rows:

@@ -7,7 +7,7 @@ Not here: the cryptography (cdn.sealing), what the log says of sealed documents 
 purged. Source: issue 6, C; ADR 24.
 """
 
-from rage_net.services.sealing.keys import Keys
+from rage_net.services.sealing.keys import Keys, draw_epoch
 from rage_net.services.sealing.source import SealedSource
 
-__all__ = ["Keys", "SealedSource"]
+__all__ = ["Keys", "SealedSource", "draw_epoch"]

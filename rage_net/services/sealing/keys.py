@@ -1,6 +1,5 @@
 """Keys of sealed documents, `/rage/key/1.0.0`, both ends.
 
-    begin   a new epoch for a document: its key, kept here before anything is sealed with it
     find    the key, from here or from a node that has it
     serve   the other end
 
@@ -17,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from random import Random
 from typing import TYPE_CHECKING
 
 from rage_net import messages
@@ -57,6 +57,11 @@ SERVED_MAX = 16
 
 _ABSENT = KeyResponse(messages.NOT_FOUND)
 _BUSY = KeyResponse(messages.BUSY)
+
+
+def draw_epoch(random: Random, organization: str, doc_id: str) -> Epoch:
+    """A new epoch, by the chance of the operating system (`env.random`): keep it before anything is sealed with it."""
+    return Epoch(organization, doc_id, random.randbytes(EPOCH_BYTES), random.randbytes(KEY_BYTES))
 
 
 class Keys:
@@ -138,13 +143,6 @@ class Keys:
             await stream.close_write()
 
     # --- who needs one ---
-
-    def begin(self, organization: str, doc_id: str) -> Epoch:
-        """A new epoch, whose key is kept, durably, when it returns. Blocking."""
-        draw = self._env.random.randbytes
-        epoch = Epoch(organization, doc_id, draw(EPOCH_BYTES), draw(KEY_BYTES))
-        self._file.put(epoch)
-        return epoch
 
     async def find(self, sealed: Sealed, holders: Sequence[PeerId]) -> Epoch:
         """The epoch with its key: from here, else from the first of these nodes that gives it. It is kept.

@@ -1,0 +1,215 @@
+"""Sealed documents of an engine: sealing one for the CDNs, and reading one from them.
+
+    begin    a new epoch, where one is due: its key is kept, and what CDNs are to hold can be read, block by block
+    finish   CDNs hold it: the log says so, so that readers find it
+    old      what they may hold besides, of this and earlier runs of the node
+    listed   the names of all that one epoch put there: to be deleted, then purged
+    forget   that is gone: so is its key
+    ways     a CDN as a source of a sealed document's plain chunks
+
+The order of a narrowing: it holds at the origin, whose nodes give no more keys to who may no longer read; `begin`,
+publish, `finish`; delete what `old` and `listed` name, purge it, `forget`. Whoever is killed in between begins with
+`begin` and `old` again: an epoch that was begun for the document as it is goes on, and the same blocks come out. Not
+here: what is sent where, and when (purging). Source: issue 6, C; ADR 24.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from blake3 import blake3
+
+from rage_net import refusals, sharing
+from rage_net.cdn.sealing import Epoch, Sealed, SealedBlock, open_page, seal
+from rage_net.chunk import manifest
+from rage_net.cid import Cid
+from rage_net.errors import AccessDeniedError, IntegrityError
+
+if TYPE_CHECKING:
+    from rage_net.engine import Engine
+    from rage_net.libp2p.peer_id import PeerId
+    from rage_net.metadata import Metadata
+    from rage_net.services.ledger.cdns import Due
+    from rage_net.services.sealing.source import SealedSource, Source
+
+_STATE = b"rage:sealing:1\0"
+
+
+@dataclass(frozen=True, slots=True)
+class Sealing:
+    """A document that is being sealed."""
+
+    due: Due
+    epoch: Epoch
+    load: Callable[[Cid], bytes]
+
+    def blocks(self) -> Iterator[SealedBlock]:
+        """All that CDNs are to hold, as it is read: the last one is the root page, without which nothing is found.
+
+        Blocking; one block is in memory. Read again, it is the same. Raises NotFoundError for a block that is not here,
+        UsageError `cdn-too-large`.
+        """
+        return seal(self.epoch, manifest.blocks(self.due.root, self.load), self.load)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """An epoch that CDNs may hold, and its root page."""
+
+    epoch: Epoch
+    sealed: Cid
+
+
+async def begin(engine: Engine, doc_id: str) -> Sealing | None:
+    """Seal a document of our organisation; None where what CDNs hold is right, or it does not go there encrypted.
+
+    Raises: ConfigError `no-ca`; AccessDeniedError `not-admin` where this node does not rule the document, for nobody
+    would heed what it says of it.
+    """
+    metadata = _metadata(engine)
+
+    def draw() -> Sealing | None:
+        from rage_net.services.sealing import draw_epoch
+
+        due = metadata.cdns.due(doc_id)
+        if due is None:
+            return None
+        metadata.access.require_admin(metadata.organization, f"doc:{doc_id}")
+        state = blake3(_STATE + bytes(due.root) + b"".join(due.taken)).digest(16)
+        held = metadata.cdns.held(doc_id)
+        for one in held:  # it will be named nowhere else
+            metadata.sealed.note(one.organization, doc_id, one.epoch, one.sealed)
+        names = {one.epoch for one in held}
+        begun = [
+            epoch for epoch in metadata.sealed.begun(metadata.organization, doc_id, state) if epoch.id not in names
+        ]
+        if not begun:
+            begun = [draw_epoch(engine.env.random, metadata.organization, doc_id)]
+            metadata.sealed.put(begun[0], state)
+        return Sealing(due, begun[0], engine.store.get)
+
+    return await engine.env.blocking(draw)
+
+
+async def finish(engine: Engine, sealing: Sealing, root_page: Cid) -> None:
+    """CDNs hold all of it: readers find it from now on.
+
+    Raises: AccessDeniedError where it may not be there any more; then it is among `old`.
+    """
+    metadata = _metadata(engine)
+
+    def tell() -> list[object]:
+        metadata.sealed.note(metadata.organization, sealing.due.doc_id, sealing.epoch.id, root_page)
+        return list(metadata.cdns.tell_sealed(sealing.due, sealing.epoch, root_page))
+
+    await sharing.written(engine, metadata.organization, await engine.env.blocking(tell))  # type: ignore[arg-type]
+
+
+async def old(engine: Engine, doc_id: str) -> tuple[Published, ...]:
+    """Epochs of a document that CDNs may hold and should not, or no longer: of one that may go there, all but the last.
+
+    Those whose keys are here: who else sealed it has to delete it, or who read it. Raises: ConfigError `no-ca`.
+    """
+    metadata = _metadata(engine)
+
+    def look() -> tuple[Published, ...]:
+        held = metadata.cdns.held(doc_id)
+        for one in held:
+            metadata.sealed.note(one.organization, doc_id, one.epoch, one.sealed)
+        right = {held[0].epoch} if held and metadata.cdns.is_encrypted(doc_id) else set()
+        found = metadata.sealed.published(metadata.organization, doc_id)
+        return tuple(Published(epoch, sealed) for epoch, sealed in found if epoch.id not in right)
+
+    return await engine.env.blocking(look)
+
+
+def listed(published: Published, load: Callable[[Cid], bytes]) -> Iterator[Cid]:
+    """The CIDs of all that an epoch put to CDNs, the root page last: deleted in this order, it can be listed again.
+
+    Args: load: the bytes of a page, from where they were published to. Raises IntegrityError; what `load` raises.
+    """
+    page = open_page(published.epoch, load(published.sealed))
+    if page.is_leaf:
+        yield from page.sealed
+    else:
+        for name in page.sealed:
+            leaf = open_page(published.epoch, load(name))
+            if not leaf.is_leaf:
+                raise IntegrityError("the index of a sealed document is deeper than it may be", id="sealed-broken")
+            yield from leaf.sealed
+            yield name
+    yield published.sealed
+
+
+async def forget(engine: Engine, published: Published) -> None:
+    """What an epoch put to CDNs is gone there: so is its key, and its name in the log if it still stands there."""
+    metadata = _metadata(engine)
+    epoch = published.epoch
+
+    def drop() -> list[object]:
+        facts: list[object] = []
+        if epoch.id in {one.epoch for one in metadata.cdns.held(epoch.doc_id)[:1]}:
+            try:
+                facts = list(metadata.cdns.tell_unsealed(epoch.doc_id))
+            except AccessDeniedError:
+                facts = []  # it rules the document no more: whoever does says so
+        metadata.sealed.drop(epoch)
+        return facts
+
+    await sharing.written(engine, metadata.organization, await engine.env.blocking(drop))  # type: ignore[arg-type]
+
+
+# --- reading ---
+
+
+async def readable(engine: Engine, root: Cid) -> tuple[Sealed, ...]:
+    """What CDNs hold, encrypted, of documents with this root; nothing on an open node."""
+    if engine.metadata is None:
+        return ()
+    return await engine.env.blocking(engine.metadata.cdns.of_root, root)
+
+
+def way(
+    engine: Engine, sealed: Sealed, reach: Callable[[], Awaitable[Source]]
+) -> Callable[[], Awaitable[SealedSource]]:
+    """How to get to a CDN as a source of the plain chunks of one sealed document.
+
+    It raises what `reach` raises, and NotFoundError `key-not-found` where no node gives the key to this one.
+    """
+
+    async def open_() -> SealedSource:
+        from rage_net.services.sealing import SealedSource
+
+        source = await reach()
+        return SealedSource(source, sealed, await key_of(engine, sealed), engine.env)
+
+    return open_
+
+
+async def key_of(engine: Engine, sealed: Sealed) -> Epoch:
+    """The key of an epoch, from here or from a node that has it. Raises NotFoundError `key-not-found`."""
+    metadata = _metadata(engine)
+    found = await engine.env.blocking(metadata.sealed.get, sealed.organization, sealed.doc_id, sealed.epoch)
+    if found is not None:
+        return found
+    online = await engine.online()
+    assert online.keys is not None  # there is a CA
+    return await online.keys.find(sealed, await engine.env.blocking(_holders, metadata, sealed))
+
+
+def _holders(metadata: Metadata, sealed: Sealed) -> list[PeerId]:
+    """Who may have the key, the likeliest first: who sealed it, the owner, then nodes of our organisation."""
+    from rage_net.libp2p.peer_id import PeerId
+
+    rows = metadata.log.documents(sealed.organization, doc_id=sealed.doc_id)
+    named = [PeerId.parse(sealed.author)] if sealed.author else []
+    known = sharing.known_nodes(metadata)
+    return [peer for peer in dict.fromkeys([*named, *(row.owner for row in rows), *known]) if peer != metadata.own]
+
+
+def _metadata(engine: Engine) -> Metadata:
+    if engine.metadata is None:
+        raise refusals.no_ca()
+    return engine.metadata
