@@ -130,11 +130,11 @@ def make(section: keys.Provider, web: Web, env: Env) -> Provider | None:
         case keys.CloudFront():
             from rage_net.cdn.cloudfront import CloudFront
 
-            return CloudFront(section, blocking=env.waiting)
+            return CloudFront(section, blocking=env.waiting, now=env.now)
         case keys.Edge() if section.software == "nginx":
-            return Nginx(section, web, env)
+            return Nginx(section, web, env.now)
         case keys.Edge():
-            return Varnish(section, web, env)
+            return Varnish(section, web, env.now)
         case _:
             return None
 

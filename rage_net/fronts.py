@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 ASKED_S_MAX = 5.0
 """For a CDN to answer `rage why`."""
+MakeWay = Callable[["Fronting", "Front", float], Way]
+
 NONE_CONFIGURED = "no CDN is configured that serves this node"
 NOT_PUBLIC = "not asked: the chunk is not known to be public"
 
@@ -127,10 +129,7 @@ class WaysIn:
         if not levels:
             return [known("cdn", (), NOT_PUBLIC)]
         way = functools.partial(_sealed_way, self._engine, sealed[0]) if sealed else _way
-        return [
-            known("cdn", [way(fronting, front) for front in level], patience_s=fronting.patience_s(level, len(levels)))
-            for level in levels
-        ]
+        return [stage(fronting, level, len(levels), way) for level in levels]
 
     async def may_ask(self, root: Cid, *, is_named: bool) -> bool:
         """Whether third parties may learn that this root is looked for. `is_named`: they alone were to be asked."""
@@ -190,10 +189,11 @@ class WaysIn:
             await self._fills.round()
 
 
-def stage(fronting: Fronting, level: Sequence[Front], levels: int) -> Stage:
+def stage(fronting: Fronting, level: Sequence[Front], levels: int, way: MakeWay | None = None) -> Stage:
     """Fronts of one priority, of so many levels: all of them together keep peers waiting for HEDGE_S at most."""
     patience_s = fronting.patience_s(level, levels)
-    return known("cdn", [_way(fronting, front, patience_s) for front in level], patience_s=patience_s)
+    make = way or _way
+    return known("cdn", [make(fronting, front, patience_s) for front in level], patience_s=patience_s)
 
 
 def _way(fronting: Fronting, front: Front, hedge_s: float) -> Way:
@@ -206,10 +206,10 @@ def _way(fronting: Fronting, front: Front, hedge_s: float) -> Way:
     return Way(f"cdn {front.provider}", reach, is_holder=True, hedge_s=hedge_s)
 
 
-def _sealed_way(engine: Engine, sealed: Sealed, fronting: Fronting, front: Front) -> Way:
+def _sealed_way(engine: Engine, sealed: Sealed, fronting: Fronting, front: Front, hedge_s: float) -> Way:
     """The same CDN, where it has the root as ciphertext alone."""
-    reach = _way(fronting, front).reach
-    return Way(f"cdn {front.provider}", sealings.way(engine, sealed, reach), is_holder=True)
+    reach = _way(fronting, front, hedge_s).reach
+    return Way(f"cdn {front.provider}", sealings.way(engine, sealed, reach), is_holder=True, hedge_s=hedge_s)
 
 
 def _failed(error: RageError) -> Stage:
