@@ -1,0 +1,288 @@
+"""Documents that go to CDNs encrypted, in whole engines: put, sealed, read by who may, sealed anew for who may not."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import random
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rage_lab.sim.node import Node
+from rage_lab.sim.organizations import Organization
+from rage_lab.sim.world import World, play
+from rage_net import home as homes
+from rage_net import sealings
+from rage_net.chunk import manifest
+from rage_net.cid import Cid
+from rage_net.engine import Engine
+from rage_net.errors import AccessDeniedError, ConfigError, IntegrityError, NotFoundError, RageError, UsageError
+from rage_net.home import Home
+from rage_net.verbs import acl
+from rage_net.verbs.chunk import GetChunk, PutChunk, RemoveChunk
+from tests.cdn.loopback import Cdn, serving
+from tests.engine.test_ways_in import Sink
+from tests.services.test_sealed_source import Cdn as Cache
+from tests.services.trust_world import Authority
+
+Play = Callable[[Callable[[World], Awaitable[Any]]], Any]
+SETTLE_S = 20.0
+SOON_S = 3.0
+
+
+@pytest.fixture
+def run(rng: random.Random, tmp_path: Path) -> Play:
+    """Play a scenario once; a failure names its seed."""
+    seed = rng.getrandbits(32)
+    return lambda scenario: play(scenario, seed, tmp_path).result
+
+
+async def publish(engine: Engine, doc_id: str, held: dict[Cid, bytes]) -> sealings.Sealing | None:
+    """As `rage cdn publish` does it: all of it, then the word in the log."""
+    sealing = await sealings.begin(engine, doc_id)
+    if sealing is not None:
+        *_, last = (block for block in sealing.blocks() if held.setdefault(block.cid, block.data))
+        await sealings.finish(engine, sealing, last.cid)
+    return sealing
+
+
+async def empty(engine: Engine, doc_id: str, held: dict[Cid, bytes]) -> int:
+    """Delete what CDNs should not hold. Returns: how many objects went."""
+    gone = 0
+    for published in await sealings.old(engine, doc_id):
+        for cid in list(sealings.listed(published, held.__getitem__)):
+            gone += held.pop(cid, None) is not None
+        await sealings.forget(engine, published)
+    return gone
+
+
+async def read(engine: Engine, root: Cid, cache: Cache) -> bytes:
+    """The document, from a CDN alone."""
+    (sealed,) = await sealings.readable(engine, root)
+
+    async def reach() -> Cache:
+        return cache
+
+    source = await sealings.way(engine, sealed, reach)()
+    blocks = {}
+    wanted = [root]
+    for cid in wanted:
+        blocks[cid] = b"".join((await source.fetch(cid)).buffers)
+        assert cid.matches(blocks[cid])
+        wanted += [each for each in manifest.blocks(cid, blocks.__getitem__) if each not in wanted]
+    return b"".join(blocks[piece.cid] for piece in manifest.pieces(root, blocks.__getitem__))
+
+
+async def trio(world: World) -> tuple[Node, Node, Node]:
+    acme = Organization("acme", world.seed)
+    owner = await world.node("owner", organization=acme)
+    others = [await world.node(name, organization=acme, bootstrap=[owner]) for name in ("reader", "other")]
+    await asyncio.sleep(SETTLE_S)
+    return owner, others[0], others[1]
+
+
+async def put(node: Node, data: bytes, *readers: Node) -> tuple[str, Cid]:
+    root = await node.put(data, "plan.md", "private", cdn="encrypted")
+    for reader in readers:
+        await node.engine.run(acl.GrantAcl("plan.md", f"peer:{reader.engine.peer_id_text()}", "read"))
+    (document,) = node.engine.documents.resolve("plan.md")
+    await asyncio.sleep(SOON_S)
+    return document.doc_id, Cid.parse(root)
+
+
+def test_who_may_read_reads_it_from_a_cdn_and_who_may_no_longer_cannot_read_what_comes_after(run: Play) -> None:
+    async def scenario(world: World) -> None:
+        owner, reader, other = await trio(world)
+        data, cache = world.random.randbytes(3_000_000), Cache()
+        doc_id, root = await put(owner, data, reader, other)
+        first = await publish(owner.engine, doc_id, cache.held)
+        assert first is not None and await publish(owner.engine, doc_id, cache.held) is None, "once is enough"
+        await asyncio.sleep(SOON_S)
+        assert await read(reader.engine, root, cache) == data
+        assert await read(other.engine, root, cache) == data
+
+        await owner.engine.run(acl.RevokeAcl("plan.md", f"peer:{other.engine.peer_id_text()}", "read"))
+        await asyncio.sleep(SOON_S)
+        before = set(cache.held)
+        second = await publish(owner.engine, doc_id, cache.held)
+        assert second is not None and second.due.reason == "narrowed" and second.epoch.key != first.epoch.key
+        assert await empty(owner.engine, doc_id, cache.held) == len(before)
+        assert not before & set(cache.held), "nothing of the old epoch is left"
+        assert await empty(owner.engine, doc_id, cache.held) == 0
+        await asyncio.sleep(SOON_S)
+        assert await read(reader.engine, root, cache) == data
+        with pytest.raises(NotFoundError) as caught:
+            await read(other.engine, root, cache)
+        assert caught.value.id == "key-not-found"
+        old = other.engine.metadata.sealed.get("acme", doc_id, first.epoch.id)  # type: ignore[union-attr]
+        assert old == first.epoch, "what it once had it has, and it opens nothing that is left"
+        for block in cache.held.values():
+            with pytest.raises(IntegrityError):
+                sealings.open_page(old, block)
+
+    run(scenario)
+
+
+def test_a_reader_asks_another_reader_where_who_sealed_it_is_away(run: Play) -> None:
+    async def scenario(world: World) -> None:
+        owner, reader, other = await trio(world)
+        data, cache = world.random.randbytes(40_000), Cache()
+        doc_id, root = await put(owner, data, reader, other)
+        await publish(owner.engine, doc_id, cache.held)
+        await asyncio.sleep(SOON_S)
+        assert await read(reader.engine, root, cache) == data
+        await world.leave(owner)
+        assert await read(other.engine, root, cache) == data
+
+    run(scenario)
+
+
+def test_a_removal_leaves_nothing_on_the_cdn_and_no_key(run: Play) -> None:
+    async def scenario(world: World) -> None:
+        owner, reader, _ = await trio(world)
+        cache = Cache()
+        doc_id, root = await put(owner, world.random.randbytes(40_000), reader)
+        await publish(owner.engine, doc_id, cache.held)
+        await asyncio.sleep(SOON_S)
+        (sealed,) = await sealings.readable(reader.engine, root)
+        await owner.engine.run(RemoveChunk("plan.md", everywhere=True))
+        assert await publish(owner.engine, doc_id, {}) is None
+        assert await empty(owner.engine, doc_id, cache.held) and not cache.held
+        await asyncio.sleep(SOON_S)
+        assert await sealings.readable(reader.engine, root) == ()
+        with pytest.raises(NotFoundError):
+            await sealings.key_of(reader.engine, sealed)
+        assert owner.engine.metadata is not None
+        assert owner.engine.metadata.sealed.get("acme", doc_id, sealed.epoch) is None
+
+    run(scenario)
+
+
+# --- one engine, real time --------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def opened(path: Path, rng: random.Random, *urls: str) -> AsyncIterator[Engine]:
+    """An engine with a certificate, whose cdn.yaml names `urls` as clouds."""
+    home = Home(path)
+    if not path.exists():
+        homes.init(home, organization_id="acme")
+        now = time.time()
+        acme = Authority("acme", rng, now - 86_400)
+        certificate = acme.certify(homes.load_identity(home.identity), now=now)
+        home.certs.mkdir(exist_ok=True)
+        (home.certs / "ca.crt").write_text(ssl.DER_cert_to_PEM_cert(acme.der))
+        (home.certs / "node.crt").write_text(ssl.DER_cert_to_PEM_cert(certificate))
+        text = home.network_yaml.read_text()
+        home.network_yaml.write_text(f"{text}  security:\n    ca_cert: {home.certs / 'ca.crt'}\n")
+        rows = "".join(
+            f'  - {{name: c{at}, type: commercial, software: http, public_urls: ["{url}"]}}\n'
+            for at, url in enumerate(urls)
+        )
+        (home.config / "cdn.yaml").write_text(f"cdn:\n  version: 1\n  providers:\n{rows}" if urls else "cdn: {}\n")
+    async with Engine.open(home) as engine:
+        yield engine
+
+
+@pytest.fixture
+async def cdn() -> AsyncIterator[Cdn]:
+    async with serving() as made:
+        yield made
+
+
+async def put_here(engine: Engine, data: bytes, **more: Any) -> tuple[str, Cid]:
+    found = await engine.run(PutChunk("plan.md", visibility="private", **more), source=io.BytesIO(data))
+    return found.doc_id, Cid.parse(found.root)
+
+
+@pytest.mark.anyio
+async def test_a_download_asks_a_cloud_for_ciphertext_and_tells_it_nothing(
+    cdn: Cdn, tmp_path: Path, rng: random.Random
+) -> None:
+    data = rng.randbytes(300_000)
+    async with opened(tmp_path / "a", rng, cdn.url) as engine:
+        doc_id, root = await put_here(engine, data, cdn="encrypted")
+        with pytest.raises(NotFoundError):
+            await engine.run(GetChunk(str(root), sources=("cdn",)), sink=Sink())
+        assert not cdn.asked, "what is private is not even looked for"
+        held: dict[Cid, bytes] = {}
+        await publish(engine, doc_id, held)
+        cdn.objects |= {str(cid): block for cid, block in held.items()}
+        sink = Sink()
+        result = await engine.run(GetChunk(str(root), sources=("cdn",), cache=False), sink=sink)
+        assert bytes(sink.data) == data and result.sources["cdn"] > 0
+        asked = {path.removeprefix("/chunks/") for _, path in cdn.asked}
+        assert asked <= set(cdn.objects) and str(root) not in asked
+        cdn.asked.clear()
+        cdn.answer = cdn.wrong
+        with pytest.raises(RageError):
+            await engine.run(GetChunk(str(root), sources=("cdn",), cache=False), sink=Sink())
+
+
+@pytest.mark.anyio
+async def test_a_publication_that_was_killed_goes_on_with_the_same_blocks(tmp_path: Path, rng: random.Random) -> None:
+    held: dict[Cid, bytes] = {}
+    async with opened(tmp_path / "a", rng) as engine:
+        doc_id, _ = await put_here(engine, rng.randbytes(5_000_000), cdn="encrypted")
+        sealing = await sealings.begin(engine, doc_id)
+        assert sealing is not None
+        block = next(sealing.blocks())
+        held[block.cid] = block.data
+    async with opened(tmp_path / "a", rng) as engine:
+        again = await sealings.begin(engine, doc_id)
+        assert again is not None and again.epoch == sealing.epoch
+        assert next(again.blocks()).cid in held
+        await publish(engine, doc_id, held)
+        assert await sealings.old(engine, doc_id) == ()
+        assert await sealings.begin(engine, doc_id) is None
+
+
+@pytest.mark.anyio
+async def test_who_is_killed_before_it_deletes_deletes_after_its_restart(tmp_path: Path, rng: random.Random) -> None:
+    held: dict[Cid, bytes] = {}
+    async with opened(tmp_path / "a", rng) as engine:
+        doc_id, _ = await put_here(engine, rng.randbytes(10_000), cdn="encrypted")
+        await publish(engine, doc_id, held)
+        first = set(held)
+        await engine.run(acl.RevokeAcl("plan.md", "org:birch", "read"))
+        await publish(engine, doc_id, held)
+    async with opened(tmp_path / "a", rng) as engine:
+        assert await empty(engine, doc_id, held) == len(first) and not first & set(held)
+        await engine.run(acl.SetAcl("plan.md", cdn="none"))
+        assert await sealings.begin(engine, doc_id) is None
+    async with opened(tmp_path / "a", rng) as engine:
+        assert await empty(engine, doc_id, held) and not held, "what may go there no longer is deleted, too"
+        assert engine.metadata is not None and engine.metadata.cdns.held(doc_id) == ()
+
+
+@pytest.mark.anyio
+async def test_without_a_word_nothing_private_is_sealed_and_an_open_node_cannot_say_one(
+    tmp_path: Path, rng: random.Random
+) -> None:
+    async with opened(tmp_path / "a", rng) as engine:
+        doc_id, _ = await put_here(engine, b"secret")
+        assert await sealings.begin(engine, doc_id) is None
+        assert engine.metadata is not None
+        with pytest.raises(AccessDeniedError) as caught:
+            engine.metadata.cdns.way(doc_id)
+        assert caught.value.id == "cdn-not-public"
+        with pytest.raises(UsageError) as wrong:
+            await put_here(engine, b"secret", cdn="rot13")
+        assert wrong.value.id == "bad-cdn"
+        await put_here(engine, b"secret and longer", cdn="encrypted")
+        assert engine.metadata.cdns.way(doc_id) == "encrypted"
+        await put_here(engine, b"secret and longer still")
+        assert engine.metadata.cdns.way(doc_id) == "encrypted", "a put that says nothing leaves it as it is"
+    home = Home(tmp_path / "open")
+    homes.init(home)
+    async with Engine.open(home) as engine:
+        with pytest.raises(ConfigError) as open_:
+            await put_here(engine, b"secret", cdn="encrypted")
+        assert open_.value.id == "no-ca"
+        assert not engine.documents.list()[0], "and nothing was put"
