@@ -47,6 +47,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
     ),
     "bad-acl": (UsageError, "What was given is no list of rights.", "it says where; rage acl set --help"),
     "bad-action": (UsageError, "There is no such action.", "read, write, admin, query or replicate"),
+    "bad-cdn": (
+        UsageError,
+        "There is no such way to CDNs.",
+        "--cdn encrypted, or --cdn none",
+    ),
     "bad-key-set": (
         IntegrityError,
         "What stands where an issuer's public keys should be is no key set (JWKS).",
@@ -493,7 +498,7 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
     ),
     "not-confirmed": (UsageError, "The question was answered with no; nothing was changed.", "nothing to do"),
     "not-held": (
-        NotFoundError,
+        UsageError,
         "The gateway was asked for what it holds alone, and does not hold it.",
         "ask without only-if-cached",
     ),

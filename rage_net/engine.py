@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from rage_net.libp2p.transport import Transport
     from rage_net.metadata import Metadata
     from rage_net.online import Online
+    from rage_net.sealed_cdns import Publication
     from rage_net.services.replicating import Replicating
     from rage_net.services.syncing import Syncing
     from rage_net.services.trust import Trust
@@ -503,6 +504,14 @@ class Engine:
             if self._cdns is None:
                 self._cdns = await self._closing.enter_async_context(open_cdns(self))
             return self._cdns
+
+    async def publish_sealed(
+        self, doc_id: str, only: Sequence[str] = (), tell: Callable[[], None] = lambda: None
+    ) -> Publication | None:
+        """Seal a document into the buckets that CDNs read; None where they have it as it is."""
+        from rage_net import sealed_cdns
+
+        return await sealed_cdns.publish(self, await self.cdns(), doc_id, only, tell)
 
     async def reconsider_cdns(self, doc_ids: Collection[str] | None, *, is_ours: bool) -> None:
         """What is public may have changed, and is so here: what CDNs may have no more is purged.

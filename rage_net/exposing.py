@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
+from rage_net import sealed_cdns
 from rage_net.acl import access_of_row
 from rage_net.cdn.journal import Exposed, Owed, Standing
 from rage_net.cdn_verbs import targets
@@ -53,8 +54,7 @@ ASKED, AGAIN = 1, 2
 async def look(engine: Engine, cdns: Cdns, doc_ids: Collection[str] | None, *, is_ours: bool) -> int:
     """Compare what CDNs may hold with what is public now, of these documents or of all; purges that are owed."""
     owed = await engine.env.blocking(_compare, engine, cdns, doc_ids, is_ours)
-    if owed:
-        cdns.wake.set()
+    cdns.wake.set()  # what is sealed may be due, too
     return owed
 
 
@@ -159,6 +159,7 @@ async def work(engine: Engine, cdns: Cdns) -> None:
     while True:
         cdns.wake.clear()
         due = await settle(engine, cdns)
+        await sealed_cdns.settle(engine, cdns)
         if engine.serves and engine.env.monotonic() >= ends:
             await look(engine, cdns, None, is_ours=False)
             ends = engine.env.monotonic() + IDLE_S

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING
 from blake3 import blake3
 
 from rage_net import refusals, sharing
-from rage_net.cdn.sealing import Epoch, Sealed, SealedBlock, open_page, seal
+from rage_net.cdn.sealing import Epoch, Sealed, SealedBlock, seal
 from rage_net.chunk import manifest
 from rage_net.cid import Cid
-from rage_net.errors import AccessDeniedError, IntegrityError
+from rage_net.errors import AccessDeniedError
 
 if TYPE_CHECKING:
     from rage_net.engine import Engine
@@ -77,7 +77,7 @@ async def begin(engine: Engine, doc_id: str) -> Sealing | None:
         if due is None:
             return None
         metadata.access.require_admin(metadata.organization, f"doc:{doc_id}")
-        state = blake3(_STATE + bytes(due.root) + b"".join(due.taken)).digest(16)
+        state = _state_of(due)
         held = metadata.cdns.held(doc_id)
         for one in held:  # it will be named nowhere else
             metadata.sealed.note(one.organization, doc_id, one.epoch, one.sealed)
@@ -107,55 +107,29 @@ async def finish(engine: Engine, sealing: Sealing, root_page: Cid) -> None:
     await sharing.written(engine, metadata.organization, await engine.env.blocking(tell))  # type: ignore[arg-type]
 
 
-async def old(engine: Engine, doc_id: str) -> tuple[Published, ...]:
-    """Epochs of a document that CDNs may hold and should not, or no longer: of one that may go there, all but the last.
-
-    Those whose keys are here: who else sealed it has to delete it, or who read it. Raises: ConfigError `no-ca`.
-    """
+def under_way(engine: Engine, doc_id: str) -> tuple[bytes, ...]:
+    """Epochs that were begun here for the document as it is, and that the log does not name yet. Blocking."""
     metadata = _metadata(engine)
-
-    def look() -> tuple[Published, ...]:
-        held = metadata.cdns.held(doc_id)
-        for one in held:
-            metadata.sealed.note(one.organization, doc_id, one.epoch, one.sealed)
-        right = {held[0].epoch} if held and metadata.cdns.is_encrypted(doc_id) else set()
-        found = metadata.sealed.published(metadata.organization, doc_id)
-        return tuple(Published(epoch, sealed) for epoch, sealed in found if epoch.id not in right)
-
-    return await engine.env.blocking(look)
+    due = metadata.cdns.due(doc_id)
+    if due is None:
+        return ()
+    return tuple(epoch.id for epoch in metadata.sealed.begun(metadata.organization, doc_id, _state_of(due)))
 
 
-def listed(published: Published, load: Callable[[Cid], bytes]) -> Iterator[Cid]:
-    """The CIDs of all that an epoch put to CDNs, the root page last: deleted in this order, it can be listed again.
-
-    Args: load: the bytes of a page, from where they were published to. Raises IntegrityError; what `load` raises.
-    """
-    page = open_page(published.epoch, load(published.sealed))
-    if page.is_leaf:
-        yield from page.sealed
-    else:
-        for name in page.sealed:
-            leaf = open_page(published.epoch, load(name))
-            if not leaf.is_leaf:
-                raise IntegrityError("the index of a sealed document is deeper than it may be", id="sealed-broken")
-            yield from leaf.sealed
-            yield name
-    yield published.sealed
-
-
-async def forget(engine: Engine, published: Published) -> None:
+async def forget_epoch(engine: Engine, doc_id: str, id: bytes) -> None:
     """What an epoch put to CDNs is gone there: so is its key, and its name in the log if it still stands there."""
     metadata = _metadata(engine)
-    epoch = published.epoch
 
     def drop() -> list[object]:
         facts: list[object] = []
-        if epoch.id in {one.epoch for one in metadata.cdns.held(epoch.doc_id)[:1]}:
+        if id in {one.epoch for one in metadata.cdns.held(doc_id)[:1]}:
             try:
-                facts = list(metadata.cdns.tell_unsealed(epoch.doc_id))
+                facts = list(metadata.cdns.tell_unsealed(doc_id))
             except AccessDeniedError:
                 facts = []  # it rules the document no more: whoever does says so
-        metadata.sealed.drop(epoch)
+        epoch = metadata.sealed.get(metadata.organization, doc_id, id)
+        if epoch is not None:
+            metadata.sealed.drop(epoch)
         return facts
 
     await sharing.written(engine, metadata.organization, await engine.env.blocking(drop))  # type: ignore[arg-type]
@@ -207,6 +181,10 @@ def _holders(metadata: Metadata, sealed: Sealed) -> list[PeerId]:
     named = [PeerId.parse(sealed.author)] if sealed.author else []
     known = sharing.known_nodes(metadata)
     return [peer for peer in dict.fromkeys([*named, *(row.owner for row in rows), *known]) if peer != metadata.own]
+
+
+def _state_of(due: Due) -> bytes:
+    return blake3(_STATE + bytes(due.root) + b"".join(due.taken)).digest(16)
 
 
 def _metadata(engine: Engine) -> Metadata:

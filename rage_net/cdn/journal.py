@@ -92,6 +92,13 @@ MIGRATIONS = (
         organization TEXT NOT NULL,
         root TEXT NOT NULL
     ) WITHOUT ROWID;
+    CREATE TABLE sealed (
+        epoch TEXT NOT NULL,
+        cid TEXT NOT NULL,
+        doc_id TEXT NOT NULL,
+        PRIMARY KEY (epoch, cid)
+    ) WITHOUT ROWID;
+    CREATE INDEX sealed_by_document ON sealed (doc_id, epoch);
     CREATE TABLE owed (
         id TEXT PRIMARY KEY,
         doc_id TEXT NOT NULL,
@@ -437,6 +444,36 @@ class Journal:
         """A purge is owed no more."""
         with self._db.write() as db:
             db.execute("DELETE FROM owed WHERE id = ?", (id,))
+
+    # --- what was put into buckets as ciphertext ---
+
+    def note_sealed(self, doc_id: str, epoch: str, names: Sequence[str]) -> None:
+        """Ciphertexts are about to be put; durable when it returns."""
+        with self._db.write() as db:
+            db.executemany(
+                "INSERT OR IGNORE INTO sealed (epoch, cid, doc_id) VALUES (?, ?, ?)",
+                ((epoch, name, doc_id) for name in names),
+            )
+
+    def sealed_documents(self) -> list[str]:
+        """Documents of which buckets may hold ciphertexts that we put there."""
+        with self._db.read() as db:
+            return [row[0] for row in db.execute("SELECT DISTINCT doc_id FROM sealed ORDER BY doc_id")]
+
+    def sealed_epochs(self, doc_id: str) -> list[str]:
+        """Epochs of a document of which buckets may hold something."""
+        with self._db.read() as db:
+            return [row[0] for row in db.execute("SELECT DISTINCT epoch FROM sealed WHERE doc_id = ?", (doc_id,))]
+
+    def sealed_names(self, epoch: str) -> list[str]:
+        """CIDs of what was put for an epoch."""
+        with self._db.read() as db:
+            return [row[0] for row in db.execute("SELECT cid FROM sealed WHERE epoch = ? ORDER BY cid", (epoch,))]
+
+    def forget_sealed(self, epoch: str) -> None:
+        """It is gone everywhere."""
+        with self._db.write() as db:
+            db.execute("DELETE FROM sealed WHERE epoch = ?", (epoch,))
 
     # --- rows ---
 

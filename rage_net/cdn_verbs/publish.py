@@ -22,7 +22,9 @@ from rage_net.verbs import cdn as verbs
 
 if TYPE_CHECKING:
     from rage_net.cdns import Cdns
+    from rage_net.chunk.documents import Document
     from rage_net.engine import Engine, Io
+    from rage_net.sealed_cdns import Filling
 
 PUTS_AT_ONCE = 8
 """Blocks under way to one bucket; each is in memory."""
@@ -42,6 +44,9 @@ async def publish_cdn(engine: Engine, verb: verbs.PublishCdn, io: Io) -> verbs.P
             mend=["set bucket of a provider in cdn.yaml", "rage cdn warm DOC"],
             id="cdn-no-bucket",
         )
+    sealed = await _sealed(engine, verb.ref)
+    if sealed is not None:
+        return await _publish_sealed(engine, cdns, sealed, names, verb.dry_run, io)
     root = await public_root(engine, verb.ref)
     blocks = await engine.env.blocking(targets.blocks_of, engine, root)
     if blocks is None:
@@ -59,6 +64,57 @@ async def publish_cdn(engine: Engine, verb: verbs.PublishCdn, io: Io) -> verbs.P
 
     found = await asyncio.gather(*(_fill(engine, name, bucket, blocks, tell) for name, bucket in stores))
     return verbs.PublishCdnResult(str(root), len(blocks), sum(sizes), tuple(found), False)
+
+
+async def _sealed(engine: Engine, ref: str) -> Document | None:
+    """The document, where it goes to CDNs encrypted. Raises AccessDeniedError where it goes there not at all."""
+    metadata = engine.metadata
+    if metadata is None:
+        return None
+
+    def find() -> Document | None:
+        found = [it for it in engine.documents.resolve(ref) if metadata.cdns.way(it.doc_id) == "encrypted"]
+        return found[0] if found else None
+
+    try:
+        return await engine.env.blocking(find)
+    except NotFoundError:
+        return None
+
+
+async def _publish_sealed(
+    engine: Engine, cdns: Cdns, document: Document, names: Sequence[str], dry_run: bool, io: Io
+) -> verbs.PublishCdnResult:
+    """Ciphertext into every bucket, and the word to readers."""
+    root, size = str(document.root), document.size
+    if dry_run:
+        rows = [
+            verbs.PublishRow(name, str(bucket), document.chunks + 1, 0, 0, size)
+            for name in names
+            for bucket in _buckets(cdns, name)
+        ]
+        return verbs.PublishCdnResult(root, document.chunks + 1, size, tuple(rows), True)
+    done = 0
+
+    def tell() -> None:
+        nonlocal done
+        done += 1
+        io.report(Progress(done, None, "items", "publish"))
+
+    found = await engine.publish_sealed(document.doc_id, names, tell)
+    if found is None:
+        return verbs.PublishCdnResult(root, 0, 0, (), False)
+    rows = [_sealed_row(store) for store in found.stores]
+    return verbs.PublishCdnResult(root, found.objects, size, tuple(rows), False)
+
+
+def _sealed_row(store: Filling) -> verbs.PublishRow:
+    last = store.errors[-1] if store.errors else None
+    reason = "" if last is None else f"{last.message}: {last.why}" if last.why else last.message
+    code = "" if last is None else last.id
+    return verbs.PublishRow(
+        store.provider, str(store.bucket), store.put, store.existed, store.failed, store.bytes, reason, code
+    )
 
 
 def _buckets(cdns: Cdns, name: str) -> Sequence[Bucket]:

@@ -1,0 +1,180 @@
+"""Documents that CDNs hold as ciphertext: published by hand, sealed anew by itself, and the old deleted and purged.
+
+Each name is journalled before it is put, so that whatever a process that dies leaves in a bucket is deleted later. A
+narrowing, in this order: it holds at the origin, whose nodes give no more keys to who may no longer read; a new epoch
+is published; the log says so; what the old one put is deleted from every bucket; the edges are purged of it; its key
+goes. Only the node that published a document does so, for only it knows the names.
+
+Source: issue 6, C; ADR 24. Not here: ciphertexts, keys and epochs (cdn.sealing, sealings), sending (services.purging).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from rage_net import sealings
+from rage_net.cdn.buckets import Bucket, key_of
+from rage_net.cdn.plan import Target
+from rage_net.cdn.sealing import SealedBlock
+from rage_net.cdn_verbs import targets
+from rage_net.cid import Cid
+from rage_net.errors import RageError
+from rage_net.sealings import Sealing
+from rage_net.services.purging import Wish
+
+if TYPE_CHECKING:
+    from rage_net.cdns import Cdns
+    from rage_net.engine import Engine
+
+log = logging.getLogger("rage.cdn")
+
+BATCH = 16
+"""Ciphertexts that are in memory at once."""
+CACHE_CONTROL = "public, max-age=60, s-maxage=86400"
+"""Its name is the hash of its bytes; what is revoked is purged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A document that was sealed, and what became of it at each bucket."""
+
+    sealing: Sealing
+    stores: tuple[Filling, ...]
+    objects: int
+
+
+@dataclass(slots=True)
+class Filling:
+    """What became of a publication at one bucket."""
+
+    provider: str
+    bucket: Bucket
+    put: int = 0
+    existed: int = 0
+    failed: int = 0
+    bytes: int = 0
+    errors: list[RageError] = field(default_factory=list)
+
+
+async def publish(
+    engine: Engine, cdns: Cdns, doc_id: str, only: Sequence[str] = (), tell: Callable[[], None] = lambda: None
+) -> Publication | None:
+    """Seal a document into every bucket, and tell readers when all have it; None where they have it as it is.
+
+    Raises: AccessDeniedError, ConfigError, NotFoundError as `sealings.begin`.
+    """
+    sealing = await sealings.begin(engine, doc_id)
+    if sealing is None:
+        return None
+    stores = [
+        Filling(it.provider, bucket)
+        for it in cdns.buckets.values()
+        if not only or it.provider in only
+        for bucket in it.buckets.values()
+    ]
+    blocks = sealing.blocks()
+    last: Cid | None = None
+    objects = 0
+    while True:
+        batch = await engine.env.waiting(functools.partial(_take, blocks))
+        if not batch:
+            break
+        names = [str(block.cid) for block in batch]
+        await engine.env.blocking(cdns.journal.note_sealed, doc_id, sealing.epoch.id.hex(), names)
+        await asyncio.gather(*(_put(store, block, tell) for store in stores for block in batch))
+        last = batch[-1].cid
+        objects += len(batch)
+    if last is not None and stores and not any(store.failed for store in stores):
+        await sealings.finish(engine, sealing, last)
+    return Publication(sealing, tuple(stores), objects)
+
+
+def _take(blocks: Iterator[SealedBlock]) -> list[SealedBlock]:
+    return list(islice(blocks, BATCH))
+
+
+async def _put(store: Filling, block: SealedBlock, tell: Callable[[], None]) -> None:
+    try:
+        put = await store.bucket.put(
+            key_of(block.cid),
+            block.data,
+            content_type="application/octet-stream",
+            cache_control=CACHE_CONTROL,
+        )
+    except RageError as error:
+        store.failed += 1
+        store.errors.append(error)
+    else:
+        store.existed += put.existed
+        store.put += not put.existed
+        store.bytes += 0 if put.existed else len(block.data)
+    tell()
+
+
+async def settle(engine: Engine, cdns: Cdns) -> None:
+    """One round over all that this node has published: seal anew what is due, delete and purge what is old."""
+    metadata = engine.metadata
+    if metadata is None:
+        return
+    for doc_id in await engine.env.blocking(cdns.journal.sealed_documents):
+        try:
+            filled = await publish(engine, cdns, doc_id)
+        except RageError as error:
+            log.warning("document %s cannot be sealed anew: %s", doc_id, error.message)
+            filled = None
+        for store in filled.stores if filled is not None else ():
+            if store.errors:
+                log.warning("document %s: %s: %s", doc_id, store.bucket, store.errors[-1].message)
+        right = await engine.env.blocking(_right, engine, doc_id)
+        for epoch in await engine.env.blocking(cdns.journal.sealed_epochs, doc_id):
+            if epoch not in right:
+                await _clear(engine, cdns, doc_id, epoch)
+
+
+def _right(engine: Engine, doc_id: str) -> set[str]:
+    """Epochs that CDNs may hold: the last one, and one that is being published. Blocking."""
+    metadata = engine.metadata
+    assert metadata is not None
+    if not metadata.cdns.is_encrypted(doc_id):
+        return set()
+    due = metadata.cdns.due(doc_id)
+    held = metadata.cdns.held(doc_id)[:1]
+    if due is None or due.reason != "narrowed":
+        return {one.epoch.hex() for one in held} | _begun(engine, doc_id)
+    return _begun(engine, doc_id)
+
+
+def _begun(engine: Engine, doc_id: str) -> set[str]:
+    """Those that were begun for the document as it is, and are not published yet."""
+    return {epoch.hex() for epoch in sealings.under_way(engine, doc_id)}
+
+
+async def _clear(engine: Engine, cdns: Cdns, doc_id: str, epoch: str) -> None:
+    """A step of deleting an old epoch: from the buckets, then from the edges, then its key and its names."""
+    journal = cdns.journal
+    names = await engine.env.blocking(journal.sealed_names, epoch)
+    cids = [Cid.parse(name) for name in names]
+    target = Target(f"sealed document {doc_id}", (targets.items_of(cids),))
+    edges = tuple(name for name in cdns.purging.providers if name not in cdns.buckets)
+    for step, providers in (("buckets", tuple(cdns.buckets)), ("edges", edges)):
+        id = f"x{epoch}-{step}"
+        if not providers:
+            continue
+        if await engine.env.blocking(journal.find, id) is None:
+            wish = Wish(id, (target,), f"document {doc_id} was sealed anew", "sealed", doc_id, (), False, providers)
+            await cdns.purging.ask(wish)
+        states = await cdns.purging.wait(id, STEP_S, to_the_end=True)
+        if any(it.state in ("queued", "pending") for it in states):
+            return  # later
+    await engine.env.blocking(journal.forget_sealed, epoch)
+    await sealings.forget_epoch(engine, doc_id, bytes.fromhex(epoch))
+
+
+STEP_S = 5.0
+"""How long one round waits for one step."""
