@@ -1,16 +1,13 @@
 """Sealed documents of an engine: sealing one for the CDNs, and reading one from them.
 
-    begin    a new epoch, where one is due: its key is kept, and what CDNs are to hold can be read, block by block
-    finish   CDNs hold it: the log says so, so that readers find it
-    old      what they may hold besides, of this and earlier runs of the node
-    listed   the names of all that one epoch put there: to be deleted, then purged
-    forget   that is gone: so is its key
-    ways     a CDN as a source of a sealed document's plain chunks
+    begin          a new epoch, where one is due: its key is kept, and what CDNs are to hold can be read, block by block
+    finish         CDNs hold it: the log says so, so that readers find it
+    under_way      epochs that were begun and not finished
+    forget_epoch   what it put there is gone: so is its key
+    way            a CDN as a source of a sealed document's plain chunks
 
-The order of a narrowing: it holds at the origin, whose nodes give no more keys to who may no longer read; `begin`,
-publish, `finish`; delete what `old` and `listed` name, purge it, `forget`. Whoever is killed in between begins with
-`begin` and `old` again: an epoch that was begun for the document as it is goes on, and the same blocks come out. Not
-here: what is sent where, and when (purging). Source: issue 6, C; ADR 24.
+Whoever is killed in between begins again: an epoch that was begun for the document as it is goes on, and the same
+blocks come out. Not here: what is sent where, and when (sealed_cdns). Source: issue 6, C; ADR 24.
 """
 
 from __future__ import annotations
@@ -52,14 +49,6 @@ class Sealing:
         UsageError `cdn-too-large`.
         """
         return seal(self.epoch, manifest.blocks(self.due.root, self.load), self.load)
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """An epoch that CDNs may hold, and its root page."""
-
-    epoch: Epoch
-    sealed: Cid
 
 
 async def begin(engine: Engine, doc_id: str) -> Sealing | None:

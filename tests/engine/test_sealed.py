@@ -7,7 +7,7 @@ import io
 import random
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,19 @@ from rage_lab.sim.node import Node
 from rage_lab.sim.organizations import Organization
 from rage_lab.sim.world import World, play
 from rage_net import home as homes
-from rage_net import sealings
+from rage_net import sealed_cdns, sealings
+from rage_net.cdn.buckets import PutOutcome
+from rage_net.cdn.emptying import Emptying
+from rage_net.cdn.journal import Journal
+from rage_net.cdn.sealing import open_page
+from rage_net.cdns import Cdns
 from rage_net.chunk import manifest
 from rage_net.cid import Cid
+from rage_net.config import cdn as keys
 from rage_net.engine import Engine
 from rage_net.errors import AccessDeniedError, ConfigError, IntegrityError, NotFoundError, RageError, UsageError
 from rage_net.home import Home
+from rage_net.services.purging import Purging
 from rage_net.verbs import acl
 from rage_net.verbs.chunk import GetChunk, PutChunk, RemoveChunk
 from tests.cdn.loopback import Cdn, serving
@@ -43,23 +50,59 @@ def run(rng: random.Random, tmp_path: Path) -> Play:
     return lambda scenario: play(scenario, seed, tmp_path).result
 
 
+class Shelf:
+    """A bucket in memory: what a CDN of a test reads."""
+
+    def __init__(self, held: dict[Cid, bytes]) -> None:
+        self.held = held
+
+    def __str__(self) -> str:
+        return "shelf"
+
+    async def put(self, key: str, data: bytes, **_: Any) -> PutOutcome:
+        existed = _named(key) in self.held
+        self.held.setdefault(_named(key), data)
+        return PutOutcome(existed)
+
+    async def delete(self, keys: Sequence[str]) -> dict[str, RageError | None]:
+        return {key: self.held.pop(_named(key), None) and None for key in keys}
+
+
+def _named(key: str) -> Cid:
+    return Cid.parse(key.removeprefix("chunks/"))
+
+
+_journals: dict[int, tuple[dict[Cid, bytes], Journal]] = {}
+"""By the shelf they are of, which is kept so that no other has its number."""
+
+
+@asynccontextmanager
+async def fronted(engine: Engine, held: dict[Cid, bytes]) -> AsyncIterator[Cdns]:
+    """The engine with one CDN that reads `held`; its journal outlives the engine."""
+    emptying = Emptying("shop", [Shelf(held)])  # type: ignore[list-item]
+    _, journal = _journals.setdefault(id(held), (held, Journal(None)))
+    purging = Purging(journal, [emptying], engine.env)
+    working = asyncio.create_task(purging.work())
+    try:
+        yield Cdns(keys.Cdn(), {}, {}, {emptying.name: emptying}, purging)
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
 async def publish(engine: Engine, doc_id: str, held: dict[Cid, bytes]) -> sealings.Sealing | None:
     """As `rage cdn publish` does it: all of it, then the word in the log."""
-    sealing = await sealings.begin(engine, doc_id)
-    if sealing is not None:
-        *_, last = (block for block in sealing.blocks() if held.setdefault(block.cid, block.data))
-        await sealings.finish(engine, sealing, last.cid)
-    return sealing
+    async with fronted(engine, held) as cdns:
+        found = await sealed_cdns.publish(engine, cdns, doc_id)
+    return None if found is None else found.sealing
 
 
 async def empty(engine: Engine, doc_id: str, held: dict[Cid, bytes]) -> int:
-    """Delete what CDNs should not hold. Returns: how many objects went."""
-    gone = 0
-    for published in await sealings.old(engine, doc_id):
-        for cid in list(sealings.listed(published, held.__getitem__)):
-            gone += held.pop(cid, None) is not None
-        await sealings.forget(engine, published)
-    return gone
+    """A round of a node: what CDNs should not hold is deleted. Returns: how many objects went."""
+    before = set(held)
+    async with fronted(engine, held) as cdns:
+        await sealed_cdns.settle(engine, cdns)
+    return len(before - set(held))
 
 
 async def read(engine: Engine, root: Cid, cache: Cache) -> bytes:
@@ -124,7 +167,7 @@ def test_who_may_read_reads_it_from_a_cdn_and_who_may_no_longer_cannot_read_what
         assert old == first.epoch, "what it once had it has, and it opens nothing that is left"
         for block in cache.held.values():
             with pytest.raises(IntegrityError):
-                sealings.open_page(old, block)
+                open_page(old, block)
 
     run(scenario)
 
@@ -239,7 +282,7 @@ async def test_a_publication_that_was_killed_goes_on_with_the_same_blocks(tmp_pa
         assert again is not None and again.epoch == sealing.epoch
         assert next(again.blocks()).cid in held
         await publish(engine, doc_id, held)
-        assert await sealings.old(engine, doc_id) == ()
+        assert await empty(engine, doc_id, held) == 0
         assert await sealings.begin(engine, doc_id) is None
 
 
