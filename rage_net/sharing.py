@@ -204,8 +204,18 @@ async def remove_everywhere(engine: Engine, verb: chunks.RemoveChunk) -> chunks.
         seen, awaiting = await engine.env.blocking(_sort_nodes, engine, metadata, nodes, facts)
         if not awaiting or engine.env.monotonic() >= ends:
             break
+        await _ask_for_heads(engine, metadata, awaiting)
         await asyncio.sleep(LOOK_S)
     return chunks.RemoveChunkResult(shown, local, False, True, tuple(map(str, seen)), tuple(map(str, awaiting)))
+
+
+async def _ask_for_heads(engine: Engine, metadata: Metadata, nodes: Sequence[PeerId]) -> None:
+    """One that took the facts from somebody else, and has nothing to acknowledge, says so when it is asked alone."""
+    syncing = engine.syncing()
+    online = await engine.online()
+    for connection in online.swarm.connections():
+        if syncing is not None and connection.peer_id in nodes:
+            await syncing.pull(connection, metadata.organization, within_s=ASKED_S_MAX)
 
 
 def _connected_members(engine: Engine, metadata: Metadata) -> list[PeerId]:

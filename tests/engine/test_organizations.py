@@ -136,31 +136,37 @@ def test_a_revoked_node_is_cut_everywhere_within_two_seconds(run: Play) -> None:
     run(scenario)
 
 
-def test_a_document_that_is_removed_everywhere_is_dropped_and_acknowledged(run: Play) -> None:
-    async def scenario(world: World) -> None:
-        acme = Organization("acme", world.seed)
-        alpha = await world.node("alpha", organization=acme)
-        beta = await world.node("beta", organization=acme, bootstrap=[alpha])
-        gamma = await world.node("gamma", organization=acme, bootstrap=[alpha])
-        await asyncio.sleep(40)
-        root = await alpha.put(world.random.randbytes(60_000), "old.md", "org")
-        await asyncio.sleep(2)
-        await beta.get("old.md")
-        await world.leave(gamma)
-        done = await alpha.run(RemoveChunk("old.md", everywhere=True, wait_s=5.0))
-        assert done.acknowledged == (beta.peer_id,) and done.awaiting == (gamma.peer_id,)
-        assert world.holders(root) == [], "its bytes are gone, too"
-        with pytest.raises(NotFoundError):
-            await alpha.get("old.md")
-        await refused(beta.get(root, alpha))
-        await world.join(gamma)
-        await asyncio.sleep(20)
-        rows = gamma.engine.metadata.log.documents("acme", name="old.md")
-        assert [row.is_dead for row in rows] == [True]
-        again = await alpha.run(RemoveChunk("old.md", everywhere=True, wait_s=5.0))
-        assert not again.awaiting and set(again.acknowledged) == {beta.peer_id, gamma.peer_id}
+async def removed_everywhere(world: World) -> None:
+    acme = Organization("acme", world.seed)
+    alpha = await world.node("alpha", organization=acme)
+    beta = await world.node("beta", organization=acme, bootstrap=[alpha])
+    gamma = await world.node("gamma", organization=acme, bootstrap=[alpha])
+    await asyncio.sleep(40)
+    root = await alpha.put(world.random.randbytes(60_000), "old.md", "org")
+    await asyncio.sleep(2)
+    await beta.get("old.md")
+    await world.leave(gamma)
+    done = await alpha.run(RemoveChunk("old.md", everywhere=True, wait_s=5.0))
+    assert done.acknowledged == (beta.peer_id,) and done.awaiting == (gamma.peer_id,)
+    assert world.holders(root) == [], "its bytes are gone, too"
+    with pytest.raises(NotFoundError):
+        await alpha.get("old.md")
+    await refused(beta.get(root, alpha))
+    await world.join(gamma)
+    await asyncio.sleep(20)
+    rows = gamma.engine.metadata.log.documents("acme", name="old.md")
+    assert [row.is_dead for row in rows] == [True]
+    again = await alpha.run(RemoveChunk("old.md", everywhere=True, wait_s=5.0))
+    assert not again.awaiting and set(again.acknowledged) == {beta.peer_id, gamma.peer_id}
 
-    run(scenario)
+
+def test_a_document_that_is_removed_everywhere_is_dropped_and_acknowledged(run: Play) -> None:
+    run(removed_everywhere)
+
+
+def test_one_that_heard_of_a_removal_from_another_counts_as_having_seen_it(tmp_path: Path) -> None:
+    """Seed 2559238043: it never held the document, and told nobody that it had the tombstone."""
+    play(unreplicated(removed_everywhere), 2559238043, tmp_path)
 
 
 def test_contradictions_wait_for_a_person_who_decides_for_all(run: Play) -> None:
