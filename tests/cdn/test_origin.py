@@ -1,5 +1,6 @@
-"""The HTTP door behind real caches with the plainest of configurations: how long they keep what, what they pass on.
+"""The HTTP door behind real caches: how long they keep what, what they pass on, what a purge meets.
 
+First with the plainest of configurations, then with those that `rage cdn render` writes. Of the plain ones,
 varnishd with its built-in VCL stands for all that read `Cache-Control` alone. Both listen on Unix sockets, so that no
 port is taken.
 """
@@ -9,24 +10,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 
 from rage_net.acl import Principal
+from rage_net.cdn.nginx import Nginx
+from rage_net.cdn.policy import paths_of, tag_for_cid
+from rage_net.cdn.provider import Call, Item
+from rage_net.cdn.varnish import Varnish
 from rage_net.cid import Cid
 from rage_net.config.cdn import Cdn, Edge, Provider
 from rage_net.config.values import Name, Url
 from rage_net.gate import Served
 from rage_net.http import Http
 from rage_net.metrics import Metrics
+from rage_net.web import Web
 
-pytestmark = pytest.mark.anyio
+from . import servers
+
+pytestmark = [pytest.mark.anyio, pytest.mark.foreign("varnishd", "nginx")]
 
 DATA = b"for everybody"
 CID = Cid.of(DATA)
@@ -57,12 +65,9 @@ class Chunks:
 
 @pytest.fixture
 def needed(request: pytest.FixtureRequest, in_ci: bool) -> str:
-    """The program under test; without it the test fails in CI and is skipped elsewhere."""
-    name: str = request.param
-    path = shutil.which(name, path="/usr/sbin:/usr/bin:/usr/local/sbin")
-    if path is None:
-        (pytest.fail if in_ci else pytest.skip)(f"{name} is not installed: run `make deps`")
-    return path
+    """The program under test."""
+    servers.need(request.param, in_ci)
+    return str(servers.program(request.param))
 
 
 @contextlib.contextmanager
@@ -188,3 +193,55 @@ async def test_a_plain_cache_keeps_neither_what_is_absent_nor_private_nor_under_
             assert (status, is_hit(headers), headers["cache-control"]) == (200, False, "private, no-store")
         found.chunks.is_public = True
         assert (await found.ask(f"/chunks/{CID}"))[0] == 200, "the 404 did not outlive its cause"
+
+
+# --- as `rage cdn render` writes them ---
+
+
+@pytest.mark.parametrize("software", ["varnish", "nginx"])
+async def test_a_rendered_edge_keeps_what_the_door_allows_and_a_purge_meets_all_of_it(
+    software: str, tmp_path: Path, in_ci: bool
+) -> None:
+    servers.need("varnishd" if software == "varnish" else software, in_ci)
+    chunks = Chunks()
+    cdn = Cdn(providers=(servers.settings(software, ["http://127.0.0.1:1"]),))
+    async with (
+        Http(chunks, Metrics(), listen="127.0.0.1:0", ready=list, cdn=cdn, hosts=[servers.HOST]) as http,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(DEADLINE_S)) as session,
+        Web() as web,
+    ):
+        start: Any = servers.start_varnish if software == "varnish" else servers.start_nginx
+        server = await asyncio.to_thread(start, tmp_path / "e", http.addresses[0], cdn=cdn)
+        try:
+
+            async def ask(path: str) -> tuple[int, str, dict[str, str]]:
+                async with session.get(f"{server.url}{path}", headers={"Host": servers.HOST}) as answer:
+                    headers = {name.lower(): text for name, text in answer.headers.items()}
+                    body = await answer.read()
+                    assert answer.status != 200 or DATA in body
+                    return answer.status, headers.get("x-cache", headers.get("x-cache-status", "")), headers
+
+            chunks.is_here = False
+            assert (await ask(paths_of(CID)[0]))[0] == 404
+            chunks.is_here = True
+            for path in paths_of(CID):
+                assert [(await ask(path))[:2] for _ in range(2)] == [(200, "MISS"), (200, "HIT")], path
+                headers = (await ask(path))[2]
+                assert re.match(r"public, max-age=60(,|$)", headers["cache-control"]), headers
+                assert not {"cache-tag", "xkey", "surrogate-key", "x-accel-expires"} & set(headers)
+            provider: Any = (Varnish if software == "varnish" else Nginx)(
+                servers.settings(software, [server.url]), web, lambda: 0.0
+            )
+            kind, items = ("tag", [tag_for_cid(CID)]) if software == "varnish" else ("url", list(paths_of(CID)))
+            words = tuple(dict.fromkeys(word for item in items for word in provider.words(Item(kind, item))))
+            chunks.is_here = False
+            gone = 0
+            for at in range(0, len(words), provider.abilities.words_max[kind]):
+                part = words[at : at + provider.abilities.words_max[kind]]
+                verdict = await provider.purge(Call(provider.edges[0], kind, part, False, reference="r"))
+                assert verdict.state == "done", verdict
+                gone += verdict.count or 0
+            assert gone == 3
+            assert [(await ask(path))[0] for path in paths_of(CID)] == [404] * 3
+        finally:
+            await asyncio.to_thread(server.close)

@@ -424,6 +424,7 @@ sub vcl_deliver {{
     unset resp.http.X-Accel-Expires;
     unset resp.http.Cache-Tag;
     unset resp.http.x-amz-meta-cache-tag;
+    unset resp.http.X-Accel-Expires;
     unset resp.http.X-Rage-Url;
     unset resp.http.X-Rage-Host;
     return (deliver);
