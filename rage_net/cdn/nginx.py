@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from rage_net.cdn import edges
 from rage_net.cdn.answers import Request, exchange, hosts, refuse_token
-from rage_net.cdn.provider import Abilities, Call, Item, Level, Verdict
+from rage_net.cdn.provider import Abilities, Call, Item, ItemError, Level, Verdict
 from rage_net.config import cdn as config_cdn
 from rage_net.web import Answer, Web
 
@@ -85,8 +85,11 @@ class Nginx:
         return ABILITIES
 
     def words(self, item: Item) -> Sequence[str]:
-        """See `words`. Raises: ItemError."""
-        return words(item, self._bases)
+        """See `words`; nothing for what no call can name."""
+        try:
+            return words(item, self._bases)
+        except ItemError:
+            return ()
 
     def _hosts_at(self, edge: str) -> tuple[str, ...]:
         return self._hosts or (urlsplit(edge).netloc,)

@@ -175,8 +175,11 @@ class Varnish:
         return ABILITIES
 
     def words(self, item: Item) -> Sequence[str]:
-        """See `words`. Raises: ItemError."""
-        return words(item, self._bases)
+        """See `words`; nothing for what no call can name."""
+        try:
+            return words(item, self._bases)
+        except ItemError:
+            return ()
 
     def _hosts_at(self, edge: str) -> tuple[str, ...]:
         return self._hosts or (urlsplit(edge).netloc,)

@@ -95,6 +95,8 @@ def test_a_literal_matches_its_text_and_no_other(text: str, other: str) -> None:
 def test_what_would_change_the_meaning_of_a_call_is_no_word(item: Item) -> None:
     with pytest.raises(ItemError):
         varnish.words(item, ("",))
+    provider = varnish.Varnish(settings("varnish", [EDGE]), Web(), lambda: NOW)
+    assert provider.words(item) == (), "one provider that cannot stops no other"
 
 
 def test_public_addresses_with_a_path_come_before_each_path() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import os
+import random
 import re
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -14,10 +17,19 @@ from urllib.parse import quote
 
 import pytest
 
+from rage_net.cdn.buckets import Dav
+from rage_net.cdn.journal import Journal
 from rage_net.cdn.nginx import Nginx
+from rage_net.cdn.plan import Target
+from rage_net.cdn.policy import headers_for, paths_of, tags_of
 from rage_net.cdn.provider import Call, Item, Verdict
 from rage_net.cdn.varnish import Varnish
+from rage_net.cid import Cid
+from rage_net.config.cdn import CachePolicy
 from rage_net.config.values import Secret
+from rage_net.env import SystemEnv
+from rage_net.errors import RageError
+from rage_net.services.purging import Purging, Wish
 from rage_net.web import Web
 from tests.cdn import servers
 from tests.cdn.servers import HOST, OTHER_HOST, TOKEN, Authority, NginxServer, Origin, VarnishServer
@@ -321,8 +333,8 @@ def test_the_edge_obeys_the_field_for_edges_and_the_browser_sees_its_minute(
         """Seconds that the edge keeps it, as its own Cache-Status says; None when it does not keep it."""
         origin.put(path, b"x", **headers)
         first, second = fetch(pair[0], path), fetch(pair[0], path)
-        if headers.get("Cache-Control"):
-            assert second.headers["cache-control"] == headers["Cache-Control"]
+        if "Cache_Control" in headers:
+            assert second.headers["cache-control"] == headers["Cache_Control"].partition(", s-maxage")[0]
         for name in ("cdn-cache-control", "surrogate-control", "surrogate-key", "xkey", "x-rage-url", "x-rage-host"):
             assert name not in second.headers
         found = re.search(r"hit; ttl=(-?\d+)", second.headers["cache-status"])
@@ -342,6 +354,54 @@ def test_the_edge_obeys_the_field_for_edges_and_the_browser_sees_its_minute(
     assert ttl("/embeddings/t8") == near(7200, abs=30)
     assert ttl("/ipfs/t9") == near(3600, abs=30), "default_ttl"
     assert ttl("/chunks/t10", CDN_Cache_Control="max-age=0") is None, "not kept at all"
+
+
+@pytest.mark.parametrize("software", ["varnish", "nginx"])
+def test_what_a_node_says_is_obeyed_and_no_cache_behind_the_edge_hears_of_the_long_time(
+    software: str, origin: Origin, pair: tuple[VarnishServer, VarnishServer], ngx: NginxServer
+) -> None:
+    edge = pair[1] if software == "varnish" else ngx
+    cid = Cid.of(software.encode())
+    tags = tags_of(cid, (f"document-{n}" for n in range(99)), (f"word-{n}" for n in range(99)))
+    for path in paths_of(cid)[:2]:
+        sent = headers_for(CachePolicy(), path.partition("?")[0], tags=tags, edges="plain")
+        assert "s-maxage" in sent["Cache-Control"]
+        origin.pages[path] = servers.Page(b"x", sent)
+        answers = [fetch(edge, path) for _ in range(2)]
+        assert [answer.cache for answer in answers] == ["MISS", "HIT"]
+        assert {answer.headers["cache-control"] for answer in answers} == {"public, max-age=60"}
+        assert not answers[1].headers.keys() & {"x-accel-expires", "xkey", "cache-tag", "surrogate-control"}
+    for at, text in enumerate(("s-maxage=9, max-age=60", "max-age=60, S-MaxAge=9, immutable", "s-maxage=9")):
+        path = origin.put(f"/chunks/shared-{software}-{at}", b"x", Cache_Control=text)
+        shown = fetch(edge, path).headers.get("cache-control", "")
+        assert shown == ("max-age=60", "max-age=60, immutable", "")[at]
+    kept = origin.put("/chunks/permanent", b"x", **headers_for(CachePolicy(), "/chunks/x", is_permanent=True))
+    assert fetch(edge, kept).headers["cache-control"] == "public, max-age=29030400, immutable"
+    alone = headers_for(CachePolicy(), "/ipfs/x", is_shared=False)
+    own = origin.put(f"/ipfs/{software}?format=car", b"x", **alone)
+    assert [fetch(edge, own).cache for _ in range(2)] == ["BYPASS" if software == "varnish" else "MISS"] * 2
+
+
+def test_a_request_without_a_host_gets_nothing(pair: tuple[VarnishServer, VarnishServer], ngx: NginxServer) -> None:
+    for edge in (pair[0], ngx):
+        for head in (b"GET /chunks/one HTTP/1.0\r\n\r\n", b"GET /chunks/one HTTP/1.1\r\nHost:\r\n\r\n"):
+            with socket.create_connection(("127.0.0.1", edge.port), 10) as line:
+                line.sendall(head)
+                line.shutdown(socket.SHUT_WR)
+                assert int(line.makefile("rb").readline().split()[1]) in (400, 421)
+
+
+def test_a_client_cannot_speak_in_the_edges_own_words(
+    origin: Origin, pair: tuple[VarnishServer, VarnishServer]
+) -> None:
+    path = origin.put("/chunks/words", b"x", **EDGE)
+    ours = {"X_Rage_Error": "odd", "X_Rage_Count": "7", "X_Rage_Banned": "1", "X_Rage_Pass": "x", "X_Rage_Rule": "pass"}
+    answers = [fetch(pair[0], path, X_Rage_Host="evil.example", xkey="doc:x", **ours) for _ in range(2)]
+    assert [answer.cache for answer in answers] == ["MISS", "HIT"]
+    refused = fetch(pair[0], "/none", **ours)
+    assert not refused.headers.keys() & {"x-purged", "x-banned", "x-purge-error"}
+    assert fetch(pair[0], "/", "BAN", Authorization=BEARER, X_Ban_Host=r"evil\.example").status == 200
+    assert fetch(pair[0], path).cache == "HIT"
 
 
 @pytest.mark.parametrize(
@@ -548,6 +608,47 @@ async def test_an_edge_that_is_away_leaves_its_purge_queued_until_it_is_back(
         assert fetch(mortal, path).cache == "MISS", "it came back empty"
 
 
+async def test_a_journal_replays_a_purge_once_its_edge_is_back(
+    origin: Origin, tmp_path: Path, pair: tuple[VarnishServer, VarnishServer], web: Web
+) -> None:
+    env = SystemEnv(workers=2)
+    env.random = NoPause()
+    work = None
+    try:
+        with servers.closing_all() as running:
+            mortal = servers.start_varnish(tmp_path / "m", origin.url)
+            running.append(mortal)
+            provider = Varnish(servers.settings("varnish", [pair[0].url, mortal.url]), web, NOW)
+            path = origin.put("/chunks/replayed", b"x", Surrogate_Key="doc:replayed", **EDGE)
+            for edge in (pair[0], mortal):
+                fetch(edge, path)
+            mortal.kill()
+            purging = Purging(Journal(None), [provider], env)
+            work = asyncio.create_task(purging.work())
+            await purging.ask(Wish("1", (Target("doc:replayed", ((Item("tag", "doc:replayed"),),)),), "a test"))
+            for _ in range(200):  # the call to the other edge may still be on its way
+                states = await purging.wait("1", 0.1, to_the_end=True)
+                if any(it.state == "done" for it in states):
+                    break
+            assert {it.edge: it.state for it in states} == {pair[0].url: "done", mortal.url: "queued"}
+            await asyncio.to_thread(mortal.start)
+            states = await purging.wait("1", 20, to_the_end=True)
+            assert {it.edge: it.state for it in states} == {pair[0].url: "done", mortal.url: "done"}
+            assert [fetch(edge, path).cache for edge in (pair[0], mortal)] == ["MISS", "MISS"]
+    finally:
+        if work is not None:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+        env.close()
+
+
+class NoPause(random.Random):
+    """Chance that makes every pause before a retry the shortest."""
+
+    def random(self) -> float:
+        return 0.0
+
+
 async def test_the_hit_ratio_is_that_of_the_requests_since_the_last_question(
     origin: Origin, pair: tuple[VarnishServer, VarnishServer], web: Web
 ) -> None:
@@ -658,7 +759,7 @@ def test_nginx_obeys_the_field_for_edges_and_the_browser_sees_its_minute(origin:
         first, second = fetch(ngx, path), fetch(ngx, path)
         assert (first.cache, second.cache) == ("MISS", "HIT")
         if "Cache_Control" in headers:
-            assert second.headers["cache-control"] == headers["Cache_Control"]
+            assert second.headers["cache-control"] == headers["Cache_Control"].partition(", s-maxage")[0]
         for name in ("cdn-cache-control", "surrogate-control", "surrogate-key", "xkey", "x-rage-browser", "expires"):
             assert name not in second.headers
         (stored,) = [text for text in _stored(ngx) if f"KEY: {path}|".encode() in text]
@@ -722,6 +823,32 @@ def test_nginx_takes_puts_and_deletes_and_serves_what_was_put(origin: Origin, ng
     large = {"Authorization": BEARER, "Content_Length": str((5 << 20) + 1), "Expect": "100-continue"}
     assert fetch(ngx, path, "PUT", body=b"", **large).status == 413
     assert fetch(ngx, "/dav/../../nginx.conf", "PUT", body=b"x", Authorization=BEARER).status in (400, 405)
+
+
+async def test_what_publish_puts_and_deletes_over_dav_is_served_and_gone(
+    origin: Origin, ngx: NginxServer, web: Web
+) -> None:
+    store = Dav(ngx.url, "/dav", web=web, token=TOKEN)
+    data = os.urandom(1 << 20)
+
+    async def put(bytes_: bytes) -> bool:
+        return (
+            await store.put("chunks/dav", bytes_, content_type="application/octet-stream", cache_control="")
+        ).existed
+
+    assert [await put(data), await put(data)] == [False, True]
+    found = await store.head("chunks/dav")
+    assert found is not None
+    assert fetch(ngx, "/chunks/dav").body == data
+    with pytest.raises(RageError):
+        await put(bytes((5 << 20) + 1))
+    assert dict(await store.delete(["chunks/dav", "chunks/never"])) == {"chunks/dav": None, "chunks/never": None}
+    assert await store.head("chunks/dav") is None
+    assert fetch(ngx, "/chunks/dav").status == 404
+    with pytest.raises(RageError):
+        await Dav(ngx.url, "/dav", web=web, token="wrong").put(
+            "chunks/dav", b"x", content_type="application/octet-stream", cache_control=""
+        )
 
 
 async def test_nginx_over_tls_with_a_ca_of_ones_own(origin: Origin, tmp_path: Path, authority: Authority) -> None:

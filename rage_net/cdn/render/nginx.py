@@ -71,7 +71,8 @@ def render_nginx(cdn: Cdn, provider: Provider, origin: str, options: NginxOption
     allowed = "".join(f"        allow {caller};\n" for caller in shape.callers) + "        deny all;\n"
     fields = {
         "name": provider.name,
-        "hosts": " ".join(shape.hosts),
+        # The key has no host: an edge's own name, by which files are put, reads nothing else than public names do.
+        "hosts": " ".join(dict.fromkeys((*shape.hosts, *(shape.own_hosts if dav_path else ())))),
         "origin": f"{shape.origin_host}:{shape.origin_port}",
         "origin_netloc": shape.origin_netloc,
         "token_map": checked_path(options.token_map, "the token's map"),
@@ -364,6 +365,13 @@ map "" $rage_origin_host {
     default @origin_netloc@;
 }
 
+# s-maxage is for edges, not for caches behind us that nobody purges.
+map $upstream_http_x_rage_browser $rage_shown {
+    default $upstream_http_x_rage_browser;
+    "~*^(?<rage_m>.*?),\s*s-maxage=[^,]*(?<rage_n>.*)$" $rage_m$rage_n;
+    "~*^s-maxage=[^,]*,?\s*(?<rage_o>.*)$" $rage_o;
+}
+
 # Of the query only the gateway's format is part of the key, and what Accept says in its place.
 map $arg_format $rage_asked {
     "" $rage_accepted;
@@ -457,6 +465,8 @@ server {
         proxy_read_timeout 15s;
         proxy_max_temp_file_size 0;
         proxy_request_buffering off;
+        proxy_buffer_size 16k;
+        proxy_buffers 8 16k;
         # An origin does not steer this nginx.
         proxy_ignore_headers X-Accel-Redirect X-Accel-Expires X-Accel-Limit-Rate X-Accel-Buffering X-Accel-Charset;
         proxy_hide_header Cache-Control;
@@ -516,6 +526,8 @@ server {
         proxy_connect_timeout 2s;
         proxy_read_timeout 30s;
         proxy_max_temp_file_size 0;
+        proxy_buffer_size 16k;
+        proxy_buffers 8 16k;
         proxy_cache rage_cdn;
         proxy_cache_key "$uri|$rage_asked";
         proxy_cache_bypass $rage_bypass;
@@ -530,7 +542,7 @@ server {
         proxy_ignore_headers Vary;
         proxy_hide_header Cache-Control;
         proxy_hide_header X-Rage-Browser;
-        add_header Cache-Control $upstream_http_x_rage_browser always;
+        add_header Cache-Control $rage_shown always;
         add_header X-Cache-Status $upstream_cache_status always;
         add_header Cache-Status "@name@; $rage_cache_status" always;
     }

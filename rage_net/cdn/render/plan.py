@@ -69,6 +69,8 @@ class Plan:
 
     hosts: tuple[str, ...]
     """Names without ports, in lower case: what the edge serves, and the only ones."""
+    own_hosts: tuple[str, ...]
+    """The edges' own names, likewise: files are put there by WebDAV."""
     rules: tuple[Rule, ...]
     """The first whose pattern matches counts; other paths are not served."""
     max_ttl_s: int
@@ -89,9 +91,6 @@ def plan(cdn: Cdn, provider: Provider, origin: str, callers: Sequence[str]) -> P
         raise ConfigError(
             f"public_urls of {provider.name} have a path", why="the rendered edge serves rage at the root of a host"
         )
-    urls = provider.public_urls or provider.config.endpoints
-    names = (urlsplit(url).hostname or "" for url in urls)
-    hosts = tuple(dict.fromkeys(f"[{name}]" if ":" in name else name for name in names))
     where = urlsplit(origin)
     if where.scheme != "http" or not where.hostname or where.path.strip("/") or where.query:
         raise ConfigError(
@@ -113,7 +112,8 @@ def plan(cdn: Cdn, provider: Provider, origin: str, callers: Sequence[str]) -> P
     ttl_s = int(min(policy.default_ttl, policy.max_ttl))
     rules += [Rule(pattern, ttl_s, 0, False, ttl_s >= 1) for pattern in OWN_PATTERNS if pattern not in _of(rules)]
     return Plan(
-        hosts=tuple(checked(host, "a host") for host in hosts),
+        hosts=_hosts(provider.public_urls or provider.config.endpoints),
+        own_hosts=_hosts(provider.config.endpoints),
         rules=tuple(rules),
         max_ttl_s=max(1, int(policy.max_ttl)),
         origin_host=checked(where.hostname, "the origin's host"),
@@ -121,6 +121,11 @@ def plan(cdn: Cdn, provider: Provider, origin: str, callers: Sequence[str]) -> P
         origin_netloc=checked(where.netloc.rpartition("@")[2], "the origin's host"),
         callers=tuple(network(caller) for caller in callers),
     )
+
+
+def _hosts(urls: Sequence[str]) -> tuple[str, ...]:
+    names = (urlsplit(url).hostname or "" for url in urls)
+    return tuple(dict.fromkeys(checked(f"[{name}]" if ":" in name else name, "a host") for name in names))
 
 
 def _of(rules: Sequence[Rule]) -> set[str]:

@@ -291,6 +291,10 @@ sub vcl_backend_fetch {{
     set bereq.http.Host = "{origin_netloc}";
     unset bereq.http.X-Rage-Rule;
     unset bereq.http.X-Rage-Pass;
+    # Chunks are packed already: one form of each is kept.
+    if (!bereq.uncacheable) {{
+        unset bereq.http.Accept-Encoding;
+    }}
 }}
 
 sub vcl_backend_response {{
@@ -416,7 +420,11 @@ sub vcl_deliver {{
         set resp.http.Cache-Status = "{name}; " + req.http.X-Rage-Status;
     }}
 
-    # For edges, not for browsers.
+    # For edges, not for browsers, nor for caches behind us that nobody purges.
+    if (resp.http.Cache-Control ~ "(?i)s-maxage") {{
+        set resp.http.Cache-Control = regsub(regsub(resp.http.Cache-Control,
+            "(?i)(^|,)\s*s-maxage=[^,]*", ""), "^\s*,\s*", "");
+    }}
     unset resp.http.xkey;
     unset resp.http.Surrogate-Key;
     unset resp.http.Surrogate-Control;
