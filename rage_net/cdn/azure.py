@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Any
-from urllib.parse import quote, urlencode, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urlencode, urljoin, urlsplit
 
 from rage_net.cdn.answers import (
     Request,
@@ -40,8 +40,9 @@ METRICS_VERSION = "2018-01-01"
 PERMISSIONS_VERSION = "2022-04-01"
 PATHS_MAX = 100
 """Paths in one call."""
-WRITES = Quota(10, 200)
-"""Of the resource manager, by subscription and principal; a purge counts as one."""
+WRITES = Quota(10, 190)
+"""Of the resource manager, by subscription and principal; a purge counts as one. Its own bucket holds 200, which are
+filled from the moment at which a call arrives, ours from the one at which it is sent."""
 CONFLICT_S = 30.0
 """Until the next try while somebody changes the profile."""
 ASK_AGAIN_S = 10.0
@@ -283,10 +284,17 @@ def operation_url(api_url: str, url: str) -> str | None:
     """The address that tells a purge's end, if it is the resource manager's: the token goes to no other host."""
     if len(url) > ID_CHARS_MAX or not all("!" <= char <= "~" for char in url):
         return None
-    whole = urljoin(f"{api_url}/", url)
-    ours, theirs = urlsplit(api_url), urlsplit(whole)
-    is_same = (ours.scheme, ours.netloc.lower()) == (theirs.scheme, theirs.netloc.lower())
-    return whole if is_same and "\\" not in whole else None
+    try:
+        whole = urljoin(f"{api_url}/", url)
+        ours, theirs = urlsplit(api_url), urlsplit(whole)
+        is_same = (ours.scheme, ours.hostname, _port(ours)) == (theirs.scheme, theirs.hostname, _port(theirs))
+    except ValueError:  # a port or an address that is none
+        return None
+    return whole if is_same and "@" not in theirs.netloc and "\\" not in whole else None
+
+
+def _port(parts: SplitResult) -> int | None:
+    return parts.port or {"https": 443, "http": 80}.get(parts.scheme)
 
 
 def path_of(kind: str, value: str) -> str:

@@ -195,6 +195,9 @@ def test_an_end_that_is_told_no_more_is_an_accepted_purge() -> None:
         "https://elsewhere.example/operations/1",
         "http://management.azure.com/operations/1",
         "https://management.azure.com:444/operations/1",
+        "https://management.azure.com:x/operations/1",
+        "https://management.azure.com:99999/operations/1",
+        "https://[::1/operations/1",
         "https://management.azure.com@elsewhere.example/",
         "https://management.azure.com.elsewhere.example/",
         "https://user@management.azure.com/",
@@ -227,7 +230,8 @@ def test_a_relative_address_is_the_resource_managers() -> None:
     assert operation_url("https://management.azure.com", "/operations/1?x=2") == (
         "https://management.azure.com/operations/1?x=2"
     )
-    assert operation_url("https://management.azure.com", "https://MANAGEMENT.azure.com/o") is not None
+    for url in ("https://MANAGEMENT.azure.com/o", "https://management.azure.com:443/o"):
+        assert operation_url("https://management.azure.com", url) == url
 
 
 async def test_ten_thousand_paths_keep_the_quota_in_the_fewest_calls(

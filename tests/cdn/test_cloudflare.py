@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,8 +18,8 @@ from rage_net.config import cdn as config_cdn
 from rage_net.config.values import Url
 from rage_net.web import Web
 from tests.cdn.clouds import CID, NOW, SENTINEL, ZONE, call, cloudflare
-from tests.cdn.fakes.cloudflare import ContractFakeCloudflare
-from tests.cdn.fakes.server import Purged, Reply
+from tests.cdn.fakes.cloudflare import PLANS, ContractFakeCloudflare
+from tests.cdn.fakes.server import Bucket, Purged, Reply
 from tests.conftest import Clock
 
 pytestmark = pytest.mark.anyio
@@ -92,10 +93,10 @@ async def test_a_prefix_with_too_many_separators_is_made_shorter_so_that_more_go
 @pytest.mark.parametrize(
     ("plan", "urls", "urls_per_s", "per_s", "burst"),
     [
-        ("free", 30, 800, 5 / 60, 25),
-        ("pro", 30, 1500, 5, 25),
-        ("business", 30, 1500, 10, 50),
-        ("enterprise", 500, 3000, 50, 500),
+        ("free", 30, 800, 5 / 60, 24),
+        ("pro", 30, 1500, 5, 24),
+        ("business", 30, 1500, 10, 49),
+        ("enterprise", 500, 3000, 50, 490),
     ],
 )
 async def test_quotas_are_those_of_the_plan(
@@ -108,6 +109,25 @@ async def test_quotas_are_those_of_the_plan(
     assert len(others) == 1
     [(_, quota)] = others
     assert (quota.per_s, quota.burst, quota.counts) == (per_s, burst, "calls")
+
+
+@pytest.mark.parametrize("kind", ["url", "tag"])
+@pytest.mark.parametrize("plan", PLANS)
+async def test_our_quota_stays_within_the_vendors_however_late_calls_arrive(
+    plan: str, kind: Any, rng: random.Random, web: Web, now: Clock
+) -> None:
+    abilities = cloudflare("http://127.0.0.1:1", web, now, plan=plan).abilities
+    _, quota = abilities.quotas[kind]
+    tokens = abilities.words_max[kind] if quota.counts == "words" else 1
+    ours, at = Bucket(quota.per_s, quota.burst, now), list[float]()
+    for _ in range(300):
+        while wait := ours.take(tokens):
+            now.advance(wait + 1e-6)  # a wait that is too short for the float would never end
+        at.append(now() + rng.uniform(0, 0.2))
+    late = Clock(NOW)
+    theirs = ContractFakeCloudflare(late, plan=plan).buckets["urls" if kind == "url" else "others"]
+    for late.now in sorted(at):
+        assert theirs.take(tokens) == 0.0
 
 
 async def test_objects_from_a_bucket_have_no_tags(web: Web, now: Clock) -> None:
@@ -301,10 +321,28 @@ async def test_check_finds_a_token_that_is_wrong_or_at_its_end(
     fake: ContractFakeCloudflare, web: Web, now: Clock
 ) -> None:
     [(_, verdict)] = await cloudflare(fake.url, web, now, token="another").check()
-    assert verdict.code == "cdn-credentials"
+    assert (verdict.state, verdict.code) == ("failed", "cdn-credentials")
     fake.token_status = "expired"
     [(_, verdict)] = await cloudflare(fake.url, web, now).check()
     assert (verdict.state, verdict.code) == ("failed", "cdn-credentials") and "expired" in verdict.reason
+
+
+async def test_a_token_of_an_account_is_good_though_verify_does_not_know_it(
+    fake: ContractFakeCloudflare, web: Web, now: Clock
+) -> None:
+    fake.is_account_token = True
+    assert await cloudflare(fake.url, web, now).check() == [("", Verdict("done"))]
+
+
+async def test_check_asks_again_when_a_good_token_is_refused_now_and_then(
+    fake: ContractFakeCloudflare, web: Web, now: Clock
+) -> None:
+    refused = Reply(401, {"success": False, "errors": [{"code": 10000, "message": "Authentication error"}]})
+    fake.sporadic = [refused] * 3
+    assert await cloudflare(fake.url, web, now).check() == [("", Verdict("done"))]
+    fake.sporadic = [refused] * 4
+    [(_, verdict)] = await cloudflare(fake.url, web, now).check()
+    assert (verdict.state, verdict.code) == ("failed", "cdn-credentials")
 
 
 @pytest.mark.parametrize("permissions", [["#zone:read"], ["#cache_purge:edit"], []])

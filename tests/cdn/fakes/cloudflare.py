@@ -23,6 +23,9 @@ class ContractFakeCloudflare(ContractFake):
         self.domain = "example.org"
         self.permissions = ["#zone:read", "#cache_purge:edit"]
         self.token_status = "active"
+        self.is_account_token = False
+        self.sporadic: list[Reply] = []
+        """Answers to the next requests of any kind, as when a good token is refused now and then."""
         self.url_limit = 500 if plan == "enterprise" else 100
         self.item_limit = 100
         self.tags_in_plan = True
@@ -45,10 +48,14 @@ class ContractFakeCloudflare(ContractFake):
             return self._fail(400, 6003, "Invalid request headers", 6103, "Invalid format for X-Auth-Key header")
         if authorization != f"Bearer {self.token}":
             return self._fail(401, 10000, "Authentication error")
+        if self.sporadic:
+            return self.sporadic.pop(0)
         match = PURGE.fullmatch(seen.path)
         if match is not None:
             return self._answer_purge(seen, match[1], soft=match[2] == "invalidate_cache")
         if seen.method == "GET" and seen.path == "/client/v4/user/tokens/verify":
+            if self.is_account_token:
+                return self._fail(401, 1000, "Invalid API Token")
             result = {"id": "f" * 32, "status": self.token_status}
             return Reply(200, {"success": True, "errors": [], "messages": [], "result": result}, self._limits())
         if seen.method == "GET" and (zone := re.fullmatch("/client/v4/zones/([^/]+)", seen.path)):
