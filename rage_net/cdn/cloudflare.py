@@ -45,15 +45,17 @@ URLS: Mapping[str, Quota] = {
     "business": Quota(1500, 750, "words"),
     "enterprise": Quota(3000, 1500, "words"),
 }
-"""URLs, as a moving average: half a second's worth at once, since what is sent evenly may arrive in heaps."""
+"""URLs, as a moving average; at once only half a second's worth, for the reason below."""
 CALLS: Mapping[str, Quota] = {
     "free": Quota(5 / 60, 24),
-    "pro": Quota(5, 24),
-    "business": Quota(10, 49),
-    "enterprise": Quota(50, 490),
+    "pro": Quota(5, 22),
+    "business": Quota(10, 45),
+    "enterprise": Quota(50, 475),
 }
 """Calls by tag, host, prefix and of everything, in one bucket for the account. The vendor's buckets (25, 25, 50, 500)
-are a little larger: theirs is filled from the moment at which a call arrives, ours from the one at which it is sent."""
+are larger by half a second's worth: they are filled from the moment at which a call arrives, and the first ones, which
+open connections, take longer than those after them.
+"""
 SEPARATORS_MAX = 31
 """`/` in a prefix."""
 ZONE_ID = re.compile("[0-9a-f]{32}")
