@@ -80,6 +80,7 @@ async def open_cdns(engine: Engine) -> AsyncIterator[Cdns]:
             client = make(section, web, engine.env)
             if client is not None:
                 clients.append(client)
+                stack.callback(getattr(client, "close", lambda: None))  # CloudFront has connections of its own
         path = engine.home.root / FILE
         is_kept = bool(named) or await engine.env.blocking(has_any, engine.home)
         journal = await engine.env.blocking(Journal, path if is_kept else None)

@@ -7,6 +7,7 @@
     policy      the headers with which the origin answers
     evidence    what an edge's headers say of its cache
     cloudflare fastly cloudfront azure varnish nginx    a module for each CDN: pure requests and verdicts, a thin client
+    buckets     the stores that publish fills: S3 and its kin, Azure Blob, nginx's DAV
     render      configurations of edges
 
 Not here: who decides that something is purged (services.purging), what is public (gate).

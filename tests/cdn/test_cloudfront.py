@@ -22,9 +22,12 @@ from rage_net.cdn.cloudfront import CloudFront, encoded, period_of, reference_of
 from rage_net.cdn.plan import Target, batches, plan
 from rage_net.cdn.provider import Call, Item, Kind, Level, Verdict
 from rage_net.cdn.retry import pause_s
+from rage_net.cdns import make as make_client
 from rage_net.config.cdn import CloudFront as Keys
 from rage_net.config.cdn import Provider as Entry
 from rage_net.config.values import Secret, Url
+from rage_net.env import SystemEnv
+from rage_net.web import Web
 from tests.cdn.fakes.cloudfront_stub import CloudFrontStub, Raw, Refused, check_item
 
 KEY, SECRET = "AKIASENTINELKEY00001", "sentinel/of+the/secret+that/nobody+may/see"  # in the form of AWS's
@@ -189,6 +192,12 @@ def test_public_addresses_with_a_path_stand_before_ours() -> None:
     assert provider.words(Item("url", "/chunks/x")) == ("/rage/chunks/x", "/chunks/x")
     assert provider.words(Item("prefix", "/chunks/")) == ("/rage/chunks/*", "/chunks/*")
     assert provider.words(Item("url", "chunks/x")) == (), "a path begins with /"
+
+
+def test_cdn_yaml_makes_it() -> None:
+    env = SystemEnv()
+    assert isinstance(make_client(entry("http://127.0.0.1:9", "E1"), Web(), env), CloudFront)
+    env.close()
 
 
 # --- against moto ---
