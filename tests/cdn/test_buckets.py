@@ -12,9 +12,11 @@ import random
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -408,6 +410,76 @@ async def test_each_refusal_of_azure_has_its_class(
         azure.faults = [fault]
         found = (await bucket.delete(["a"]))["a"]
         assert isinstance(found, kind) and found.id == id
+
+
+@contextmanager
+def listening(fake: ContractFakeAzureBlob) -> Iterator[str]:
+    """The fake behind a server on loopback, for clients that are not ours."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: Any) -> None: ...
+
+        def pass_on(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            url = f"https://acc.blob.core.windows.net{self.path}"
+            request = httpx.Request(self.command, url, headers=dict(self.headers.items()), content=body)
+            answer = asyncio.run(fake.handle_async_request(request))
+            self.send_response(answer.status_code)
+            for name, text in {"content-length": str(len(answer.content)), **answer.headers}.items():
+                self.send_header(name, text)
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        do_GET = do_PUT = do_HEAD = do_DELETE = pass_on
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.anyio
+async def test_the_vendors_sdk_and_the_fake_agree_and_each_reads_what_the_other_wrote(
+    azure: ContractFakeAzureBlob,
+) -> None:
+    from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
+    from azure.storage.blob import ContainerClient, ContentSettings
+
+    async with blobs(azure) as bucket:
+        await bucket.put("chunks/ours", b"ours", **TOLD, tags=["doc:1"])
+    settings = ContentSettings(content_type=TOLD["content_type"], cache_control=TOLD["cache_control"])
+    with listening(azure) as url, ContainerClient(url, "objects", credential=TOKEN, retry_total=0) as sdk:
+        theirs = sdk.get_blob_client("some/prefix/chunks/theirs")
+        theirs.upload_blob(b"theirs", content_settings=settings, metadata={"cache_tag": "doc:2"})
+        with pytest.raises(ResourceExistsError):
+            theirs.upload_blob(b"other")
+        found = sdk.get_blob_client("some/prefix/chunks/ours").get_blob_properties()
+        assert (found.size, found.metadata) == (4, {"cache_tag": "doc:1"})
+        assert found.content_settings.cache_control == TOLD["cache_control"]
+        assert list(sdk.list_blob_names(name_starts_with="some/prefix/")) == [
+            *("some/prefix/chunks/ours", "some/prefix/chunks/theirs")
+        ]
+        async with blobs(azure) as bucket:
+            assert await bucket.head("chunks/theirs") == Found(6, ("doc:2",), {}, *TOLD.values())
+        theirs.set_blob_metadata({"cache_tag": "doc:3"})
+        theirs.delete_blob(delete_snapshots="include")
+        with pytest.raises(ResourceNotFoundError):
+            theirs.delete_blob()
+        async with blobs(azure) as bucket:
+            assert list((await bucket.page("chunks/")).keys) == ["chunks/ours"]
+    wrong = TOKEN.replace("sig=", "sig=x")
+    with listening(azure) as url, ContainerClient(url, "objects", credential=wrong, retry_total=0) as sdk:
+        with pytest.raises(HttpResponseError) as caught:
+            sdk.get_blob_client("a").get_blob_properties()
+        assert caught.value.status_code == 403
 
 
 @pytest.mark.anyio
