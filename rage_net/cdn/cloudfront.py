@@ -452,7 +452,7 @@ def level_of(found: Any, distribution: str, quota_left: str) -> Level:
     if not points or weight <= 0:
         return Level(
             quota_left=quota_left,
-            reason="CloudWatch has no CacheHitRate: nobody asked the distribution, or its additional metrics, which "
+            reason="CloudWatch has no CacheHitRate: the distribution had no request, or its additional metrics, which "
             f"cost money, are off: aws cloudfront create-monitoring-subscription --distribution-id {distribution} "
             "--monitoring-subscription "
             "RealtimeMetricsSubscriptionConfig={RealtimeMetricsSubscriptionStatus=Enabled}",

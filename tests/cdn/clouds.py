@@ -147,17 +147,25 @@ async def _azure(now: Callable[[], float]) -> AsyncIterator[ContractFakeAzure]:
         yield fake
 
 
-def cloudfront(url: str, web: Web, now: Callable[[], float], *, token: str = SENTINEL, **keys: Any) -> CloudFront:
+def cloudfront(
+    url: str,
+    web: Web,
+    now: Callable[[], float],
+    *,
+    token: str = SENTINEL,
+    public: tuple[str, ...] = PUBLIC,
+    **keys: Any,
+) -> CloudFront:
     """Its secret stands for the access key too: that is sent, and a secret key never is."""
     found = {
         "distribution_id": "EDFDVBD6EXAMPLE",
         "access_key_id": Secret(token),
         "secret_access_key": Secret(token),
         "cache_tags": True,
-        "api_url": Url(url),
+        "api_url": Url(url) if url else None,
         **keys,
     }
-    return CloudFront(_provider("cloudfront", config_cdn.CloudFront(**found), PUBLIC), asyncio.to_thread, now)
+    return CloudFront(_provider("cloudfront", config_cdn.CloudFront(**found), public), asyncio.to_thread, now)
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
     RAGE_LIVE_CLOUDFLARE_TOKEN, _ZONE, and _URL (a public address in it); _PLAN is free by default
     RAGE_LIVE_FASTLY_TOKEN, _SERVICE, and _URL
     RAGE_LIVE_AZURE_SUBSCRIPTION, _GROUP, _PROFILE, _ENDPOINT, _TENANT, _CLIENT, _SECRET, and _URL
+    RAGE_LIVE_CLOUDFRONT_KEY, _SECRET, _DISTRIBUTION (with CacheTagConfig), and _URL; _TAGS=no for one without
 
 Each test purges one path and one tag that nobody has: /rage-live-test and rage-live-test. `pytest -m live` runs them.
 """
@@ -18,7 +19,7 @@ import pytest
 from rage_net.cdn.provider import Item, Provider
 from rage_net.config.values import Secret, Url
 from rage_net.web import Web
-from tests.cdn.clouds import azure, call, cloudflare, fastly
+from tests.cdn.clouds import azure, call, cloudflare, cloudfront, fastly
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
 
@@ -106,3 +107,23 @@ async def test_the_real_azure_takes_our_calls() -> None:
             login_url=Url("https://login.microsoftonline.com"),
         )
         await check_and_purge(provider)
+
+
+async def test_the_real_cloudfront_takes_our_calls() -> None:
+    env = given("CLOUDFRONT", "KEY", "SECRET", "DISTRIBUTION", "URL")
+    async with Web() as web:
+        provider = cloudfront(
+            "",
+            web,
+            time.time,
+            public=(env["URL"],),
+            access_key_id=Secret(env["KEY"]),
+            secret_access_key=Secret(env["SECRET"]),
+            distribution_id=env["DISTRIBUTION"],
+            cache_tags=os.environ.get("RAGE_LIVE_CLOUDFRONT_TAGS") != "no",
+            api_url=None,
+        )
+        try:
+            await check_and_purge(provider)
+        finally:
+            provider.close()
