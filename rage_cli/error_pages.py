@@ -520,12 +520,12 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
     "objects-refused": (
         ConfigError,
         "The object store does not take our keys: wrong, expired, or without the rights they need.",
-        "renew them; they are read again by themselves",
+        "renew them; they are read again by themselves. Of a CDN's store: `bucket`, or `auth_token` of the edge",
     ),
     "objects-setup": (
         ConfigError,
         "The object store cannot be used as it is configured: no such bucket, another region, no S3 server.",
-        "network.store.uri, endpoint, region",
+        "network.store.uri, endpoint, region. Of a CDN's store: `bucket` or `dav_path` of the provider in cdn.yaml",
     ),
     "objects-unavailable": (
         UnavailableError,
