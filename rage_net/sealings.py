@@ -54,8 +54,8 @@ class Sealing:
 async def begin(engine: Engine, doc_id: str) -> Sealing | None:
     """Seal a document of our organisation; None where what CDNs hold is right, or it does not go there encrypted.
 
-    Raises: ConfigError `no-ca`; AccessDeniedError `not-admin` where this node does not rule the document, for nobody
-    would heed what it says of it.
+    Raises: ConfigError `no-ca`; AccessDeniedError `read-only`; `not-admin` where this node does not rule the document,
+    for nobody would heed what it says of it.
     """
     metadata = _metadata(engine)
 
@@ -65,6 +65,7 @@ async def begin(engine: Engine, doc_id: str) -> Sealing | None:
         due = metadata.cdns.due(doc_id)
         if due is None:
             return None
+        metadata.require_writer()
         metadata.access.require_admin(metadata.organization, f"doc:{doc_id}")
         state = _state_of(due)
         held = metadata.cdns.held(doc_id)

@@ -32,8 +32,8 @@ SEALED_BYTES_MAX = BLOCK_BYTES_MAX + TAG_BYTES
 """The largest ciphertext: larger than any chunk, so none may be stored or sent as one."""
 PAGE_ENTRIES = 4096
 """Blocks that one page lists: 272 KiB, and 4 GiB of a document at the usual size of a chunk."""
-BLOCKS_MAX = 1 << 20
-"""Of one document: some 1 TiB at the usual size of a chunk, and 110 MB of memory while it is sealed."""
+BLOCKS_MAX = 1 << 19
+"""Of one document: some 512 GiB at the usual size of a chunk, and 120 MB of memory while it is sealed."""
 
 Kind = Literal["block", "page"]
 
@@ -153,17 +153,15 @@ def seal(epoch: Epoch, blocks: Iterable[Cid], load: Callable[[Cid], bytes]) -> I
 
 
 def _seal_pages(epoch: Epoch, entries: dict[bytes, bytes]) -> Iterator[SealedBlock]:
-    rows = [cid + entries[cid] for cid in sorted(entries)]
-    leaves = [rows[at : at + PAGE_ENTRIES] for at in range(0, len(rows), PAGE_ENTRIES)]
-    if len(leaves) == 1:
-        yield seal_page(epoch, _LEAF, leaves[0])
-        return
+    cids = sorted(entries)
     roots = []
-    for leaf in leaves:
-        page = seal_page(epoch, _LEAF, leaf)
-        roots.append(leaf[0][:CID_BYTES] + page.cid.digest)
+    for at in range(0, len(cids), PAGE_ENTRIES):
+        leaf = cids[at : at + PAGE_ENTRIES]
+        page = seal_page(epoch, _LEAF, [cid + entries[cid] for cid in leaf])
+        roots.append(leaf[0] + page.cid.digest)
         yield page
-    yield seal_page(epoch, _ROOT, roots)
+    if len(roots) > 1:
+        yield seal_page(epoch, _ROOT, roots)
 
 
 def seal_page(epoch: Epoch, level: int, rows: Sequence[bytes]) -> SealedBlock:

@@ -20,7 +20,7 @@ from blake3 import blake3
 
 from rage_net.cid import Cid
 from rage_net.libp2p.peer_id import PeerId
-from rage_net.sync.facts import Access, Cdn, Fact, Revocation, Trust
+from rage_net.sync.facts import Access, Cdn, Fact, Revocation, Trust, Unknown
 from rage_net.sync.payloads import TAKEN_BYTES, TAKEN_MAX
 from rage_net.sync.rights import Counting
 
@@ -84,6 +84,8 @@ def sealed_of(in_force: Iterable[Fact]) -> tuple[Cdn, ...]:
 
 def _takes(fact: Fact, facts: dict[bytes, Fact], now: float) -> bool:
     body = fact.body
+    if isinstance(body, Unknown):  # till it is understood, the document is its owner's alone
+        return True
     if not isinstance(body, Access):
         return False
     if body.visibility:

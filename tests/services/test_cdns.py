@@ -13,9 +13,11 @@ from rage_net.cid import Cid
 from rage_net.errors import AccessDeniedError
 from rage_net.services.ledger.cdns import Cdns, Due
 from rage_net.sync import facts as kinds
-from rage_net.sync.epochs import taken
+from rage_net.sync.epochs import epoch_due, taken
 from rage_net.sync.payloads import TAKEN_MAX
+from rage_net.sync.rights import counting
 from tests.services.test_ledger_attacks import Node, share
+from tests.sync.test_rights import CAPABILITIES, OWNER, Board
 from tests.sync.world import ORGANIZATION, document, grant, make_log, put_document
 
 PAGE = Cid.of(b"the root page")
@@ -225,6 +227,18 @@ def test_what_takes_no_right_to_read_away_makes_none_due(owner: Node, resource: 
     seal(owner, resource)
     owner.say(resource, body)
     assert why(owner, resource) == ""
+
+
+def test_a_fact_of_a_later_version_that_shuts_the_document_makes_one_due() -> None:
+    board = Board()
+    board.say(OWNER, document())
+    before = taken(counting(board.facts, CAPABILITIES.get), (), (), (), 0.0)
+    board.say(OWNER, kinds.Unknown(99))
+    after = taken(counting(board.facts, CAPABILITIES.get), (), (), (), 0.0)
+    assert (
+        epoch_due(kinds.Cdn("encrypted", bytes(16), Cid.of(b"content"), PAGE, bytes(32), before), PAGE, after)
+        == "narrowed"
+    )
 
 
 def test_a_right_that_has_run_out_makes_one_due(owner: Node, member: Node, resource: str) -> None:
