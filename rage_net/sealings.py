@@ -1,13 +1,14 @@
 """Sealed documents of an engine: sealing one for the CDNs, and reading one from them.
 
-    begin          a new epoch, where one is due: its key is kept, and what CDNs are to hold can be read, block by block
-    finish         CDNs hold it: the log says so, so that readers find it
-    under_way      epochs that were begun and not finished
-    forget_epoch   what it put there is gone: so is its key
-    way            a CDN as a source of a sealed document's plain chunks
+    begin         a new epoch, where one is due: its key is kept, and what CDNs are to hold can be read, block by block
+    finish        CDNs hold it: the log says so, so that readers find it
+    under_way     what was begun, and is to go on
+    forget_epoch  what it put to CDNs is gone: so is its key
+    way           a CDN as a source of a sealed document's plain chunks
 
-Whoever is killed in between begins again: an epoch that was begun for the document as it is goes on, and the same
-blocks come out. Not here: what is sent where, and when (sealed_cdns). Source: issue 6, C; ADR 24.
+Whoever is killed in between begins with `begin` again: an epoch that was begun for the document as it is goes on, and
+the same blocks come out. Not here: what is sent where, in which order, and when (sealed_cdns). Source: issue 6, C;
+ADR 24.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from rage_net.metadata import Metadata
     from rage_net.services.ledger.cdns import Due
     from rage_net.services.sealing.source import SealedSource, Source
+    from rage_net.sync.facts import Fact
 
 _STATE = b"rage:sealing:1\0"
 
@@ -68,10 +70,7 @@ async def begin(engine: Engine, doc_id: str) -> Sealing | None:
         metadata.require_writer()
         metadata.access.require_admin(metadata.organization, f"doc:{doc_id}")
         state = _state_of(due)
-        held = metadata.cdns.held(doc_id)
-        for one in held:  # it will be named nowhere else
-            metadata.sealed.note(one.organization, doc_id, one.epoch, one.sealed)
-        names = {one.epoch for one in held}
+        names = {one.epoch for one in metadata.cdns.held(doc_id)}
         begun = [
             epoch for epoch in metadata.sealed.begun(metadata.organization, doc_id, state) if epoch.id not in names
         ]
@@ -84,17 +83,11 @@ async def begin(engine: Engine, doc_id: str) -> Sealing | None:
 
 
 async def finish(engine: Engine, sealing: Sealing, root_page: Cid) -> None:
-    """CDNs hold all of it: readers find it from now on.
-
-    Raises: AccessDeniedError where it may not be there any more; then it is among `old`.
-    """
+    """CDNs hold all of it: readers find it from now on. Raises AccessDeniedError where it may not be there any more."""
     metadata = _metadata(engine)
-
-    def tell() -> list[object]:
-        metadata.sealed.note(metadata.organization, sealing.due.doc_id, sealing.epoch.id, root_page)
-        return list(metadata.cdns.tell_sealed(sealing.due, sealing.epoch, root_page))
-
-    await sharing.written(engine, metadata.organization, await engine.env.blocking(tell))  # type: ignore[arg-type]
+    tell = metadata.cdns.tell_sealed
+    facts = await engine.env.blocking(tell, sealing.due, sealing.epoch, root_page)
+    await sharing.written(engine, metadata.organization, facts)
 
 
 def under_way(engine: Engine, doc_id: str) -> tuple[bytes, ...]:
@@ -110,11 +103,11 @@ async def forget_epoch(engine: Engine, doc_id: str, id: bytes) -> None:
     """What an epoch put to CDNs is gone there: so is its key, and its name in the log if it still stands there."""
     metadata = _metadata(engine)
 
-    def drop() -> list[object]:
-        facts: list[object] = []
+    def drop() -> list[Fact]:
+        facts: list[Fact] = []
         if id in {one.epoch for one in metadata.cdns.held(doc_id)[:1]}:
             try:
-                facts = list(metadata.cdns.tell_unsealed(doc_id))
+                facts = metadata.cdns.tell_unsealed(doc_id)
             except AccessDeniedError:
                 facts = []  # it rules the document no more: whoever does says so
         epoch = metadata.sealed.get(metadata.organization, doc_id, id)
@@ -122,7 +115,7 @@ async def forget_epoch(engine: Engine, doc_id: str, id: bytes) -> None:
             metadata.sealed.drop(epoch)
         return facts
 
-    await sharing.written(engine, metadata.organization, await engine.env.blocking(drop))  # type: ignore[arg-type]
+    await sharing.written(engine, metadata.organization, await engine.env.blocking(drop))
 
 
 # --- reading ---

@@ -165,6 +165,8 @@ def test_who_may_read_reads_it_from_a_cdn_and_who_may_no_longer_cannot_read_what
         assert caught.value.id == "key-not-found"
         old = other.engine.metadata.sealed.get("acme", doc_id, first.epoch.id)  # type: ignore[union-attr]
         assert old == first.epoch, "what it once had it has, and it opens nothing that is left"
+        kept = reader.engine.metadata.sealed  # type: ignore[union-attr]
+        assert kept.get("acme", doc_id, first.epoch.id) is None, "a reader has no use for it any more"
         for block in cache.held.values():
             with pytest.raises(IntegrityError):
                 open_page(old, block)

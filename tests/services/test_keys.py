@@ -61,7 +61,7 @@ class Sealer:
 
     def begin(self) -> Epoch:
         epoch = draw_epoch(self.peer.env.random, "acme", DOC)
-        self.file.put(epoch)
+        self.file.put(epoch, b"state")
         return epoch
 
     def knows(self, *holders: Sealer) -> list[PeerId]:
@@ -338,7 +338,7 @@ async def test_a_holder_that_answers_nonsense_is_passed_over(world: World, answe
 async def test_a_holder_that_gives_a_wrong_key_is_found_out_and_nothing_is_kept(world: World) -> None:
     holder, liar, reader = [await sealer(world) for _ in range(3)]
     epoch = holder.begin()
-    liar.file.put(Epoch("acme", DOC, epoch.id, bytes(32)))
+    liar.file.put(Epoch("acme", DOC, epoch.id, bytes(32)), b"state")
     for each in (holder, liar):
         each.rule("org")
         each.admit(reader)
@@ -412,7 +412,7 @@ def test_keys_are_here_after_a_restart_and_for_their_owner_alone(rng: random.Ran
     file = KeyFile(path)
     assert file.get("acme", DOC, epoch.id) is None and not file.drop(epoch)
     assert not path.exists(), "who seals nothing has no file"
-    file.put(epoch)
+    file.put(epoch, b"state")
     file.close()
     again = KeyFile(path)
     assert again.get("acme", DOC, epoch.id) == epoch
@@ -421,10 +421,28 @@ def test_keys_are_here_after_a_restart_and_for_their_owner_alone(rng: random.Ran
     assert all(each.stat().st_mode & 0o777 == 0o600 for each in tmp_path.iterdir())
 
 
+def test_a_key_that_is_given_takes_the_place_of_those_that_were_given_and_of_none_that_was_begun(
+    rng: random.Random,
+) -> None:
+    file = KeyFile(None)
+    own, first, second, other = (epoch_of(rng, doc_id) for doc_id in (DOC, DOC, DOC, "b" * 26))
+    file.put(own, b"state")
+    for epoch in (first, other, second, second):
+        file.receive(epoch)
+    assert [file.get("acme", each.doc_id, each.id) for each in (own, first, second, other)] == [
+        own,
+        None,
+        second,
+        other,
+    ]
+    assert file.begun("acme", DOC, b"state") == (own,) and file.begun("acme", DOC, b"another") == ()
+
+
 def test_a_key_that_is_here_is_not_replaced(rng: random.Random) -> None:
     file, epoch = KeyFile(None), epoch_of(rng)
-    file.put(epoch)
-    file.put(Epoch("acme", DOC, epoch.id, bytes(32)))
+    file.put(epoch, b"state")
+    file.put(Epoch("acme", DOC, epoch.id, bytes(32)), b"state")
+    file.receive(Epoch("acme", DOC, epoch.id, bytes(32)))
     assert file.get("acme", DOC, epoch.id) == epoch
 
 
@@ -432,7 +450,7 @@ def test_keys_of_old_epochs_go_and_leave_no_byte_behind(rng: random.Random, tmp_
     path = tmp_path / "sealed.db"
     file, old, new, other = KeyFile(path), epoch_of(rng), epoch_of(rng), epoch_of(rng, "b" * 26)
     for epoch in (old, new, other):
-        file.put(epoch)
+        file.put(epoch, b"state")
     assert file.drop(old) and not file.drop(old)
     assert file.get("acme", DOC, old.id) is None
     assert file.get("acme", DOC, new.id) == new and file.get("acme", "b" * 26, other.id) == other

@@ -178,7 +178,7 @@ class Keys:
                         self._metrics.failures.add(1, "wrong_key")
                         said.append(f"{peer} gave a wrong key")
                         continue
-                    await self._env.blocking(self._file.put, epoch)
+                    await self._env.blocking(self._file.receive, epoch)
                     return epoch
         except TimeoutError:
             said.append(f"no answer within {FIND_S_MAX:.0f} s")
