@@ -138,6 +138,8 @@ def status(
     """Show each CDN: hit ratio by its own figures, quota left, purges that wait, and what is wrong."""
     result = run(verbs.ShowCdn(hours))
     render(result, cdns.PROVIDER, items=result.items, identifier=lambda it: it.provider)
+    if not result.items:
+        say("no CDN is configured: config/cdn.yaml names them, docs/CDN.md leads through each")
 
 
 @app.command()

@@ -283,11 +283,11 @@ class Journal:
             else:
                 self._settle(db, ref, verdict, now, retry_in_s)
 
-    def pending(self, provider: str, now: float) -> list[tuple[str, str, str]]:
-        """Reference, edge and the vendor's id of calls whose end may be asked for now."""
+    def pending(self, provider: str, now: float) -> list[tuple[str, str, str, int]]:
+        """Reference, edge, the vendor's id and tries of calls whose end may be asked for now."""
         with self._db.read() as db:
             return db.execute(
-                "SELECT reference, edge, vendor_id FROM call WHERE provider = ? AND state = 'pending' AND due_at <= ?",
+                "SELECT reference, edge, vendor_id, tries FROM call WHERE provider = ? AND state = 'pending' AND due_at <= ?",
                 (provider, now),
             ).fetchall()
 

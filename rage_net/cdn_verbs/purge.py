@@ -41,6 +41,7 @@ async def purge_cdn(engine: Engine, verb: verbs.PurgeCdn, io: Io) -> verbs.Purge
     if not 0 <= verb.wait_s <= verbs.WAIT_S_MAX:
         raise UsageError(f"a wait is 0 to {verbs.WAIT_S_MAX:.0f} s", mend=["--wait 2m"])
     cdns = await engine.cdns()
+    sections_of(cdns, verb.providers)
     wanted, objects, doc_id = await targets.of_verb(engine, verb)
     names = [target.name for target in wanted]
     label = (", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""))[:LABEL_CHARS_MAX]

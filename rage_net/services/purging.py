@@ -223,12 +223,16 @@ class Purging:
     async def _ask_after(self, provider: Provider) -> float | None:
         """Ask for the ends of pending purges; when to ask again."""
         now = self._env.now()
-        for reference, edge, vendor_id in await self._env.blocking(self.journal.pending, provider.name, now):
+        for reference, edge, vendor_id, tries in await self._env.blocking(self.journal.pending, provider.name, now):
             try:
                 async with asyncio.timeout(CALL_S_MAX):
                     verdict = await provider.ask(edge, vendor_id)
             except TimeoutError:
                 verdict = Verdict("pending", id=vendor_id, reason="its end could not be asked for")
+            if verdict.state == "queued" and retry.is_final(tries, verdict):
+                verdict = replace(verdict, state="failed")
+            if verdict.state == "queued":
+                self._wake[provider.name].set()
             pause = ASK_EVERY_S if verdict.retry_after_s is None else verdict.retry_after_s
             await self._env.blocking(self._record, reference, verdict, self._env.now(), pause)
             async with self._settled:

@@ -221,3 +221,15 @@ def test_what_ended_long_ago_is_forgotten_and_what_is_open_is_not():
     assert journal.prune(40 * 86_400.0) == 1
     assert [it.id for it in journal.newest(10)] == ["2"] and journal.states("1") == []
     assert journal.open_words("scripted", "") == 1
+
+
+async def test_a_purge_that_its_vendor_forgets_again_and_again_fails_in_the_end(env):
+    provider = Scripted(
+        answer=lambda call: Verdict("pending", id="I1", retry_after_s=0),
+        later=lambda id: Verdict("queued", code="cdn-not-found", reason="no such purge", retry_after_s=0, tries_max=3),
+    )
+    purging = Purging(Journal(None), [provider], env)
+    await purging.ask(wish("1", "a"))
+    async with working(purging):
+        states = await purging.wait("1", 10, to_the_end=True)
+    assert states[0].state == "failed" and len(provider.calls) == 3
