@@ -145,7 +145,7 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
     "cdn-not-public": (
         AccessDeniedError,
         "Nothing that is not public goes to a CDN in the clear.",
-        "rage acl set DOC --visibility public, or seal it",
+        "rage acl set DOC --cdn encrypted; or --visibility public",
     ),
     "cdn-rate-limited": (
         UnavailableError,

@@ -232,12 +232,12 @@ class Access:
             kind, _, name = fact.resource.partition(":")
             if kind in ("cert", "peer"):
                 return True
-            if isinstance(fact.body, kinds.Purged):
-                return is_own  # which CDNs we have is nobody else's business, nor do theirs wait for ours
             if kind != "doc":
                 return is_own
             if chosen and not self._is_chosen(organization, name, chosen):
                 return False
+            if isinstance(fact.body, kinds.Purged):
+                return is_own  # which CDNs we have is nobody else's business, nor do theirs wait for ours
             return is_own or self._is_shared(principal, organization, name) or self._takes_away(principal, fact)
 
         return may
