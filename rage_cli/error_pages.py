@@ -98,7 +98,7 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
     "cancelled": (UnavailableError, "The operation was cancelled before it was done.", "retry"),
     "car-invalid": (IntegrityError, "The file is no CAR archive, or a broken one.", "to store a file: rage chunk put"),
     "cdn-answer": (
-        UnavailableError,
+        PeerProtocolError,
         "A CDN answered something that is no answer: another program, a portal, or wrong bytes.",
         "rage cdn check",
     ),

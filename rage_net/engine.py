@@ -513,6 +513,11 @@ class Engine:
 
         return await sealed_cdns.publish(self, await self.cdns(), doc_id, only, tell)
 
+    async def fill_buckets(self, cid: Cid) -> bool:
+        """Put a block that anyone may read into every bucket that CDNs read; whether one has it now."""
+        cdns = await self.cdns()
+        return bool(cdns.buckets) and await cdn_verbs.fill_buckets(self, cdns, cid)
+
     async def reconsider_cdns(self, doc_ids: Collection[str] | None, *, is_ours: bool) -> None:
         """What is public may have changed, and is so here: what CDNs may have no more is purged.
 

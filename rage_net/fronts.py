@@ -96,7 +96,12 @@ class WaysIn:
         )
         await engine.env.blocking(made.load)
         blocks = functools.partial(manifest.blocks, load=engine.store.get)
-        self._fills = Fills(engine.env, blocks, made.fill)
+
+        async def send(cid: Cid) -> bool:
+            """Into the buckets that CDNs read, where this node has their keys; else by asking the CDNs for it."""
+            return await engine.fill_buckets(cid) or await made.fill(cid)
+
+        self._fills = Fills(engine.env, blocks, send)
         return made
 
     def web(self, ca_file: Path | None = None) -> Web:

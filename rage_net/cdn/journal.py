@@ -287,7 +287,8 @@ class Journal:
         """Reference, edge, the vendor's id and tries of calls whose end may be asked for now."""
         with self._db.read() as db:
             return db.execute(
-                "SELECT reference, edge, vendor_id, tries FROM call WHERE provider = ? AND state = 'pending' AND due_at <= ?",
+                "SELECT reference, edge, vendor_id, tries FROM call"
+                " WHERE provider = ? AND state = 'pending' AND due_at <= ?",
                 (provider, now),
             ).fetchall()
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from rage_net.cdn_verbs.probing import check_cdn, test_cdn, warm_cdn
-from rage_net.cdn_verbs.publish import publish_cdn
+from rage_net.cdn_verbs.publish import fill_buckets, publish_cdn
 from rage_net.cdn_verbs.purge import list_purges, purge_cdn
 from rage_net.cdn_verbs.status import show_cdn
 from rage_net.verbs import Verb
@@ -22,7 +22,7 @@ from rage_net.verbs import cdn as verbs
 if TYPE_CHECKING:
     from rage_net.engine import Engine, Io
 
-__all__ = ["VERBS"]
+__all__ = ["VERBS", "fill_buckets"]
 
 VERBS: dict[type[Verb[Any]], Callable[[Engine, Any, Io], Awaitable[Any]]] = {
     verbs.PurgeCdn: purge_cdn,

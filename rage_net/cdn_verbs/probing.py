@@ -13,7 +13,7 @@ from rage_net.cdn.probe import Place, Probe, places, probe
 from rage_net.cdn_verbs import targets
 from rage_net.cdn_verbs.purge import carry_out, sections_of
 from rage_net.cid import Cid
-from rage_net.errors import NotFoundError, UsageError
+from rage_net.errors import AccessDeniedError, NotFoundError, UsageError
 from rage_net.services.purging import Wish
 from rage_net.verbs import Progress
 from rage_net.verbs import cdn as verbs
@@ -79,15 +79,16 @@ def _judged(place: Place, found: Probe) -> verbs.CheckRow:
 
 
 async def public_root(engine: Engine, ref: str) -> Cid:
-    """The root of a document that anyone may read. Raises NotFoundError, UsageError."""
+    """The root of a document that anyone may read. Raises NotFoundError, AccessDeniedError."""
     from rage_net import sharing
     from rage_net.acl import ANYONE
 
     root = await sharing.find_root(engine, ref)
     if await engine.stat_served(root, ANYONE) is None:
-        raise UsageError(
-            f"{ref} is not public, or not here: no CDN may have it",
-            mend=[f"rage acl show {ref}", f"rage chunk get {ref}"],
+        raise AccessDeniedError(
+            f"{ref} does not go to a CDN",
+            why="it is not public, or not here, and a CDN gives what it holds to whoever asks",
+            mend=[f"rage acl set {ref} --visibility public", f"rage acl set {ref} --cdn encrypted"],
             id="cdn-not-public",
         )
     return root

@@ -6,6 +6,7 @@ Source: issue 6, C; cdn-apis 1 and 2 ("PUT").
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from rage_net.engine import Engine, Io
     from rage_net.sealed_cdns import Filling
 
+log = logging.getLogger("rage.cdn")
+
 PUTS_AT_ONCE = 8
 """Blocks under way to one bucket; each is in memory."""
 FAILURES_MAX = 20
@@ -33,7 +36,7 @@ FAILURES_MAX = 20
 
 
 async def publish_cdn(engine: Engine, verb: verbs.PublishCdn, io: Io) -> verbs.PublishCdnResult:
-    """Every block of a public document into every bucket. Raises UsageError for what is not public."""
+    """Every block of a public document into every bucket. Raises AccessDeniedError for what is not public."""
     cdns = await engine.cdns()
     names = sections_of(cdns, verb.providers)
     stores = [(name, bucket) for name in names for bucket in _buckets(cdns, name)]
@@ -153,6 +156,19 @@ async def _fill(engine: Engine, name: str, bucket: Bucket, blocks: Sequence[Cid]
         name, str(bucket), counts["put"], counts["existed"], counts["failed"], counts["bytes"], reason,
         "" if last is None else last.id,
     )  # fmt: skip
+
+
+async def fill_buckets(engine: Engine, cdns: Cdns, cid: Cid) -> bool:
+    """One public block into every bucket; whether one of them has it now. What fails is left for the next download."""
+    is_there = False
+    for bucket in (bucket for it in cdns.buckets.values() for bucket in it.buckets.values()):
+        try:
+            await put_block(engine, bucket, cid)
+        except RageError as error:
+            log.info("%s was not filled: %s", bucket, error.message)
+        else:
+            is_there = True
+    return is_there
 
 
 async def put_block(engine: Engine, bucket: Bucket, cid: Cid) -> tuple[int, bool]:
