@@ -119,7 +119,8 @@ class Purging:
     ) -> list[Standing]:
         """How a purge stands once it has ended everywhere, or the time is over.
 
-        Not `to_the_end`: once nothing is left that was never tried, and has not to wait for a quota.
+        Not `to_the_end`: once nothing is left that was never answered, and has not to wait for a quota. What is on its
+        way counts as tried, and has no code yet.
         """
         ends = self._env.monotonic() + timeout_s
         while True:
@@ -127,7 +128,7 @@ class Purging:
             tell(states)
             open_ = [it for it in states if it.state in ("queued", "pending")]
             if not to_the_end:
-                open_ = [it for it in open_ if it.state == "queued" and not it.tries]
+                open_ = [it for it in open_ if it.state == "queued" and not it.code]
             left = ends - self._env.monotonic()
             if not open_ or left <= 0:
                 return states
