@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import itertools
+import json
 import random
 import ssl
 import time
@@ -52,6 +53,13 @@ class Shop:
         self.yaml = YAML.format(url=url, bucket=self.name)
         self._client = client
         client.create_bucket(Bucket=self.name)
+        anyone = {
+            "Effect": "Allow",
+            "Principal": "*",
+            "Action": "s3:GetObject",
+            "Resource": f"arn:aws:s3:::{self.name}/*",
+        }
+        client.put_bucket_policy(Bucket=self.name, Policy=json.dumps({"Version": "2012-10-17", "Statement": [anyone]}))
 
     def held(self) -> dict[Cid, bytes]:
         found = {}
