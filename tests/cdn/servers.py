@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import datetime
 import ipaddress
+import json
 import os
 import shutil
 import signal
@@ -281,6 +282,14 @@ class VarnishServer:
             if wait_for(lambda: listens(self.port), self.process, self._log):
                 return
         pytest.fail(f"varnishd does not start:\n{self._log.read_text()[-4000:]}")
+
+    def lookups(self) -> int:
+        """Hits and misses as varnishstat has them: workers tell of theirs a little later."""
+        found = program("varnishstat")
+        assert found is not None
+        told = subprocess.run([found, "-n", self.name, "-1", "-j"], capture_output=True, check=True, timeout=10)
+        counters = json.loads(told.stdout)["counters"]
+        return int(counters["MAIN.cache_hit"]["value"] + counters["MAIN.cache_miss"]["value"])
 
     def kill(self) -> None:
         """As when the machine loses power: parent and child at once, by the group that we made for them."""

@@ -166,11 +166,14 @@ async def test_what_is_no_answer_leaves_the_call_queued(answer: bytes, code: str
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
+        closed.set()
 
+    closed = asyncio.Event()
     server = await asyncio.start_server(babble, "127.0.0.1", 0)
     async with server, Web() as web:
         port = server.sockets[0].getsockname()[1]
         found = await exchange(web, Request("GET", f"http://127.0.0.1:{port}/"), ())
+        await asyncio.wait_for(closed.wait(), 10)
     assert isinstance(found, Verdict)
     assert (found.state, found.code) == ("queued", code)
 

@@ -657,8 +657,12 @@ async def test_the_hit_ratio_is_that_of_the_requests_since_the_last_question(
     first = await provider.level(0, 1)
     assert 0 <= first.hit_ratio.get("all", 0) <= 1
     path = origin.put("/chunks/ratio", b"x", **EDGE)
+    before = pair[0].lookups()
     for _ in range(4):
         fetch(pair[0], path)
+    ends = time.monotonic() + 20
+    while pair[0].lookups() < before + 4:
+        assert time.monotonic() < ends
     assert (await provider.level(1, 2)).hit_ratio == {"all": 0.75}
     idle = await provider.level(2, 3)
     assert (dict(idle.hit_ratio), idle.reason) == ({}, "nothing was asked for since")

@@ -44,6 +44,7 @@ def test_a_missing_argument_is_named() -> None:
 
 NOUNS = (
     "acl",
+    "cdn",
     "cert",
     "chunk",
     "dht",
