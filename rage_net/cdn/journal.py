@@ -27,11 +27,17 @@ from rage_net.database import Database
 APPLICATION_ID = int.from_bytes(b"rCDN", "big")
 KEEP_S = 30 * 86_400.0
 KEEP_PURGES_MAX = 10_000
-TAKE_ROWS = 4096
-"""Rows that are looked at for one call; no provider takes more words."""
 LEASE_S = 120.0
 """A call that was begun and of which nothing was heard is made again after so long: its process is gone."""
 REASON_CHARS_MAX = 500
+TOKEN_MIN = 1e-3
+"""Less than this of a token is not waited for: seconds since the epoch are that coarse."""
+WAIT_S_MIN = 0.001
+JITTER_S = 0.5
+"""One call may be on its way for so much longer than another: the burst is smaller by what comes in this time, or the
+vendor, at whom calls arrive closer together than they were sent, would see more than it allows."""
+CLOCK_BACK_S = 60.0
+"""A quota that was spent so long after now: the clock was set back."""
 
 MIGRATIONS = (
     """
@@ -73,6 +79,7 @@ MIGRATIONS = (
         reference TEXT NOT NULL DEFAULT ''
     );
     CREATE UNIQUE INDEX work_unsent ON work (provider, edge, kind, word, soft) WHERE reference = '';
+    CREATE INDEX work_in_order ON work (provider, edge, soft, kind, number) WHERE reference = '';
     CREATE INDEX work_of_call ON work (reference) WHERE reference != '';
     CREATE TABLE wanted (
         purge INTEGER NOT NULL,
@@ -168,6 +175,8 @@ class Standing:
     mend: tuple[str, ...]
     due_at: float
     ended_at: float
+    untried: int = 0
+    """Of the words, those of which no answer came to any try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +258,7 @@ class Journal:
             rows = db.execute(
                 "SELECT number, kind, word FROM work WHERE provider = ? AND edge = ? AND soft = ? AND reference = ''"
                 " ORDER BY kind, number LIMIT ?",
-                (provider, edge, first[0], TAKE_ROWS),
+                (provider, edge, first[0], max(abilities.words_max.values(), default=1)),
             ).fetchall()
             able = [Word(kind, text) for _, kind, text in rows if kind in abilities.words_max]
             words = next(batches(able, abilities), ())
@@ -321,11 +330,13 @@ class Journal:
                 "SELECT work.provider, work.edge, coalesce(call.state, 'queued') AS state, count(*),"
                 " count(DISTINCT call.reference), max(coalesce(call.tries, 0)),"
                 " max(call.vendor_id), max(coalesce(call.reason, '')), max(coalesce(call.code, '')),"
-                " max(coalesce(call.mend, '[]')), min(coalesce(call.due_at, 0)), max(coalesce(call.ended_at, 0))"
+                " max(coalesce(call.mend, '[]')), min(coalesce(call.due_at, 0)), max(coalesce(call.ended_at, 0)),"
+                " sum(coalesce(call.tries, 0) = 0 OR (call.state = 'queued' AND call.tries = 1"
+                " AND call.due_at = call.sent_at + :lease))"
                 " FROM purge JOIN wanted ON wanted.purge = purge.number JOIN work ON work.number = wanted.work"
                 " LEFT JOIN call ON call.reference = work.reference AND work.reference != ''"
-                " WHERE purge.id = ? GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",
-                (purge,),
+                " WHERE purge.id = :purge GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",
+                {"purge": purge, "lease": LEASE_S},
             ).fetchall()
             counts = db.execute(
                 "SELECT provider, edge, state, sum(objects) FROM call WHERE reference IN ("
@@ -338,7 +349,7 @@ class Journal:
         return [
             Standing(
                 row[0], row[1], row[2], row[3], row[4], row[5], objects.get(row[:3]), row[6] or "", row[7], row[8],
-                tuple(json.loads(row[9])), row[10], row[11],
+                tuple(json.loads(row[9])), row[10], row[11], row[12],
             )
             for row in rows
         ]  # fmt: skip
@@ -556,9 +567,15 @@ def _spend(db: sqlite3.Connection, provider: str, abilities: Abilities, words: S
     if quota is UNLIMITED:
         return 0.0
     row = db.execute("SELECT tokens, at FROM quota WHERE provider = ? AND bucket = ?", (provider, name)).fetchone()
-    tokens = quota.burst if row is None else share(row[0], min(now - row[1], 86_400.0), quota.per_s, quota.burst)
+    burst = max(1.0, quota.burst - quota.per_s * JITTER_S)
+    tokens, at = (burst, now) if row is None else row
+    if at > now + CLOCK_BACK_S:
+        at = now  # the clock was set back
+    tokens = share(tokens, min(now - at, 86_400.0), quota.per_s, burst)
     wanted = 1.0 if quota.counts == "calls" else float(len(words))
-    if tokens < min(wanted, quota.burst):
-        return (min(wanted, quota.burst) - tokens) / quota.per_s
-    db.execute("INSERT OR REPLACE INTO quota VALUES (?, ?, ?, ?)", (provider, name, tokens - wanted, now))
+    lack = min(wanted, burst) - tokens
+    if lack > TOKEN_MIN:
+        return max(WAIT_S_MIN, lack / quota.per_s)
+    row = (provider, name, tokens - wanted, max(at, now))  # one that waited for its turn has an older `now`
+    db.execute("INSERT OR REPLACE INTO quota VALUES (?, ?, ?, ?)", row)
     return 0.0

@@ -53,7 +53,11 @@ def blocks_of(engine: Engine, root: Cid) -> tuple[Cid, ...] | None:
 
 def of_cid(engine: Engine, cid: Cid) -> Target:
     """One block or, of a manifest that is here, all blocks of it. Blocking."""
-    blocks = (blocks_of(engine, cid) or (cid,)) if cid.is_manifest() else (cid,)
+    return of_blocks(cid, (blocks_of(engine, cid) or (cid,)) if cid.is_manifest() else (cid,))
+
+
+def of_blocks(cid: Cid, blocks: Sequence[Cid]) -> Target:
+    """What a CID stands for, by tags, else by URLs."""
     tags = tuple(Item("tag", policy.tag_for_cid(each)) for each in blocks)
     return Target(str(cid), (tags, items_of(blocks)))
 

@@ -14,6 +14,7 @@ Source: issue 6, B. Not here: what is purged and why (cdn_verbs, exposing), what
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,10 @@ SENDERS = 4
 LOOK_AT_LEAST_S = 0.02
 LOOK_AT_MOST_S = 30.0
 """Between two looks at what is due."""
+LOOK_EVERY_S = 0.5
+"""Between two looks at how a purge stands, when nothing happens."""
+LOOK_SHARE = 10
+"""So many times as long as a look took nobody looks again: for a large purge it is slow, and must not slow the work."""
 ASK_EVERY_S = 2.0
 """After a pending purge, at first; then as the vendor says."""
 CALL_S_MAX = 60.0
@@ -67,10 +72,15 @@ class Purging:
         self.providers = {provider.name: provider for provider in providers}
         self._env = env
         self._soft = frozenset(soft_by_default)
-        self._wake = {name: asyncio.Event() for name in self.providers}
+        self._wake: dict[tuple[str, str | None], asyncio.Event] = {
+            (name, edge): asyncio.Event() for name, it in self.providers.items() for edge in (*it.edges, None)
+        }
+        """By provider and edge; the edge None is for what is pending."""
         self._settled = asyncio.Condition()
         self._pauses: dict[tuple[str, str], float] = {}
         """Edges that could not be reached, and until when they are left alone."""
+        self._rests: dict[tuple[str, str], float] = {}
+        """When each edge is told of more, as it stood when nothing was left that was due."""
         self._is_working = False
 
     # --- what is asked ---
@@ -119,25 +129,28 @@ class Purging:
     ) -> list[Standing]:
         """How a purge stands once it has ended everywhere, or the time is over.
 
-        Not `to_the_end`: once nothing is left that was never answered, and has not to wait for a quota. What is on its
-        way counts as tried, and has no code yet.
+        Not `to_the_end`: once nothing is left that was never tried and may be, by its quota, before the time is over.
         """
         ends = self._env.monotonic() + timeout_s
         while True:
+            began = self._env.monotonic()
             states = await self._env.blocking(self.journal.states, purge)
             tell(states)
+            now = self._env.monotonic()
+            left = ends - now
             open_ = [it for it in states if it.state in ("queued", "pending")]
             if not to_the_end:
-                open_ = [it for it in open_ if it.state == "queued" and not it.code]
-            left = ends - self._env.monotonic()
+                over = self._env.now() + left
+                open_ = [it for it in open_ if it.untried and self._rests.get((it.provider, it.edge), 0.0) <= over]
             if not open_ or left <= 0:
                 return states
             async with self._settled:
                 try:
-                    async with asyncio.timeout(min(left, 0.5)):
+                    async with asyncio.timeout(min(left, LOOK_EVERY_S)):
                         await self._settled.wait()
                 except TimeoutError:
                     continue
+            await asyncio.sleep(min(left, max(LOOK_AT_LEAST_S, LOOK_SHARE * (now - began))))
 
     # --- the work ---
 
@@ -149,24 +162,33 @@ class Purging:
         try:
             async with asyncio.TaskGroup() as tasks:
                 for provider in self.providers.values():
-                    tasks.create_task(self._serve(provider))
+                    for edge in provider.edges:
+                        tasks.create_task(self._serve(provider, edge))
+                    tasks.create_task(self._follow(provider))
         finally:
             self._is_working = False
 
-    async def _serve(self, provider: Provider) -> None:
-        wake = self._wake[provider.name]
+    async def _serve(self, provider: Provider, edge: str) -> None:
+        """Send what is due at one edge, for ever."""
+        wake = self._wake[provider.name, edge]
         while True:
             wake.clear()
-            dues = await asyncio.gather(*(self._drain(provider, edge) for edge in provider.edges))
-            asked = await self._ask_after(provider)
-            now = self._env.now()
-            times = [due for due in (*dues, asked) if due is not None]
-            rest = min(times, default=now + LOOK_AT_MOST_S) - now
-            try:
-                async with asyncio.timeout(min(max(rest, LOOK_AT_LEAST_S), LOOK_AT_MOST_S)):
-                    await wake.wait()
-            except TimeoutError:
-                continue
+            due = await self._drain(provider, edge)
+            self._rests[provider.name, edge] = 0.0 if due is None else due
+            await self._rest(wake, due)
+
+    async def _follow(self, provider: Provider) -> None:
+        """Ask after what is pending at one provider, for ever."""
+        wake = self._wake[provider.name, None]
+        while True:
+            wake.clear()
+            await self._rest(wake, await self._ask_after(provider))
+
+    async def _rest(self, wake: asyncio.Event, due: float | None) -> None:
+        rest = LOOK_AT_MOST_S if due is None else due - self._env.now()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(max(rest, LOOK_AT_LEAST_S), LOOK_AT_MOST_S)):
+                await wake.wait()
 
     async def _drain(self, provider: Provider, edge: str) -> float | None:
         """Send all that is due at one edge; when more will be, None for nothing."""
@@ -215,6 +237,8 @@ class Purging:
         if verdict.state == "failed":
             log.warning("purge on %s %s failed: %s", provider.name, call.edge, verdict.reason)
         await self._env.blocking(self._record, call.reference, verdict, now, pause)
+        if verdict.state == "pending":
+            self._wake[provider.name, None].set()
         async with self._settled:
             self._settled.notify_all()
 
@@ -224,16 +248,12 @@ class Purging:
     async def _ask_after(self, provider: Provider) -> float | None:
         """Ask for the ends of pending purges; when to ask again."""
         now = self._env.now()
-        for reference, edge, vendor_id, tries in await self._env.blocking(self.journal.pending, provider.name, now):
+        for reference, edge, vendor_id in await self._env.blocking(self.journal.pending, provider.name, now):
             try:
                 async with asyncio.timeout(CALL_S_MAX):
                     verdict = await provider.ask(edge, vendor_id)
             except TimeoutError:
                 verdict = Verdict("pending", id=vendor_id, reason="its end could not be asked for")
-            if verdict.state == "queued" and retry.is_final(tries, verdict):
-                verdict = replace(verdict, state="failed")
-            if verdict.state == "queued":
-                self._wake[provider.name].set()
             pause = ASK_EVERY_S if verdict.retry_after_s is None else verdict.retry_after_s
             await self._env.blocking(self._record, reference, verdict, self._env.now(), pause)
             async with self._settled:
