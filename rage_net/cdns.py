@@ -39,6 +39,8 @@ AFTER_FAILURE_S = 5.0
 COMMAND_S = 10.0
 """How long a command alone stays until what it changed is purged and proved; the next one goes on."""
 LOOK_S = 0.05
+FINISH_S = 1.0
+"""How long an end waits for answers to calls under way."""
 
 
 @dataclass(slots=True)
@@ -99,6 +101,7 @@ async def open_cdns(engine: Engine) -> AsyncIterator[Cdns]:
         jobs = (purging.work, functools.partial(exposing.work, engine, cdns))
         for job in jobs if named else ():
             await stack.enter_async_context(_running(_again("cdn", job, engine.metrics)))
+        stack.push_async_callback(purging.finish, FINISH_S)
         yield cdns
 
 

@@ -227,11 +227,12 @@ class Journal:
             return True
 
     def take(self, provider: str, edge: str, abilities: Abilities, now: float) -> Taken:
-        """The next call that is due on an edge, its tokens spent and its rows bound to it; durable before it is made.
+        """The next call that is due on an edge, its tokens spent and its rows bound to it, written before it is made.
 
-        Calls of old come first: they are sent again as they were.
+        It outlives the process; the machine, too, where a vendor knows a call by its reference. For other calls a sync
+        would cost more than to make them twice. Calls of old come first: they are sent again as they were.
         """
-        with self._db.write() as db:
+        with self._db.write(durable=abilities.answer == "pending") as db:
             again = db.execute(
                 "SELECT reference, soft, tries, due_at FROM call WHERE provider = ? AND edge = ? AND state = 'queued'"
                 " ORDER BY due_at LIMIT 1",
@@ -284,8 +285,11 @@ class Journal:
             return Taken(_call(ref, edge, bool(first[0]), words), words, 1)
 
     def settle(self, ref: str, verdict: Verdict, now: float, *, retry_in_s: float = 0.0) -> None:
-        """What became of a call. One that was too large is undone: its words go in two halves."""
-        with self._db.write() as db:
+        """What became of a call. One that was too large is undone: its words go in two halves.
+
+        When the machine dies before the next sync, this is forgotten, and the call is made again.
+        """
+        with self._db.write(durable=False) as db:
             words = self._words_of(db, ref) if verdict.is_too_large else ()
             if len(words) > 1:
                 self._halve(db, ref, words, now)

@@ -82,6 +82,8 @@ class Purging:
         self._rests: dict[tuple[str, str], float] = {}
         """When each edge is told of more, as it stood when nothing was left that was due."""
         self._is_working = False
+        self._is_ending = False
+        self._under_way = 0
 
     # --- what is asked ---
 
@@ -168,6 +170,13 @@ class Purging:
         finally:
             self._is_working = False
 
+    async def finish(self, within_s: float) -> None:
+        """Begin no more calls, and hear the answers to those under way: one whose answer is not heard is made again."""
+        self._is_ending = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s), self._settled:
+                await self._settled.wait_for(lambda: not self._under_way)
+
     async def _serve(self, provider: Provider, edge: str) -> None:
         """Send what is due at one edge, for ever."""
         wake = self._wake[provider.name, edge]
@@ -197,17 +206,23 @@ class Purging:
         return min((due for sender in senders if (due := sender.result()) is not None), default=None)
 
     async def _send_all(self, provider: Provider, edge: str) -> float | None:
-        while True:
+        while not self._is_ending:
             now = self._env.now()
             until = self._pauses.get((provider.name, edge), 0.0)
             if until > now:
                 return until
-            taken = await self._env.blocking(self.journal.take, provider.name, edge, provider.abilities, now)
-            if taken.call is None:
-                if taken.due_at is not None and taken.due_at <= now:
-                    continue  # what the provider cannot do any more was put aside
-                return taken.due_at
-            await self._send(provider, taken.call, taken.tries)
+            self._under_way += 1
+            try:
+                taken = await self._env.blocking(self.journal.take, provider.name, edge, provider.abilities, now)
+                if taken.call is not None:
+                    await self._send(provider, taken.call, taken.tries)
+            finally:
+                self._under_way -= 1
+            async with self._settled:
+                self._settled.notify_all()
+            if taken.call is None and (taken.due_at is None or taken.due_at > now):
+                return taken.due_at  # else what the provider cannot do any more was put aside
+        return None
 
     async def _send(self, provider: Provider, call: Call, tries: int) -> None:
         try:
@@ -239,8 +254,6 @@ class Purging:
         await self._env.blocking(self._record, call.reference, verdict, now, pause)
         if verdict.state == "pending":
             self._wake[provider.name, None].set()
-        async with self._settled:
-            self._settled.notify_all()
 
     def _record(self, reference: str, verdict: Verdict, now: float, pause_s: float) -> None:
         self.journal.settle(reference, verdict, now, retry_in_s=pause_s)

@@ -156,9 +156,9 @@ class Six:
 def fewest(count: int, plan: str, cid: Cid) -> dict[str, int]:
     """The calls without which so many CIDs cannot be purged, each by itself, and nothing else with them.
 
-    By tag where the CDN has tags, but for Cloudflare: an Enterprise zone takes 500 URLs in a call and 100 tags, another
-    takes 30 URLs, and so few calls by tag that they would last for hours. nginx and Azure have paths alone, of which a CID has `/chunks/CID` and `/ipfs/CID`;
-    in nginx's keys the latter's two formats, raw and car, are apart.
+    By tag where the CDN has tags, but for Cloudflare: an Enterprise zone takes 500 URLs in a call and 100 tags; another
+    takes 30 URLs, and so few calls by tag that they would last for hours. nginx and Azure have paths alone, of which a
+    CID has `/chunks/CID` and `/ipfs/CID`; in nginx's keys the latter's two formats, raw and car, are apart.
     """
     tag = len(f"cid:{cid}") + 1
     return {
