@@ -1,10 +1,10 @@
 """10,000 CIDs purged over six CDNs at once by `rage cdn purge -`: python -m bench.cdn_purge [--cids N].
 
 The six are contract fakes of Cloudflare (Enterprise), Fastly and Azure, a stub of CloudFront, and stand-ins for a
-Varnish and an nginx, in this process; each keeps its vendor's quota and counts. rage is a process of its own. Its quotas
-are the real ones, but for CloudFront: there 3,000 paths may be in progress, so that 10,000 tags take half an hour; the
-stub ends each purge at once, and rage is told that a purge takes CLOUDFRONT_S instead of its real time. The fewest calls
-are computed from the vendors' bounds, not by rage's planner; questions for the end of a purge do not count.
+Varnish and an nginx, in this process; each keeps its vendor's quota and counts. rage is a process of its own. Its
+quotas are the real ones, but for CloudFront: there 3,000 paths may be in progress, so that 10,000 tags take half an
+hour; the stub ends each purge at once, and rage is told that a purge takes CLOUDFRONT_S instead of its real time. The
+fewest calls are computed from the vendors' bounds, not by rage's planner; questions for a purge's end do not count.
 Exit 1 when a target of issue 6 is missed: each quota kept, no word twice, 200 MiB, calls within 5 % of the fewest.
 """
 

@@ -57,6 +57,10 @@ class Cdns:
     purging: Purging
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a purge is owed."""
+    wake_sealed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a document may have to be sealed anew."""
+    steps: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(exposing.STEPS_AT_ONCE))
+    """Held by each step of a purge that is owed."""
 
     @property
     def journal(self) -> Journal:

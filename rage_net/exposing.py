@@ -12,6 +12,7 @@ Source: issue 6, B; design D4, D7. Not here: what is public (gate), sending (ser
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Collection, Iterable, Sequence
 from hashlib import sha256
@@ -21,19 +22,19 @@ from blake3 import blake3
 
 from rage_net import sealed_cdns
 from rage_net.acl import access_of_row
-from rage_net.cdn.journal import Exposed, Owed, Standing
+from rage_net.cdn.journal import Exposed, Journal, Owed, Standing
 from rage_net.cdn_verbs import targets
 from rage_net.cdn_verbs.purge import prove
 from rage_net.cid import Cid
 from rage_net.config import cdn as sections
-from rage_net.errors import ConfigError, NotFoundError
+from rage_net.errors import ConfigError, NotFoundError, RageError
 from rage_net.gate import is_public_access
 from rage_net.services.purging import Wish
 
 if TYPE_CHECKING:
     from rage_net.cdns import Cdns
     from rage_net.engine import Engine
-    from rage_net.sync.facts import PurgedProvider
+    from rage_net.sync.facts import Fact, PurgedProvider
 
 log = logging.getLogger("rage.cdn")
 
@@ -44,9 +45,15 @@ LOOK_AGAIN_S = 1.0
 """Between two looks at a purge that is under way."""
 IDLE_S = 60.0
 """Between two looks at everything: facts that have come to count no more say nothing of themselves."""
+REST_S_MIN = 0.05
+AFTER_FAILURE_S = 5.0
+STEPS_AT_ONCE = 64
+"""A step takes a moment, but for the last: it asks the edges for proof."""
 PROVE_S = 10.0
 EVENTS_MAX = 64
 
+BUCKETS, ONCE_MORE = "-buckets", "-again"
+"""After the id of what is owed: the ids of the purges that it asks for besides its own."""
 ASKED, AGAIN = 1, 2
 """Steps of an owed purge: buckets and edges have been asked; edges have been asked again after the buckets."""
 
@@ -54,7 +61,8 @@ ASKED, AGAIN = 1, 2
 async def look(engine: Engine, cdns: Cdns, doc_ids: Collection[str] | None, *, is_ours: bool) -> int:
     """Compare what CDNs may hold with what is public now, of these documents or of all; purges that are owed."""
     owed = await engine.env.blocking(_compare, engine, cdns, doc_ids, is_ours)
-    cdns.wake.set()  # what is sealed may be due, too
+    cdns.wake.set()
+    cdns.wake_sealed.set()  # what is sealed may be due, too
     return owed
 
 
@@ -76,10 +84,11 @@ def _compare(engine: Engine, cdns: Cdns, doc_ids: Collection[str] | None, is_our
             gone.append(doc_id)
         if was is not None:
             cause = "moved" if is_ is not None else "removed" if _is_dead(engine, was) else "narrowed"
-            events = _events(engine, was)
-            digest = sha256("\n".join([doc_id, was.root, is_.root if is_ else "", *events]).encode()).hexdigest()[:24]
-            wait_s = 0.0 if is_ours else OTHERS_WAIT_S * (1 + _rank(engine, doc_id))
-            owed.append(Owed(f"o{digest}", was, cause, events, now + wait_s))
+            facts = _decisive(engine, was)
+            events = tuple(fact.id.hex() for fact in facts)
+            is_author = is_ours or engine.metadata is None or (bool(facts) and facts[-1].author == engine.metadata.own)
+            wait_s = 0.0 if is_author else OTHERS_WAIT_S * (1 + _rank(engine, doc_id))
+            owed.append(Owed(_id(journal, was, is_, events, now), was, cause, events, now + wait_s))
     if shown or owed or gone:
         journal.expose(shown, owed, gone)
     return len(owed)
@@ -126,16 +135,26 @@ def _is_dead(engine: Engine, was: Exposed) -> bool:
     return row is None or row.is_dead
 
 
-def _events(engine: Engine, was: Exposed) -> tuple[str, ...]:
-    """The facts that decide now: what asked for the purge is among them."""
+def _id(journal: Journal, was: Exposed, is_: Exposed | None, events: Sequence[str], now: float) -> str:
+    """The same for the same change, so that nobody notes it twice; another when all of it happens once more."""
+    words = [was.doc_id, was.root, is_.root if is_ else "", *events]
+    for salt in ("", f" {now}"):
+        id = "o" + sha256(("\n".join(words) + salt).encode()).hexdigest()[:24]
+        if all(journal.find(id + part) is None for part in ("", BUCKETS)):
+            break
+    return id
+
+
+def _decisive(engine: Engine, was: Exposed) -> list[Fact]:
+    """The facts that decide now, the last one last: what asked for the purge is among them."""
     if engine.metadata is None:
-        return ()
+        return []
     from rage_net.sync import facts as kinds
 
     decisive = (kinds.Access, kinds.Tombstone, kinds.Document)
     rights = engine.metadata.access.rights(was.organization, f"doc:{was.doc_id}")
     found = sorted((fact for fact in rights.in_force if isinstance(fact.body, decisive)), key=lambda it: it.order)
-    return tuple(fact.id.hex() for fact in found[-EVENTS_MAX:])
+    return found[-EVENTS_MAX:]
 
 
 def _rank(engine: Engine, doc_id: str) -> int:
@@ -155,47 +174,76 @@ def _rank(engine: Engine, doc_id: str) -> int:
 
 async def work(engine: Engine, cdns: Cdns) -> None:
     """Do what is owed, for as long as this task lives; a node looks at everything at once, and once in a while."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(_settle_again(engine, cdns, tasks))
+        tasks.create_task(_seal_again(engine, cdns))
+
+
+async def _settle_again(engine: Engine, cdns: Cdns, tasks: asyncio.TaskGroup) -> None:
     ends = engine.env.monotonic()
+    busy: set[str] = set()
     while True:
         cdns.wake.clear()
-        due = await settle(engine, cdns)
-        await sealed_cdns.settle(engine, cdns)
         if engine.serves and engine.env.monotonic() >= ends:
             await look(engine, cdns, None, is_ours=False)
             ends = engine.env.monotonic() + IDLE_S
-        rest = min(IDLE_S, IDLE_S if due is None else due - engine.env.now())
-        try:
-            async with asyncio.timeout(max(0.05, rest)):
+        now = engine.env.now()
+        rest = ends - engine.env.monotonic() if engine.serves else IDLE_S
+        for owed in await engine.env.blocking(cdns.journal.owed):
+            if owed.id in busy:
+                continue
+            if is_due(owed, now):  # a proof takes a while: what is owed meanwhile does not wait for it
+                busy.add(owed.id)
+                tasks.create_task(_step_alone(engine, cdns, owed, busy))
+            else:
+                rest = min(rest, owed.due_at - now)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(REST_S_MIN, rest)):
                 await cdns.wake.wait()
-        except TimeoutError:
-            continue
 
 
-async def settle(engine: Engine, cdns: Cdns) -> float | None:
-    """Bring each owed purge that is due a step further. Returns when the next is due; None when nothing is owed."""
-    for owed in await engine.env.blocking(cdns.journal.owed):
-        if owed.due_at <= engine.env.now():
+async def _step_alone(engine: Engine, cdns: Cdns, owed: Owed, busy: set[str]) -> None:
+    try:
+        async with cdns.steps:
             await _step(engine, cdns, owed)
-    left = await engine.env.blocking(cdns.journal.owed)
-    return left[0].due_at if left else None
+    except RageError as error:
+        log.warning("document %s was %s: %s", owed.document.doc_id, owed.cause, error.message)
+        await engine.env.blocking(cdns.journal.advance, owed.id, owed.step, engine.env.now() + AFTER_FAILURE_S)
+    finally:
+        busy.discard(owed.id)
+        cdns.wake.set()
+
+
+async def _seal_again(engine: Engine, cdns: Cdns) -> None:
+    while True:
+        cdns.wake_sealed.clear()
+        await sealed_cdns.settle(engine, cdns)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(IDLE_S):
+                await cdns.wake_sealed.wait()
+
+
+def is_due(owed: Owed, now: float) -> bool:
+    """Whether its time has come. One that would wait longer than any does: the clock was set back since."""
+    return owed.due_at <= now or owed.due_at > now + OTHERS_WAIT_S * (RANKS_MAX + 2)
 
 
 async def _step(engine: Engine, cdns: Cdns, owed: Owed) -> None:
     journal, now = cdns.journal, engine.env.now()
     if owed.step == 0:
         names = await engine.env.blocking(_still_wanted, engine, cdns, owed)
-        await _ask(engine, cdns, owed, f"{owed.id}-buckets", [name for name in names if name in cdns.buckets])
+        await _ask(engine, cdns, owed, owed.id + BUCKETS, [name for name in names if name in cdns.buckets])
         await _ask(engine, cdns, owed, owed.id, [name for name in names if name not in cdns.buckets])
         await engine.env.blocking(journal.advance, owed.id, ASKED, now + LOOK_AGAIN_S)
         return
-    emptied = await engine.env.blocking(journal.states, f"{owed.id}-buckets")
-    states = await engine.env.blocking(journal.states, owed.id if owed.step == ASKED else f"{owed.id}-again")
+    emptied = await engine.env.blocking(journal.states, owed.id + BUCKETS)
+    states = await engine.env.blocking(journal.states, owed.id if owed.step == ASKED else owed.id + ONCE_MORE)
     if any(it.state in ("queued", "pending") for it in (*emptied, *states)):
         await engine.env.blocking(journal.advance, owed.id, owed.step, now + LOOK_AGAIN_S)
         return
     edges = list(dict.fromkeys(it.provider for it in states))
     if owed.step == ASKED and emptied and edges:  # an edge that was filled from a bucket meanwhile has it again
-        await _ask(engine, cdns, owed, f"{owed.id}-again", edges)
+        await _ask(engine, cdns, owed, owed.id + ONCE_MORE, edges)
         await engine.env.blocking(journal.advance, owed.id, AGAIN, now + LOOK_AGAIN_S / 10)
         return
     stays = await _prove(engine, cdns, owed, states)
@@ -246,13 +294,18 @@ async def _ask(engine: Engine, cdns: Cdns, owed: Owed, id: str, names: Sequence[
     root = Cid.parse(owed.document.root)
     find = targets.of_bucket if names[0] in cdns.buckets else targets.of_document
     target = await engine.env.blocking(find, engine, owed.document.doc_id, [root])
+    if target is None:
+        return
     objects = targets.paths_of(root)[:1]
     label = f"document {owed.document.doc_id} was {owed.cause}"
     wish = Wish(id, (target,), label, owed.cause, owed.document.doc_id, objects, False, tuple(names))
     try:
-        await cdns.purging.ask(wish)
+        asked = await cdns.purging.ask(wish)
     except (ConfigError, NotFoundError) as error:  # the configuration has changed under us
         log.warning("%s: %s", label, error)
+        return
+    for name, what in asked.impossible:
+        log.warning("%s, and %s has no way to purge %s: rage cdn purge --all --provider %s", label, name, what, name)
 
 
 async def _tell(engine: Engine, cdns: Cdns, owed: Owed, names: Sequence[str]) -> None:

@@ -11,14 +11,13 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from rage_net import sharing
-from rage_net.acl import ANYONE
 from rage_net.cdn import policy
 from rage_net.cdn.plan import Target
 from rage_net.cdn.provider import Item, ItemError, check_prefix
 from rage_net.chunk import manifest
-from rage_net.chunk.shelf import Seen
 from rage_net.cid import Cid, CidError
 from rage_net.errors import NotFoundError, RageError, UsageError
+from rage_net.gate import is_public_access
 
 if TYPE_CHECKING:
     from rage_net.engine import Engine
@@ -71,11 +70,19 @@ def of_document(engine: Engine, doc_id: str, roots: Sequence[Cid]) -> Target:
     return Target(f"document {doc_id}", (_tags(policy.tag_for_document(doc_id), policy.MANY_DOCUMENTS), *last))
 
 
-def of_bucket(engine: Engine, doc_id: str, roots: Sequence[Cid]) -> Target:
-    """Of a document's blocks those that no other public document has: a bucket loses nothing else. Blocking."""
-    blocks = dict.fromkeys(cid for root in roots for cid in blocks_of(engine, root) or ())
-    gone = [cid for cid in blocks if not isinstance(engine.gate.look(cid, ANYONE).found, Seen)]
-    return Target(f"document {doc_id}", ((items_of(gone),) if gone else ()))
+def of_bucket(engine: Engine, doc_id: str, roots: Sequence[Cid]) -> Target | None:
+    """Of a document's blocks those that no other public document has: a bucket loses nothing else. Blocking.
+
+    Returns: None where there is none; a target without a choice where its blocks are not known here.
+    """
+    listed = [blocks_of(engine, root) for root in roots]
+    if not all(blocks is not None for blocks in listed):
+        return Target(f"document {doc_id}", ())
+    blocks = dict.fromkeys(cid for those in listed for cid in those or ())
+    counting = (engine.gate.counting(cid) or () for cid in blocks)  # not `look`: this node may serve nobody unknown
+    kept = [any(is_public_access(access) for _, access in rows) for rows in counting]
+    gone = [cid for cid, is_kept in zip(blocks, kept, strict=True) if not is_kept]
+    return Target(f"document {doc_id}", (items_of(gone),)) if gone else None
 
 
 async def of_verb(engine: Engine, verb: PurgeCdn) -> tuple[list[Target], tuple[str, ...], str]:

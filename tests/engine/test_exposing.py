@@ -1,0 +1,381 @@
+"""What purges by itself, in simulated organisations: whatever is public no more is purged, in time, and once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rage_lab.sim.node import Node
+from rage_lab.sim.organizations import Organization
+from rage_lab.sim.virtual_loop import NODE
+from rage_lab.sim.world import World, play
+from rage_net import cdns, exposing
+from rage_net.cdn.journal import Exposed, Journal, Owed
+from rage_net.cdn.provider import Abilities, Call, Verdict
+from rage_net.cid import Cid
+from rage_net.config import cdn as sections
+from rage_net.verbs.acl import RevokeAcl, SetAcl
+from rage_net.verbs.cert import RevokeCertificate
+from rage_net.verbs.chunk import RemoveChunk
+from tests.cdn.scripted import Scripted
+
+SETTLE_S = 20.0
+SOON_S = 1.0
+"""The author's purge is sent so soon after the change is effective there."""
+LATER_S = 400.0
+"""After this every rank has had its turn."""
+
+
+@dataclass
+class Timed(Scripted):
+    """Remembers when it was told."""
+
+    times: list[float] = field(default_factory=list)
+
+    async def purge(self, call: Call) -> Verdict:
+        self.times.append(asyncio.get_running_loop().time())
+        return await super().purge(call)
+
+    @property
+    def told(self) -> set[str]:
+        return {word for call in self.calls for word in call.words}
+
+
+class Store:
+    """A bucket in memory: its keys, and when they went."""
+
+    def __init__(self) -> None:
+        self.deleted: list[str] = []
+        self.is_away = False
+
+    def __str__(self) -> str:
+        return "bucket"
+
+    async def delete(self, keys: Sequence[str]) -> dict[str, None]:
+        if self.is_away:
+            raise cdns_error()
+        self.deleted += keys
+        return dict.fromkeys(keys)
+
+    def close(self) -> None:
+        pass
+
+
+def cdns_error() -> Exception:
+    from rage_net.errors import UnavailableError
+
+    return UnavailableError("the bucket does not answer")
+
+
+class Clouds:
+    """The scripted CDNs and buckets of a world, by node and name."""
+
+    def __init__(self) -> None:
+        self.providers: dict[tuple[str, str], Timed] = {}
+        self.stores: dict[str, Store] = {}
+
+    def of(self, node: Node, name: str = "fastly") -> Timed:
+        return self.providers.setdefault((node.name, name), Timed(name))
+
+    def make(self, section: sections.Provider, web: object, env: object) -> Timed:
+        return self.providers.setdefault((NODE.get(), section.name), Timed(section.name))
+
+    def open_buckets(self, section: sections.Provider, **_: object) -> list[Store]:
+        if section.bucket is None:
+            return []
+        return [self.stores.setdefault(NODE.get(), Store())]
+
+
+@pytest.fixture
+def clouds(monkeypatch: pytest.MonkeyPatch) -> Clouds:
+    made = Clouds()
+    monkeypatch.setattr(cdns, "make", made.make)
+    monkeypatch.setattr(cdns, "open_buckets", made.open_buckets)
+    return made
+
+
+Play = Callable[[Callable[[World], Awaitable[Any]]], Any]
+
+
+@pytest.fixture
+def run(rng: random.Random, tmp_path: Path) -> Play:
+    """Play a scenario once; a failure names its seed."""
+    seed = rng.getrandbits(32)
+    return lambda scenario: play(scenario, seed, tmp_path).result
+
+
+def row(name: str = "fastly", service: str = "one", *, updates: bool = True, bucket: bool = False) -> str:
+    keys = f"service_id: {service}, api_key: k, purge_on_update: {'true' if updates else 'false'}"
+    store = ", bucket: {uri: 's3://b/p'}" if bucket else ""
+    return f"  - {{name: {name}, type: commercial, software: fastly, config: {{{keys}}}{store}}}\n"
+
+
+async def start(world: World, acme: Organization, name: str, *rows: str, near: Sequence[Node] = ()) -> Node:
+    text = "cdn:\n  version: 1\n  providers:\n" + "".join(rows) if rows else "cdn: {}\n"
+    files = {"cdn.yaml": text}
+    node = await world.node(name, organization=acme, capabilities=("storage", "admin"), files=files, bootstrap=near)
+    if rows:
+        await open_cdns(node)
+    return node
+
+
+async def open_cdns(node: Node) -> None:
+    """As `rage node start` does."""
+    await node.do(node.engine.cdns())
+
+
+async def pair(world: World, first: Sequence[str] = (row(),), second: Sequence[str] = (row(),)) -> tuple[Node, Node]:
+    acme = Organization("acme", world.seed)
+    author = await start(world, acme, "author", *first)
+    other = await start(world, acme, "other", *second, near=[author])
+    await asyncio.sleep(SETTLE_S)
+    return author, other
+
+
+async def put(world: World, node: Node, name: str = "plan.md", size: int = 1000) -> tuple[str, str]:
+    root = await node.put(world.random.randbytes(size), name, "public")
+    (document,) = node.engine.documents.resolve(name)
+    await asyncio.sleep(5)
+    return document.doc_id, root
+
+
+async def narrow(node: Node) -> None:
+    await node.run(SetAcl("plan.md", visibility="org"))
+
+
+async def deny(node: Node) -> None:
+    await node.run(RevokeAcl("plan.md", "anyone", "read"))
+
+
+async def remove(node: Node) -> None:
+    await node.run(RemoveChunk("plan.md", everywhere=True))
+
+
+@pytest.mark.parametrize("change", [narrow, deny, remove])
+def test_what_is_public_no_more_is_purged_by_its_author_within_a_second_and_by_nobody_else(
+    run: Play, clouds: Clouds, change: Callable[[Node], Awaitable[None]]
+) -> None:
+    async def scenario(world: World) -> None:
+        author, other = await pair(world)
+        doc_id, _ = await put(world, author)
+        began = world.now
+        await change(author)
+        await asyncio.sleep(SOON_S)
+        told = clouds.of(author)
+        assert f"doc:{doc_id}" in told.told and told.times[0] - began <= SOON_S
+        assert not any(call.soft for call in told.calls), "hard, whatever cdn.yaml says"
+        await asyncio.sleep(LATER_S)
+        assert not clouds.of(other).calls, "a signed fact says that it was purged"
+        assert len(told.calls) == 1
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("first", [(), (row(service="two"),)])
+def test_another_node_purges_after_half_a_minute_where_the_author_could_not_purge_its_cdn(
+    run: Play, clouds: Clouds, first: Sequence[str]
+) -> None:
+    async def scenario(world: World) -> None:
+        author, other = await pair(world, first)
+        doc_id, _ = await put(world, author)
+        began = world.now
+        await narrow(author)
+        await asyncio.sleep(exposing.OTHERS_WAIT_S - 1)
+        assert not clouds.of(other).calls
+        await asyncio.sleep(LATER_S)
+        assert clouds.of(other).told >= {f"doc:{doc_id}"}
+        assert clouds.of(other).times[0] - began >= exposing.OTHERS_WAIT_S
+        assert bool(clouds.of(author).calls) == bool(first)
+
+    run(scenario)
+
+
+def test_another_node_purges_where_the_authors_purge_failed(run: Play, clouds: Clouds) -> None:
+    async def scenario(world: World) -> None:
+        author, other = await pair(world)
+        clouds.of(author).answer = lambda call: Verdict("failed", reason="no rights", code="cdn-forbidden")
+        doc_id, _ = await put(world, author)
+        await narrow(author)
+        await asyncio.sleep(LATER_S)
+        assert clouds.of(other).told >= {f"doc:{doc_id}"}
+
+    run(scenario)
+
+
+def test_a_revocation_after_which_the_owners_word_counts_no_more_purges_what_it_made_public(
+    run: Play, clouds: Clouds
+) -> None:
+    """What the revoking node knew of the revoked one goes on to count: what it did not know, no more."""
+
+    async def scenario(world: World) -> None:
+        acme = Organization("acme", world.seed)
+        admin = await start(world, acme, "admin")
+        owner = await start(world, acme, "owner", near=[admin])
+        reader = await start(world, acme, "reader", row(), near=[admin])
+        await asyncio.sleep(SETTLE_S)
+        world.partition([admin])
+        doc_id, _ = await put(world, owner)
+        journal = (await reader.engine.cdns()).journal
+        await world.until(lambda: bool(journal.exposed([doc_id])), within_s=120, what="the reader may have it at CDNs")
+        await admin.run(RevokeCertificate(peer_id=owner.peer_id))
+        world.heal()
+        await world.until(lambda: bool(clouds.of(reader).calls), within_s=LATER_S, what="it is purged")
+        assert clouds.of(reader).told >= {f"doc:{doc_id}"} and not journal.exposed([doc_id])
+
+    run(scenario)
+
+
+def test_a_name_that_moves_purges_only_where_cdn_yaml_says_so(run: Play, clouds: Clouds) -> None:
+    async def scenario(world: World) -> None:
+        rows = (row("eager", "one"), row("lazy", "two", updates=False))
+        author, _ = await pair(world, rows, ())
+        doc_id, root = await put(world, author)
+        again, moved = await put(world, author)
+        assert again == doc_id and moved != root
+        await asyncio.sleep(SOON_S)
+        assert clouds.of(author, "eager").told >= {f"doc:{doc_id}"} and not clouds.of(author, "lazy").calls
+        await narrow(author)
+        await asyncio.sleep(SOON_S)
+        assert clouds.of(author, "lazy").told >= {f"doc:{doc_id}"}
+
+    run(scenario)
+
+
+def test_a_restart_in_the_middle_goes_on(run: Play, clouds: Clouds) -> None:
+    async def scenario(world: World) -> None:
+        author, _ = await pair(world, second=())
+        told = clouds.of(author)
+        told.answer = lambda call: Verdict("queued", reason="away", code="cdn-unreachable", retry_after_s=5)
+        await put(world, author)
+        await narrow(author)
+        await asyncio.sleep(SOON_S)
+        first = list(told.calls)
+        assert first
+        await world.leave(author)
+        told.answer = lambda call: Verdict("accepted")
+        await world.join(author)
+        await open_cdns(author)
+        await asyncio.sleep(30)
+        assert told.calls[-1].reference == first[0].reference and told.calls[-1].words == first[0].words
+        journal = (await author.engine.cdns()).journal
+        assert journal.owed() == [] and {it.state for it in journal.states(journal.newest(1)[0].id)} == {"accepted"}
+
+    run(scenario)
+
+
+def test_what_changed_while_its_author_was_down_is_purged_when_it_is_back(run: Play, clouds: Clouds) -> None:
+    async def scenario(world: World) -> None:
+        author, other = await pair(world, second=())
+        doc_id, _ = await put(world, author)
+        await world.leave(author)
+        await other.run(SetAcl(doc_id, visibility="org"))
+        await world.join(author)
+        await open_cdns(author)
+        await asyncio.sleep(LATER_S)
+        assert clouds.of(author).told >= {f"doc:{doc_id}"}
+
+    run(scenario)
+
+
+def test_a_bucket_is_emptied_and_its_edges_purged_again_and_what_others_have_stays(run: Play, clouds: Clouds) -> None:
+    async def scenario(world: World) -> None:
+        author, _ = await pair(world, (row(bucket=True),), ())
+        shared = world.random.randbytes(100_000)
+        kept_root = await author.put(shared, "kept.bin", "public")
+        root = await author.put(shared + world.random.randbytes(100_000), "plan.md", "public")
+        await asyncio.sleep(5)
+        kept = set(blocks(author, kept_root))
+        mine = set(blocks(author, root))
+        assert kept & mine, "they share chunks"
+        store = clouds.stores["author"]
+        store.is_away = True
+        await narrow(author)
+        await asyncio.sleep(SOON_S)
+        told = clouds.of(author)
+        assert len(told.calls) == 1 and not store.deleted, "edges do not wait for a bucket that is away"
+        store.is_away = False
+        await asyncio.sleep(120)
+        gone = {key.rpartition("/")[2] for key in store.deleted}
+        assert gone == {str(cid) for cid in mine - kept}
+        assert len(told.calls) == 2 and told.calls[0].words == told.calls[1].words
+        assert told.calls[0].reference != told.calls[1].reference
+
+    run(scenario)
+
+
+def blocks(node: Node, root: str) -> tuple[Cid, ...]:
+    from rage_net.cdn_verbs.targets import blocks_of
+
+    found = blocks_of(node.engine, Cid.parse(root))
+    assert found is not None
+    return found
+
+
+def test_a_proof_that_takes_long_holds_up_no_other_purge(
+    run: Play, clouds: Clouds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def slow(*_: object) -> set[str]:
+        await asyncio.sleep(exposing.PROVE_S)
+        return set()
+
+    monkeypatch.setattr(exposing, "_prove", slow)
+
+    async def scenario(world: World) -> None:
+        author, _ = await pair(world, second=())
+        told = clouds.of(author)
+        for at in range(4):
+            root = await author.put(world.random.randbytes(1000), f"{at}.md", "public")
+            assert root
+        await asyncio.sleep(5)
+        for at in range(4):
+            await author.run(SetAcl(f"{at}.md", visibility="org"))
+            began = world.now
+            await asyncio.sleep(SOON_S * 2)
+            assert len(told.times) == at + 1 and told.times[at] - began <= SOON_S
+
+    run(scenario)
+
+
+def test_what_becomes_public_again_is_purged_again(run: Play, clouds: Clouds) -> None:
+    async def scenario(world: World) -> None:
+        author, _ = await pair(world, second=())
+        await put(world, author)
+        for at in range(3):
+            await narrow(author)
+            await asyncio.sleep(SOON_S)
+            assert len(clouds.of(author).calls) == at + 1
+            await author.run(SetAcl("plan.md", visibility="public"))
+            await asyncio.sleep(5)
+
+    run(scenario)
+
+
+def test_a_cdn_that_can_purge_nothing_of_it_is_said_and_owed_no_more(
+    run: Play, clouds: Clouds, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(world: World) -> None:
+        author, _ = await pair(world, second=())
+        clouds.of(author).abilities = Abilities({"host": 1})
+        await put(world, author)
+        await narrow(author)
+        await asyncio.sleep(10)
+        assert (await author.engine.cdns()).journal.owed() == []
+        assert "has no way to purge" in caplog.text
+
+    run(scenario)
+
+
+def test_a_clock_that_was_set_back_delays_no_purge() -> None:
+    owed = Owed("o", Exposed("d", "acme", "r"), "narrowed", (), 1_000_000.0)
+    assert exposing.is_due(owed, 1_000_000.0) and not exposing.is_due(owed, 1_000_000.0 - exposing.OTHERS_WAIT_S)
+    assert exposing.is_due(owed, 1_000_000.0 - 3600)
+    journal = Journal(None)
+    journal.expose([], [owed], [])
+    assert journal.owed() == [owed]
+    journal.close()
