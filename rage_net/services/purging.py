@@ -79,8 +79,6 @@ class Purging:
         self._settled = asyncio.Condition()
         self._pauses: dict[tuple[str, str], float] = {}
         """Edges that could not be reached, and until when they are left alone."""
-        self._rests: dict[tuple[str, str], float] = {}
-        """When each edge is told of more, as it stood when nothing was left that was due."""
         self._is_working = False
         self._is_ending = False
         self._under_way = 0
@@ -131,7 +129,7 @@ class Purging:
     ) -> list[Standing]:
         """How a purge stands once it has ended everywhere, or the time is over.
 
-        Not `to_the_end`: once nothing is left that was never tried and may be, by its quota, before the time is over.
+        Not `to_the_end`: once nothing is left that was never answered. What is on its way counts as tried, in `tries`.
         """
         ends = self._env.monotonic() + timeout_s
         while True:
@@ -142,8 +140,7 @@ class Purging:
             left = ends - now
             open_ = [it for it in states if it.state in ("queued", "pending")]
             if not to_the_end:
-                over = self._env.now() + left
-                open_ = [it for it in open_ if it.untried and self._rests.get((it.provider, it.edge), 0.0) <= over]
+                open_ = [it for it in open_ if it.untried]
             if not open_ or left <= 0:
                 return states
             async with self._settled:
@@ -183,7 +180,6 @@ class Purging:
         while True:
             wake.clear()
             due = await self._drain(provider, edge)
-            self._rests[provider.name, edge] = 0.0 if due is None else due
             await self._rest(wake, due)
 
     async def _follow(self, provider: Provider) -> None:
