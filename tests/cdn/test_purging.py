@@ -107,6 +107,27 @@ async def test_one_that_fails_stops_no_other_and_one_that_is_away_is_told_later(
     assert next(it for it in states if it.edge == "one").objects == 1
 
 
+async def test_who_waits_for_the_first_answers_does_not_take_a_call_under_way_for_one(env):
+    under_way, answer = asyncio.Event(), asyncio.Event()
+
+    class Slow(Scripted):
+        async def purge(self, call):
+            under_way.set()
+            await answer.wait()
+            return await super().purge(call)
+
+    purging = Purging(Journal(None), [Slow()], env)
+    await purging.ask(wish("1", "a"))
+    async with working(purging):
+        await under_way.wait()
+        waiting = asyncio.create_task(purging.wait("1", 10, to_the_end=False))
+        assert (await purging.wait("1", 0.01, to_the_end=False))[0].tries == 1
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        answer.set()
+        assert by_state(await waiting) == {("scripted", "", "accepted"): 1}
+
+
 async def test_a_process_that_dies_before_the_answer_sends_the_same_call_again(env, tmp_path):
     journal = Journal(tmp_path / "purges.db")
     provider = Scripted()
