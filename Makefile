@@ -19,7 +19,7 @@ $(VENV)/.dev: $(BIN)/rage
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-demo: $(BIN)/rage  ## Install rage and run its demonstration: two organisations and an outsider
+demo: $(BIN)/rage  ## Install rage and run its demonstration: two organisations, an outsider, a CDN
 	$(BIN)/rage demo
 
 deps: $(VENV)/.dev  ## Everything the tests need, system packages included where the user is root

@@ -1,11 +1,12 @@
-"""The demonstration behind `rage demo`: two organisations, an outsider, documents, a death, and three ways to say no.
+"""The demonstration behind `rage demo`: two organisations, an outsider, documents, deaths, and three ways to say no.
 
 acme has alpha and beta, and later delta; birch has gamma; crow is of an organisation that nobody trusts. All are real
-processes, told one discovery server and nobody's address. Each claim is tried where it could fail, and one that does
-not hold ends the demonstration with an error. Nothing stays: nodes and homes are gone when it ends, however it does.
-Not here: how nodes and certificates are made (`staging`), how the table looks (`commands/demo`).
+processes, told one discovery server and nobody's address. Where Varnish is installed, echo stands behind two edges of a
+CDN, and one of them dies. Each claim is tried where it could fail, and one that does not hold ends the demonstration
+with an error. Nothing stays: nodes, edges and homes are gone when it ends, however it does.
+Not here: how nodes and certificates are made (`staging`), and edges (`edges`), how the table looks (`commands/demo`).
 
-Source: issue 2, section G; issue 3 and 4, "Done when".
+Source: issue 2, section G; issue 3 and 4, "Done when"; issue 6, "It must reach".
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rage_cli import staging
+from rage_cli import edges, staging
+from rage_cli.edges import VarnishEdge
 from rage_cli.files import FileSink, FileSource
 from rage_cli.staging import MIB, VERB_S, DemoNode
 from rage_net.errors import DeadlineError, FindingsError, IntegrityError, RageError
 from rage_net.verbs import Progress, Verb
 from rage_net.verbs.acl import GrantAcl, RevokeAcl
+from rage_net.verbs.cdn import ListPurges, PurgeCdn, PurgeResult
 from rage_net.verbs.cert import RevokeCertificate
 from rage_net.verbs.chunk import (
     GetChunk,
@@ -43,9 +46,10 @@ R = TypeVar("R")
 REPORT_BYTES = 4 * MIB
 PLAN_BYTES = 256 * 1024
 ARCHIVE_BYTES = 64 * MIB
+NOTICE_BYTES = 128 * 1024
 
 PLAY_S_MAX = 50.0
-"""For all of it; it takes 12 s on two busy cores. With the nodes' end it is over within a minute, whatever happens."""
+"""For all of it; it takes 18 s on two busy cores. With the nodes' end it is over within a minute, whatever happens."""
 SOON_S = 10.0
 """For what one node has written to hold on the others; it takes a fraction of a second."""
 POLL_S = 0.05
@@ -81,16 +85,27 @@ def perform(tell: Callable[[str], None]) -> Iterator[Step]:
     Raises: FindingsError when a claim fails, IntegrityError when a byte is wrong, DeadlineError after PLAY_S_MAX; what
     a node answers that it should not.
     """
-    names = ("server", "alpha", "beta", "gamma", "crow", "delta")
-    with tempfile.TemporaryDirectory(prefix="rage-demo-") as place, staging.nodes(Path(place), names) as nodes:
-        yield from _Story(Path(place), nodes, tell).play()
+    names = ("server", "alpha", "beta", "gamma", "crow", "delta", "echo")
+    with (
+        tempfile.TemporaryDirectory(prefix="rage-demo-") as place,
+        staging.nodes(Path(place), names) as nodes,
+        edges.edges(Path(place), ("edge-1", "edge-2")) as both,
+    ):
+        yield from _Story(Path(place), nodes, both, tell).play()
 
 
 class _Story:
     """The nodes and documents of one performance, and what is done with them."""
 
-    def __init__(self, place: Path, nodes: tuple[DemoNode, ...], tell: Callable[[str], None]) -> None:
-        self.server, self.alpha, self.beta, self.gamma, self.crow, self.delta = nodes
+    def __init__(
+        self,
+        place: Path,
+        nodes: tuple[DemoNode, ...],
+        both: tuple[VarnishEdge, ...],
+        tell: Callable[[str], None],
+    ) -> None:
+        self.server, self.alpha, self.beta, self.gamma, self.crow, self.delta, self.echo = nodes
+        self.edges = both
         self.place = place
         self.tell = tell
         self.report, self.plan, self.archive = (place / name for name in ("report.txt", "plan.txt", "archive.bin"))
@@ -112,6 +127,7 @@ class _Story:
             self._welcome,
             self._repair,
             self._revoke,
+            self._purge,
         ):
             yield from act()
             self._left()
@@ -294,7 +310,84 @@ class _Story:
         self._refuse(self.delta, self.roots[self.archive], others)
         yield Step("revoke delta's certificate", None, seconds, "cut by beta and by gamma; it gets nothing more")
 
+    def _purge(self) -> Iterator[Step]:
+        """A CDN of two edges: filled, purged and counted; one is away, is told when it is back, and that is proved."""
+        lacking = edges.missing()
+        if lacking:
+            yield Step("purge a CDN", None, 0.0, f"not shown: no {lacking} here")
+            return
+        self.tell("starting echo of acme, and two Varnish edges before it")
+        begun = time.monotonic()
+        first, second = self.edges
+        token = edges.configure(self.edges, self.echo.home.config / "cdn.yaml")
+        self.acme.certify(self.echo, "storage", public_access=True)
+        staging.launch([self.echo], ["node", "start", "--http", "127.0.0.1:0"])
+        staging.wait_ready([self.echo])
+        edges.launch(self.edges, self.echo.http, token)
+        notice = self.place / "notice.txt"
+        staging.write_text(notice, NOTICE_BYTES)
+        verb = PutChunk(name=notice.name, visibility="public", size=NOTICE_BYTES)
+        with FileSource(str(notice)) as source:
+            put = self._run(self.echo, verb, source=source)
+        edges.wait_ready(self.edges)
+        words = "varnishd, as rage renders"
+        yield Step("start 2 edges before echo", None, time.monotonic() - begun, words)
+
+        path = f"/chunks/{put.root}"
+        self.tell("getting notice.txt from both edges, and purging it")
+        begun = time.monotonic()
+        self._caches("MISS", path)
+        self._caches("HIT", path)
+        words = "MISS, then HIT, on both"
+        yield Step("get notice.txt of a CDN", 4 * put.size, time.monotonic() - begun, words)
+        begun = time.monotonic()
+        done = self._run(self.echo, PurgeCdn(docs=(put.doc_id,)))
+        seconds = time.monotonic() - begun
+        self._stands(done, {first: ("done", 1), second: ("done", 1)})
+        self._caches("MISS", path)
+        yield Step("cdn purge --doc DOC", None, seconds, "1 object gone from each")
+
+        self.tell("killing an edge, and purging again")
+        second.kill()
+        begun = time.monotonic()
+        done = self._run(self.echo, PurgeCdn(docs=(put.doc_id,)))
+        self._stands(done, {first: ("done", 1), second: ("queued", None)})
+        yield Step("  kill edge-2, and purge", None, time.monotonic() - begun, "1 done, 1 queued")
+        begun = time.monotonic()
+        second.launch()
+        edges.wait_ready([second])
+        self._wait(lambda: self._is_told(done.purge_id), "the journal tells edge-2")
+        yield Step("  start edge-2", None, time.monotonic() - begun, "told by the journal")
+        begun = time.monotonic()
+        done = self._run(self.echo, PurgeCdn(docs=(put.doc_id,), wait_s=SOON_S))
+        places = {(proof.edge, proof.proof) for proof in done.proofs}
+        if places != {(edge.url, "gone") for edge in self.edges}:
+            raise FindingsError("the purge was not proved at both edges", why=str(places))
+        words = "gone, proved at both"
+        yield Step("cdn purge --wait", None, time.monotonic() - begun, words)
+
     # --- what they are made of ---
+
+    def _caches(self, word: str, path: str) -> None:
+        """See that both edges give notice.txt, and say so. Raises: FindingsError, IntegrityError."""
+        for edge in self.edges:
+            status, said, body = edge.get(path)
+            if (status, said) != (200, word):
+                raise FindingsError(f"{edge.name} answers {status} {said}, not 200 {word}")
+            if body != (self.place / "notice.txt").read_bytes():
+                raise IntegrityError(f"notice.txt came out different of {edge.name}")
+
+    def _stands(self, purge: PurgeResult, wanted: dict[VarnishEdge, tuple[str, int | None]]) -> None:
+        """See that a purge stands so at each edge: its state, and how many objects went. Raises FindingsError."""
+        found = {row.edge: (row.state, row.objects) for row in purge.rows}
+        if found != {edge.url: state for edge, state in wanted.items()}:
+            words = [f"{row.edge} {row.state} {row.objects} {row.reason}".rstrip() for row in purge.rows]
+            raise FindingsError("a purge does not stand as it must", why="; ".join(words))
+
+    def _is_told(self, purge_id: str) -> bool:
+        """Whether each edge has done this purge."""
+        (purge,) = self._run(self.echo, ListPurges(purge_id)).items
+        return all(row.state == "done" for row in purge.rows)
 
     def _run(self, node: DemoNode, verb: Verb[R], **more: Any) -> R:
         with node.connect(min(VERB_S, self._left())) as connection:

@@ -52,7 +52,7 @@ SERVERS = """\
 """
 CERTIFIED = """\
   organization_id: "{organization}"
-  security: {{ca_cert: "certs/ca.crt", tls_cert: "certs/node.crt"}}
+  security: {{ca_cert: "certs/ca.crt", tls_cert: "certs/node.crt", public_access: {public_access}}}
 """
 
 _system = random.SystemRandom()
@@ -68,6 +68,8 @@ class DemoNode:
     serial: str = ""
     process: subprocess.Popen[bytes] | None = None
     address: str = ""
+    http: str = ""
+    """The URL of its HTTP door, where it has one."""
 
     def connect(self, timeout_s: float = VERB_S) -> client.Node:
         """A connection to its control socket."""
@@ -96,8 +98,11 @@ class Organization:
     pem: str
     """What its nodes and other organisations are given."""
 
-    def certify(self, node: DemoNode, *capabilities: str) -> None:
-        """Request, sign and install: the node is of this organisation from its next start on."""
+    def certify(self, node: DemoNode, *capabilities: str, public_access: bool = False) -> None:
+        """Request, sign and install: the node is of this organisation from its next start on.
+
+        public_access: strangers, a CDN among them, get what is public of it.
+        """
         from rage_net.cert import issue, read_csr
 
         ca = certfiles.read_ca(self.files)
@@ -109,7 +114,7 @@ class Organization:
         certfiles.trust(files, [ca.der])
         certfiles.install_chain(files, [made.der])
         with node.home.network_yaml.open("a") as file:
-            file.write(CERTIFIED.format(organization=self.name))
+            file.write(CERTIFIED.format(organization=self.name, public_access=str(public_access).lower()))
         node.serial = made.serial
 
     def record_revoked(self, node: DemoNode, reason: str) -> None:
@@ -193,6 +198,7 @@ def wait_ready(some: Sequence[DemoNode]) -> None:
             raise UnavailableError(f"the demonstration's node {node.name} ended", why=words[-1] if words else "")
         ready = json.loads(line)
         node.address = (ready.get("listen") or ready["http"])[0]
+        node.http = next(iter(ready.get("http") or ()), "")
 
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -9,7 +9,7 @@ from rage_cli.command import noun, page
 from rage_cli.demonstration import Step
 from rage_cli.output import Column, render, say
 
-app = noun("Two organisations, an outsider, real documents: see it work in a quarter of a minute.")
+app = noun("Two organisations, an outsider, a CDN, real documents: see it work in a third of a minute.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,11 @@ COLUMNS = (
     exits=(6, 7, 8),
 )
 def demo() -> None:
-    """Play two organisations and an outsider here: share, refuse, grant, revoke, kill a node; leave nothing."""
+    """Play two organisations and an outsider: share, refuse, grant, kill a node, purge a CDN; leave nothing."""
     from rage_cli.demonstration import perform
 
     started = time.monotonic()
     steps = tuple(perform(lambda words: say(f"{words} ...")))
     result = Demo(steps, time.monotonic() - started)
     render(result, COLUMNS, items=steps, identifier=lambda it: it.outcome)
-    say(f"{result.seconds:.1f} s in all; nodes and homes are gone again")
+    say(f"{result.seconds:.1f} s in all; nodes, edges and homes are gone again")
