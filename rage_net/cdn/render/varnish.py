@@ -151,9 +151,14 @@ sub vcl_recv {{
         set req.http.X-Rage-Pass = "credentials";
     }}
 
-    # One key for an object: of the query only the gateway's format counts, and what Accept says in its place.
     set req.http.X-Rage-Path = regsub(req.url, "\?.*$", "");
-    if (req.http.X-Rage-Path ~ "^/ipfs/" && req.url ~ "[?&](dag-scope|entity-bytes|car-[a-z]+)=") {{
+    # What is served: the rules of cdn.yaml, first match first. Nothing else of the origin shows through.
+{recv_rules}
+    # One key for an object: of the query only the gateway's format counts, and what Accept says in its place. Else every
+    # client could fill the cache with copies of one object, which a purge of its path would leave.
+    if (req.http.X-Rage-Rule == "pass") {{
+        # Nothing is kept: the query is the origin's.
+    }} elseif (req.http.X-Rage-Path ~ "^/ipfs/" && req.url ~ "[?&](dag-scope|entity-bytes|car-[a-z]+)=") {{
         # A part of a graph, or a CAR of a special order: there are too many of them to keep.
         set req.http.X-Rage-Pass = "partial";
     }} elseif (req.url ~ "[?&]format=({formats})(&|$)") {{
@@ -166,6 +171,8 @@ sub vcl_recv {{
         set req.url = req.http.X-Rage-Path + "?format=car";
     }} elseif (req.http.X-Rage-Path ~ "^/ipfs/" && req.http.Accept ~ "(?i)application/vnd\.ipld\.car") {{
         set req.http.X-Rage-Pass = "partial";
+    }} else {{
+        set req.url = req.http.X-Rage-Path;
     }}
     # %63 is the letter c: an object under another spelling of its path would outlive the purge of its path. What is
     # kept has only characters that every client sends alike.
@@ -173,8 +180,6 @@ sub vcl_recv {{
         set req.http.X-Rage-Pass = "spelling";
     }}
 
-    # What is served: the rules of cdn.yaml, first match first. Nothing else of the origin shows through.
-{recv_rules}
     if (req.method == "PURGE") {{
         # By its URL, for a person with curl: rage names URLs as tags, many in one call.
         unset req.http.Authorization;
