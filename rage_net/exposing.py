@@ -27,7 +27,7 @@ from rage_net.cdn_verbs import targets
 from rage_net.cdn_verbs.purge import prove
 from rage_net.cid import Cid
 from rage_net.config import cdn as sections
-from rage_net.errors import ConfigError, NotFoundError, RageError
+from rage_net.errors import ConfigError, NotFoundError
 from rage_net.gate import is_public_access
 from rage_net.services.purging import Wish
 
@@ -206,8 +206,9 @@ async def _step_alone(engine: Engine, cdns: Cdns, owed: Owed, busy: set[str]) ->
     try:
         async with cdns.steps:
             await _step(engine, cdns, owed)
-    except RageError as error:
-        log.warning("document %s was %s: %s", owed.document.doc_id, owed.cause, error.message)
+    except Exception:  # a document that we cannot do right by holds up no other
+        log.exception("the purge of document %s, which was %s", owed.document.doc_id, owed.cause)
+        engine.metrics.failures.add(1, "cdn")
         await engine.env.blocking(cdns.journal.advance, owed.id, owed.step, engine.env.now() + AFTER_FAILURE_S)
     finally:
         busy.discard(owed.id)
@@ -236,8 +237,10 @@ async def _step(engine: Engine, cdns: Cdns, owed: Owed) -> None:
         await _ask(engine, cdns, owed, owed.id, [name for name in names if name not in cdns.buckets])
         await engine.env.blocking(journal.advance, owed.id, ASKED, now + LOOK_AGAIN_S)
         return
-    emptied = await engine.env.blocking(journal.states, owed.id + BUCKETS)
-    states = await engine.env.blocking(journal.states, owed.id if owed.step == ASKED else owed.id + ONCE_MORE)
+    found = await engine.env.blocking(journal.states, owed.id + BUCKETS)
+    emptied = [it for it in found if it.provider in cdns.purging.providers]
+    found = await engine.env.blocking(journal.states, owed.id if owed.step == ASKED else owed.id + ONCE_MORE)
+    states = [it for it in found if it.provider in cdns.purging.providers]  # others have left cdn.yaml since
     if any(it.state in ("queued", "pending") for it in (*emptied, *states)):
         await engine.env.blocking(journal.advance, owed.id, owed.step, now + LOOK_AGAIN_S)
         return

@@ -409,29 +409,19 @@ class Journal:
         return [Exposed(*row) for row in rows]
 
     def expose(self, now_public: Sequence[Exposed], owed: Sequence[Owed], gone: Sequence[str]) -> None:
-        """Note at once what CDNs may hold from now on, what they may not, and the purges that this asks for."""
+        """Note at once what CDNs may hold from now on, what they may not, and the purges that this asks for.
+
+        A purge that has not begun is joined with the next one of the same document and bytes: whoever shows and hides a
+        document again and again brings about one purge in the time that others wait, not one each time.
+        """
         with self._db.write() as db:
             db.executemany(
                 "INSERT OR REPLACE INTO exposed VALUES (?, ?, ?)",
                 ((it.doc_id, it.organization, it.root) for it in now_public),
             )
             db.executemany("DELETE FROM exposed WHERE doc_id = ?", ((doc_id,) for doc_id in gone))
-            db.executemany(
-                "INSERT OR IGNORE INTO owed VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    (
-                        it.id,
-                        it.document.doc_id,
-                        it.document.organization,
-                        it.document.root,
-                        it.cause,
-                        json.dumps(it.events),
-                        it.due_at,
-                        it.step,
-                    )
-                    for it in owed
-                ),
-            )
+            for it in owed:
+                _owe(db, it)
 
     def owed(self) -> list[Owed]:
         """Purges that are owed, the next that is due first."""
@@ -545,6 +535,24 @@ class Journal:
                 ref,
             ),
         )
+
+
+def _owe(db: sqlite3.Connection, owed: Owed) -> None:
+    """One purge more; one that has not begun goes into it, with its time and, where this one is a move, its cause."""
+    known = db.execute("SELECT 1 FROM owed WHERE id = ?", (owed.id,)).fetchone()
+    if known:
+        return
+    where = "doc_id = ? AND organization = ? AND root = ? AND step = 0"
+    document = (owed.document.doc_id, owed.document.organization, owed.document.root)
+    cause, due_at = owed.cause, owed.due_at
+    for earlier, due in db.execute(f"SELECT cause, due_at FROM owed WHERE {where}", document):  # noqa: S608  constant
+        cause = earlier if cause == "moved" else cause
+        due_at = min(due_at, due)
+    db.execute(f"DELETE FROM owed WHERE {where}", document)  # noqa: S608  a constant
+    db.execute(
+        "INSERT INTO owed VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (owed.id, *document, cause, json.dumps(owed.events), due_at, owed.step),
+    )
 
 
 def _call(ref: str, edge: str, soft: bool, words: Sequence[Word]) -> Call:

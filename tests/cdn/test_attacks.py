@@ -4,12 +4,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from rage_net import exposing
+from rage_net import home as homes
+from rage_net.cdn.journal import Exposed, Journal, Owed
+from rage_net.cdns import Cdns
+from rage_net.cid import Cid
+from rage_net.config.cdn import Cdn, Http, Provider
+from rage_net.config.values import Name
+from rage_net.engine import Engine
+from rage_net.home import Home
+from rage_net.services.purging import Purging
+from rage_net.web import Web
 from tests.cdn import servers
+from tests.cdn.scripted import Scripted
 from tests.cdn.servers import NginxServer, Origin, VarnishServer
 from tests.cdn.test_edges_real import EDGE, fetch
+from tests.cdn.test_purging import working
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +41,7 @@ def origin() -> Iterator[Origin]:
 
 
 @pytest.fixture(scope="module")
-def edges(
-    origin: Origin, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[VarnishServer, NginxServer]]:
+def edges(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[VarnishServer, NginxServer]]:
     """One of each, as rage renders them."""
     for name in ("varnishd", "nginx"):
         servers.need(name, os.environ.get("CI") == "true")
@@ -53,3 +72,61 @@ def test_a_path_that_is_never_kept_has_its_whole_query_at_the_origin(
         asked = origin.put(f"/api/{name}?format=raw&a=1&b=%2F", b"answer", **EDGE)
         assert [fetch(edge, asked).body for _ in range(2)] == [b"answer"] * 2
         assert origin.count(asked) == 2
+
+
+# --- organisations that have us purge ---------------------------------------------------------------------------------
+
+SECTION = Provider(name=Name("one"), type="commercial", software="http", config=Http())
+SHOWN = Exposed("a" * 26, "globex", str(Cid.of(b"shown and hidden")))
+
+
+def test_who_shows_and_hides_a_document_again_and_again_brings_about_one_purge() -> None:
+    journal = Journal(None)
+    for turn in range(100):
+        journal.expose([], [Owed(f"o{turn}", SHOWN, "narrowed", (f"{turn:02x}",), 30.0 + turn)], [SHOWN.doc_id])
+        journal.expose([SHOWN], [], [])
+    (owed,) = journal.owed()
+    assert (owed.due_at, owed.events) == (30.0, ("63",)), "as soon as the first, for what the last one asked"
+
+
+def test_a_purge_that_has_begun_does_not_swallow_what_is_hidden_after_it() -> None:
+    journal = Journal(None)
+    journal.expose([], [Owed("o1", SHOWN, "narrowed", (), 1.0)], [])
+    journal.advance("o1", 1, 2.0)
+    journal.expose([], [Owed("o2", SHOWN, "narrowed", (), 3.0), Owed("o1", SHOWN, "narrowed", (), 9.0)], [])
+    assert [(it.id, it.step, it.due_at) for it in journal.owed()] == [("o1", 1, 2.0), ("o2", 0, 3.0)]
+
+
+def test_a_document_that_moves_after_it_was_hidden_is_purged_where_moves_are_not() -> None:
+    journal = Journal(None)
+    journal.expose([], [Owed("o1", SHOWN, "narrowed", (), 1.0)], [])
+    journal.expose([], [Owed("o2", SHOWN, "moved", (), 2.0)], [])
+    assert [(it.id, it.cause, it.due_at) for it in journal.owed()] == [("o2", "narrowed", 1.0)]
+
+
+async def test_one_document_whose_purge_fails_holds_up_no_other(tmp_path: Path) -> None:
+    bad, good = (Exposed(name * 26, "globex", root) for name, root in (("a", "no CID"), ("b", SHOWN.root)))
+    homes.init(Home(tmp_path))
+    async with Engine.open(Home(tmp_path)) as engine:
+        purging = Purging(Journal(None), [Scripted("one")], engine.env)
+        cdns = Cdns(Cdn(), {"one": SECTION}, {}, {}, purging)
+        purging.journal.expose([], [Owed("o1", bad, "removed", (), 1.0), Owed("o2", good, "removed", (), 2.0)], [])
+        due = await exposing.settle(engine, cdns)
+        assert [(it.id, it.step) for it in purging.journal.owed()] == [("o2", 1), ("o1", 0)]
+        assert due is not None and purging.journal.find("o2") is not None
+
+
+async def test_a_cdn_that_has_left_the_configuration_holds_up_no_purge(tmp_path: Path) -> None:
+    homes.init(Home(tmp_path))
+    async with Engine.open(Home(tmp_path)) as engine:
+        journal = Journal(None)
+        journal.expose([], [Owed("o1", SHOWN, "removed", (), 1.0)], [])
+        left = Purging(journal, [Scripted("one"), Scripted("left")], engine.env)
+        await exposing.settle(engine, Cdns(Cdn(), {"one": SECTION, "left": SECTION}, {}, {}, left))
+        purging = Purging(journal, [Scripted("one")], engine.env)
+        assert {it.provider for it in journal.states("o1")} == {"one", "left"}
+        async with working(purging):
+            await purging.wait("o1", 10, to_the_end=False)
+            journal.advance("o1", exposing.ASKED, 0.0)
+            cdns = Cdns(Cdn(), {"one": SECTION}, {"one": Web()}, {}, purging)
+            assert await exposing.settle(engine, cdns) is None, "it is done with"

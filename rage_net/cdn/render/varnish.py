@@ -154,7 +154,7 @@ sub vcl_recv {{
     set req.http.X-Rage-Path = regsub(req.url, "\?.*$", "");
     # What is served: the rules of cdn.yaml, first match first. Nothing else of the origin shows through.
 {recv_rules}
-    # One key for an object: of the query only the gateway's format counts, and what Accept says in its place. Else every
+    # One key for an object: of the query only the gateway's format counts, and what Accept says in its place. Else any
     # client could fill the cache with copies of one object, which a purge of its path would leave.
     if (req.http.X-Rage-Rule == "pass") {{
         # Nothing is kept: the query is the origin's.
