@@ -74,6 +74,16 @@ def test_a_path_that_is_never_kept_has_its_whole_query_at_the_origin(
         assert origin.count(asked) == 2
 
 
+@pytest.mark.parametrize("more", [{}, {"Connection": "X-Forwarded-For, Via"}, {"X_Forwarded_For": "127.0.0.1"}])
+def test_a_client_behind_an_edge_is_not_taken_for_the_machine_of_the_edge(
+    origin: Origin, edges: tuple[VarnishServer, NginxServer], more: dict[str, str]
+) -> None:
+    for edge, name in zip(edges, "vn", strict=True):
+        path = origin.put(f"/api/who{name}", b"answer")
+        fetch(edge, path, source="127.0.0.2", **more)
+        assert origin.last(path)["x-forwarded-for"].endswith("127.0.0.2"), "the discovery server trusts a bare address"
+
+
 # --- organisations that have us purge ---------------------------------------------------------------------------------
 
 SECTION = Provider(name=Name("one"), type="commercial", software="http", config=Http())

@@ -146,6 +146,8 @@ def _passed(rule: Rule) -> str:
         proxy_http_version 1.1;
         proxy_set_header Connection "";
         proxy_set_header Host $rage_origin_host;
+        # The node must not take every client for this machine.
+        proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
         proxy_ignore_headers X-Accel-Redirect X-Accel-Expires X-Accel-Limit-Rate X-Accel-Buffering X-Accel-Charset;
         proxy_hide_header Cache-Control;
         add_header Cache-Control $rage_browser always;
