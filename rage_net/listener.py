@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 from aiohttp import StreamReader, web
 
+from rage_net.cdn.policy import NO_STORE
 from rage_net.errors import RageError
 
 log = logging.getLogger("rage.http")
@@ -152,6 +153,7 @@ class _Connection(web.RequestHandler):
             log.error("a handler failed", exc_info=exc)
             error = bug(exc)
         answer = error_response(error, status=status)
+        answer.headers.update(NO_STORE)  # some CDNs keep a 400 that says nothing, and a client can have one provoked
         answer.force_close()
         return answer
 

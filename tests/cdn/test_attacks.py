@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,16 +14,20 @@ from rage_net import home as homes
 from rage_net.cdn.journal import Exposed, Journal, Owed
 from rage_net.cdns import Cdns
 from rage_net.cid import Cid
-from rage_net.config.cdn import Cdn, Http, Provider
+from rage_net.config import cdn as reading
+from rage_net.config.cdn import Cdn, Provider
 from rage_net.config.values import Name
 from rage_net.engine import Engine
 from rage_net.home import Home
+from rage_net.http import Http
+from rage_net.metrics import Metrics
 from rage_net.services.purging import Purging
 from rage_net.web import Web
 from tests.cdn import servers
 from tests.cdn.scripted import Scripted
 from tests.cdn.servers import NginxServer, Origin, VarnishServer
 from tests.cdn.test_edges_real import EDGE, fetch
+from tests.cdn.test_origin import CID, Chunks
 from tests.cdn.test_purging import working
 
 pytestmark = pytest.mark.anyio
@@ -84,9 +89,25 @@ def test_a_client_behind_an_edge_is_not_taken_for_the_machine_of_the_edge(
         assert origin.last(path)["x-forwarded-for"].endswith("127.0.0.2"), "the discovery server trusts a bare address"
 
 
+@pytest.mark.parametrize(
+    "more",
+    [b"X: " + b"a" * 20_000, b"X: a\x01b", b"X y: a", b"\r\n".join([b"X: a"] * 3000), b"Host: a\r\nHost: b"],
+    ids=["too long", "control character", "no name", "too many", "two hosts"],
+)
+async def test_a_head_that_only_the_origin_refuses_poisons_no_cache(more: bytes) -> None:
+    async with Http(Chunks(), Metrics(), listen="127.0.0.1:0", ready=list) as door:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(door.addresses[0].rpartition(":")[2]))
+        writer.write(b"GET /chunks/%s HTTP/1.1\r\nHost: localhost\r\n%s\r\n\r\n" % (str(CID).encode(), more))
+        async with asyncio.timeout(20):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        writer.close()
+    assert " 400 " in head.splitlines()[0]
+    assert "\r\nCache-Control: no-store\r\n" in head and "\r\nCDN-Cache-Control: no-store\r\n" in head
+
+
 # --- organisations that have us purge ---------------------------------------------------------------------------------
 
-SECTION = Provider(name=Name("one"), type="commercial", software="http", config=Http())
+SECTION = Provider(name=Name("one"), type="commercial", software="http", config=reading.Http())
 SHOWN = Exposed("a" * 26, "globex", str(Cid.of(b"shown and hidden")))
 
 
