@@ -833,6 +833,7 @@ TREE: Node = (
                         "--prefix": ("PATH", "All paths that begin so."),
                         "--host": ("HOST", "All of a public host name."),
                         "--all": ("", "All that these CDNs have of us; the origin then bears it."),
+                        "--failed": ("", "Again all that has failed, and was not purged since."),
                         "--provider": ("NAME", "Only this CDN of cdn.yaml; may be repeated."),
                         "--soft": ("", "Mark as stale, or delete; else as cdn.yaml says."),
                         "--wait": ("DURATION", "To the end, and prove it at every edge; else exit 124."),

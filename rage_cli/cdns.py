@@ -15,7 +15,7 @@ ORDER = ("failed", "queued", "pending", "planned", "accepted", "done")
 
 PURGE = (
     Column("provider", lambda it: it.provider),
-    Column("edge", lambda it: it.edge),
+    Column("edge", lambda it: it.edge, "address"),
     Column("state", lambda it: it.state),
     Column("words", lambda it: it.words, "count"),
     Column("calls", lambda it: it.calls, "count"),
@@ -26,7 +26,7 @@ PURGE = (
 )
 PROOF = (
     Column("provider", lambda it: it.provider),
-    Column("edge", lambda it: it.edge),
+    Column("edge", lambda it: it.edge, "address"),
     Column("path", lambda it: it.path),
     Column("proof", lambda it: it.proof),
     Column("evidence", lambda it: it.evidence, "prose"),
@@ -52,23 +52,23 @@ PROVIDER = (
 )
 CHECK = (
     Column("provider", lambda it: it.provider),
-    Column("edge", lambda it: it.edge),
+    Column("edge", lambda it: it.edge, "address"),
     Column("ok", lambda it: "yes" if it.ok else "no"),
     Column("message", lambda it: it.message, "prose"),
 )
 STEP = (
     Column("provider", lambda it: it.provider),
-    Column("edge", lambda it: it.edge),
+    Column("edge", lambda it: it.edge, "address"),
     Column("step", lambda it: it.step),
     Column("ok", lambda it: "yes" if it.ok else "no"),
     Column("status", lambda it: it.status or None, "count"),
     Column("evidence", lambda it: it.evidence, "prose"),
-    Column("time", lambda it: it.seconds, "seconds"),
+    Column("time", lambda it: it.seconds or None, "seconds"),
     Column("reason", lambda it: it.reason, "prose"),
 )
 WARM = (
     Column("provider", lambda it: it.provider),
-    Column("edge", lambda it: it.edge),
+    Column("edge", lambda it: it.edge, "address"),
     Column("hits", lambda it: it.hits, "count"),
     Column("fills", lambda it: it.fills, "count"),
     Column("failed", lambda it: it.failed, "count"),
@@ -76,7 +76,7 @@ WARM = (
 )
 PUBLISH = (
     Column("provider", lambda it: it.provider),
-    Column("bucket", lambda it: it.bucket),
+    Column("bucket", lambda it: it.bucket, "address"),
     Column("put", lambda it: it.put, "count"),
     Column("existed", lambda it: it.existed, "count"),
     Column("failed", lambda it: it.failed, "count"),
@@ -89,6 +89,7 @@ RULE = (
     Column("ttl", lambda it: it.ttl_s, "seconds"),
     Column("headers", lambda it: "; ".join(f"{name}: {text}" for name, text in it.headers.items()), "prose"),
 )
+HEADER = (Column("header", lambda it: it[0]), Column("value", lambda it: it[1], "prose"))
 
 
 def worst_first(rows: Sequence[verbs.PurgeRow]) -> list[verbs.PurgeRow]:

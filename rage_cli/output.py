@@ -40,13 +40,13 @@ WIDE_COLUMNS_MIN = 120
 
 GAP = 2
 """Blanks between columns."""
-BEGINNINGS = ("12D3KooW", "bafkr4i", "bafyr4i")
-"""Of peer ids and CIDs: they all begin alike, so that one which is cut keeps its end."""
+BEGINNINGS = ("12D3KooW", "bafkr4i", "bafyr4i", "/chunks/", "/ipfs/")
+"""Of peer ids, CIDs and their paths: they all begin alike, so that one which is cut keeps its end."""
 TEXT_COLUMNS_MIN = 8
 """A word cut shorter than this says nothing."""
 
-Kind = Literal["text", "prose", "size", "count", "time", "clock", "seconds"]
-"""`prose` folds where there is little room; other text is cut."""
+Kind = Literal["text", "address", "prose", "size", "count", "time", "clock", "seconds"]
+"""`prose` folds where there is little room; other text is cut. An `address` is a URL, which people see without http."""
 
 
 class Column(NamedTuple):
@@ -160,6 +160,8 @@ def human(value: Any, kind: Kind) -> str:
             return text.format_duration(value)
         case "count":
             return f"{value:,}"
+        case "address":
+            return text.safe(str(value)).removeprefix("https://").removeprefix("http://") or "-"
     if isinstance(value, (tuple, list)):
         return ", ".join(text.safe(str(item)) for item in value) or "-"
     if isinstance(value, bool):
@@ -225,7 +227,7 @@ def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int)
     widths = [
         max(map(cell_len, (column.title, *column_cells))) for column, column_cells in zip(columns, cells, strict=True)
     ]
-    words = [at for at, column in enumerate(columns) if column.kind in ("text", "prose")]
+    words = [at for at, column in enumerate(columns) if column.kind in ("text", "address", "prose")]
     excess = sum(widths) + GAP * len(widths) - room
     while excess > 0 and words:
         widest = max(words, key=widths.__getitem__)

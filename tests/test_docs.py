@@ -18,7 +18,14 @@ from rage_net.metrics import Metrics
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "reference.md").read_text("utf-8")
-PAGES = ("CDN.md", "operators.md", "DISTRIBUTED_DEPLOYMENT.md", "FEDERATION_GUIDE.md", "REPLICATION.md", "SECURITY_ACL.md")
+PAGES = (
+    "CDN.md",
+    "operators.md",
+    "DISTRIBUTED_DEPLOYMENT.md",
+    "FEDERATION_GUIDE.md",
+    "REPLICATION.md",
+    "SECURITY_ACL.md",
+)
 PROSE = [ROOT / "README.md", *(ROOT / "docs" / name for name in PAGES)]
 COMMANDS = {" ".join(words): (command, context) for words, command, context in reference.commands(root(), ("rage",))}
 

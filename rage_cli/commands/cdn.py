@@ -21,7 +21,7 @@ from rage_cli.output import chosen_format, confirm, is_json, render, say
 from rage_cli.partial import failure, raise_failures
 from rage_cli.replicas import print_list
 from rage_cli.session import home, run
-from rage_cli.text import format_duration
+from rage_cli.text import counted, format_duration
 from rage_net import config as configuration
 from rage_net.config.cdn import Cdn, Edge, Provider
 from rage_net.errors import EXIT_FINDINGS, EXIT_OK, DeadlineError, NotFoundError, UsageError
@@ -57,6 +57,9 @@ def purge(
     all_: Annotated[
         bool, typer.Option("--all", help="All that these CDNs have of us; the origin then bears it.")
     ] = False,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Again all that has failed, and was not purged since.")
+    ] = False,
     provider: Providers = [],  # noqa: B006
     soft: Annotated[
         bool | None, typer.Option("--soft/--hard", help="Mark as stale, or delete; else as cdn.yaml says.")
@@ -68,11 +71,15 @@ def purge(
     """Purge CIDs, documents, tags or paths at every CDN; journalled first, and tried until it is done."""
     verb = verbs.PurgeCdn(
         _lines(cids or []), tuple(doc), tuple(tag), tuple(prefix), tuple(host), all_, tuple(provider), soft,
-        duration_of("--wait", wait, "2m") or 0.0, options.dry_run,
+        duration_of("--wait", wait, "2m") or 0.0, options.dry_run, failed,
     )  # fmt: skip
     if all_ and not options.dry_run:
         confirm("Purge everything: until the caches are warm, every request comes to the origin. Go on?")
-    _show(run(verb, label="purge"), verb.wait_s)
+    result = run(verb, label="purge")
+    if failed and not (result.rows or is_json()):
+        say("nothing has failed that was not purged since")
+        return
+    _show(result, verb.wait_s)
 
 
 def _lines(words: list[str]) -> tuple[str, ...]:
@@ -108,7 +115,10 @@ def _show(result: verbs.PurgeResult, wait_s: float) -> None:
         return
     failed = [(_name(row), failure(row.code, row.reason)) for row in rows if row.state == "failed"]
     mend = list(dict.fromkeys(line for row in rows if row.state == "failed" for line in row.mend))
-    raise_failures(f"{len(failed)} of {len(rows)} did not purge", failed, len(rows), mend or ["rage cdn check"])
+    again = ["then: rage cdn purge --failed"] if any(row.state == "failed" for row in result.rows) else []
+    raise_failures(
+        f"{len(failed)} of {len(rows)} did not purge", failed, len(rows), [*(mend or ["rage cdn check"]), *again]
+    )
     late = [_name(row) for row in rows if row.state in ("queued", "pending")]
     late += [f"{it.edge or it.provider} {it.path}" for it in result.proofs if it.proof != "gone"]
     if wait_s and late:
@@ -192,8 +202,10 @@ def warm(
     """Ask for every block of public documents through every edge, so that readers find them there."""
     result = run(verbs.WarmCdn(tuple(refs), tuple(provider)), label="warm")
     render(result, cdns.WARM, items=result.items, identifier=lambda it: it.provider)
-    failed = [(f"{it.provider} {it.edge}", failure("cdn-answer", it.reason)) for it in result.items if it.failed]
-    raise_failures(f"{len(failed)} edges did not give all", failed, len(result.items), ["rage cdn check --doc DOC"])
+    failed = [(f"{it.provider} {it.edge}", failure(it.code, it.reason)) for it in result.items if it.failed]
+    raise_failures(
+        f"{counted(len(failed), 'edge')} did not give all", failed, len(result.items), ["rage cdn check --doc DOC"]
+    )
 
 
 @app.command()
@@ -213,7 +225,7 @@ def publish(
     result = run(verbs.PublishCdn(doc, tuple(provider), options.dry_run), label="publish")
     render(result, cdns.PUBLISH, items=result.items, identifier=lambda it: it.provider)
     failed = [(f"{it.provider} {it.bucket}", failure(it.code, it.reason)) for it in result.items if it.failed]
-    raise_failures(f"{len(failed)} buckets failed", failed, len(result.items), ["rage cdn check"])
+    raise_failures(f"{counted(len(failed), 'bucket')} failed", failed, len(result.items), ["rage cdn check"])
 
 
 @app.command()
@@ -270,7 +282,11 @@ def show(path: Annotated[str, typer.Argument(metavar="PATH", help="As in a URL: 
     headers = policy.headers_for(cdn.cache_policy, path, edges=policy.edges_of(cdn))
     pattern = rule.rule.pattern if rule.rule is not None else "(default)"
     result = Rule(path, pattern, float(rule.ttl_s), dict(headers))
-    render(result, cdns.RULE, identifier=lambda it: it.rule)
+    if chosen_format() == "table":
+        render(result, cdns.RULE[:-1], identifier=lambda it: it.rule)
+        print_list(list(headers.items()), cdns.HEADER)
+    else:
+        render(result, cdns.RULE, identifier=lambda it: it.rule)
 
 
 @app.command("render")

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rage_net.cdn.plan import Planned, Word, batches, reference, share
+from rage_net.cdn.plan import WORDS_MAX, Planned, Word, batches, reference, share
 from rage_net.cdn.provider import UNLIMITED, Abilities, Call, Kind, State, Verdict
 from rage_net.database import Database
 
@@ -357,6 +357,23 @@ class Journal:
             )
             for row in rows
         ]  # fmt: skip
+
+    def failed(self) -> list[tuple[str, str, bool, tuple[Word, ...]]]:
+        """Words that were refused and not taken since, by provider, edge and whether soft; WORDS_MAX at most."""
+        with self._db.read() as db:
+            rows = db.execute(
+                "SELECT DISTINCT work.provider, work.edge, work.soft, work.kind, work.word"
+                " FROM work JOIN call USING (reference) WHERE call.state = 'failed' AND NOT EXISTS ("
+                " SELECT 1 FROM work AS later LEFT JOIN call AS since ON since.reference = later.reference"
+                " WHERE later.provider = work.provider AND later.edge = work.edge AND later.kind = work.kind"
+                " AND later.word = work.word AND later.soft <= work.soft AND later.number > work.number"
+                " AND coalesce(since.state, 'queued') != 'failed') ORDER BY 1, 2, 3 LIMIT ?",
+                (WORDS_MAX,),
+            ).fetchall()
+        found: dict[tuple[str, str, bool], list[Word]] = {}
+        for provider, edge, soft, kind, text in rows:
+            found.setdefault((provider, edge, bool(soft)), []).append(Word(kind, text))
+        return [(*key, tuple(words)) for key, words in found.items()]
 
     def open_words(self, provider: str, edge: str) -> int:
         """Words that an edge has not been told, or not with success."""

@@ -138,7 +138,10 @@ async def _test(engine: Engine, cdns: Cdns, name: str, root: Cid, path: str) -> 
 def _step(place: Place, step: str, found: Probe, ok: bool) -> verbs.StepRow:
     reason = found.reason
     if not ok and not reason:
-        reason = "it came from the origin again: is this path cached there?" if found.status == 200 else ""
+        if found.status == 200:
+            reason = "it came from the origin again: is this path cached there?"
+        else:
+            reason = f"it answers {found.status}: is its origin this node's HTTP door? rage node status"
     return verbs.StepRow(
         place.provider, place.edge, step, ok, found.status or 0, found.evidence.line, round(found.seconds, 4), reason
     )
@@ -176,12 +179,13 @@ async def warm_cdn(engine: Engine, verb: verbs.WarmCdn, io: Io) -> verbs.WarmCdn
 class _Count:
     def __init__(self) -> None:
         self.hits = self.fills = self.failed = self.bytes = 0
-        self.reason = ""
+        self.reason = self.code = ""
 
     def add(self, found: Probe) -> None:
         if found.status != 200 or found.body != "right":
             self.failed += 1
             self.reason = found.reason or f"it answers {found.status}"
+            self.code = found.code or "cdn-answer"
         elif found.evidence.state in ("hit", "stale", "revalidated"):
             self.hits += 1
         else:
@@ -189,4 +193,6 @@ class _Count:
 
     def row(self, place: Place) -> verbs.WarmRow:
         edge = place.edge or place.url
-        return verbs.WarmRow(place.provider, edge, self.hits, self.fills, self.failed, self.bytes, self.reason)
+        return verbs.WarmRow(
+            place.provider, edge, self.hits, self.fills, self.failed, self.bytes, self.reason, self.code
+        )

@@ -33,6 +33,10 @@ LABEL_CHARS_MAX = 200
 async def purge_cdn(engine: Engine, verb: verbs.PurgeCdn, io: Io) -> verbs.PurgeResult:
     """Purge what the verb names; durable before the first call. Raises as `Purging.plan`, and UsageError."""
     count = len(verb.cids) + len(verb.docs) + len(verb.tags) + len(verb.prefixes) + len(verb.hosts) + verb.everything
+    if verb.failed and count:
+        raise UsageError("--failed names all that is purged", mend=["rage cdn purge --failed"])
+    if verb.failed:
+        return await _purge_failed(engine, verb, io)
     if not count or count > verbs.TARGETS_MAX:
         raise UsageError(
             "nothing to purge was named" if not count else f"{count} targets; {verbs.TARGETS_MAX} are the most",
@@ -53,10 +57,33 @@ async def purge_cdn(engine: Engine, verb: verbs.PurgeCdn, io: Io) -> verbs.Purge
     return await carry_out(engine, cdns, wish, verb.wait_s, io.report)
 
 
-async def carry_out(engine: Engine, cdns: Cdns, wish: Wish, wait_s: float, report: object = None) -> verbs.PurgeResult:
-    """Journal a purge and send it; with a wait, to its end and with proof."""
+async def _purge_failed(engine: Engine, verb: verbs.PurgeCdn, io: Io) -> verbs.PurgeResult:
+    """Again what has failed: after a token or a host was mended."""
+    cdns = await engine.cdns()
+    sections_of(cdns, verb.providers)
+    id, label = f"p{engine.env.random.getrandbits(60):015x}", "what had failed"
+    if verb.dry_run:
+        known = await engine.env.blocking(cdns.journal.failed)
+        rows = tuple(
+            verbs.PurgeRow(name, edge, "planned", len(words), 0)
+            for name, edge, _, words in known
+            if not verb.providers or name in verb.providers
+        )
+        return verbs.PurgeResult("", label, engine.env.now(), "manual", rows, dry_run=True)
+    wish = Wish(id, (), label, only=verb.providers)
+    asked = await cdns.purging.ask_again(wish)
+    if asked is None:
+        return verbs.PurgeResult("", label, engine.env.now(), "manual", ())
+    return await carry_out(engine, cdns, wish, verb.wait_s, io.report, asked=asked)
+
+
+async def carry_out(
+    engine: Engine, cdns: Cdns, wish: Wish, wait_s: float, report: object = None, *, asked: Asked | None = None
+) -> verbs.PurgeResult:
+    """Journal a purge, unless it is `asked`, and send it; with a wait, to its end and with proof."""
     started = engine.env.monotonic()
-    asked = await cdns.purging.ask(wish)
+    if asked is None:
+        asked = await cdns.purging.ask(wish)
 
     def tell(states: Sequence[Standing]) -> None:
         total = sum(it.words for it in states)
@@ -68,7 +95,7 @@ async def carry_out(engine: Engine, cdns: Cdns, wish: Wish, wait_s: float, repor
     proofs: tuple[verbs.ProofRow, ...] = ()
     if wait_s:
         proofs = await prove(engine, cdns, asked, states, started + wait_s, is_soft=bool(wish.soft))
-        states = await engine.env.blocking(cdns.journal.states, wish.id)
+        states = await engine.env.blocking(cdns.purging.states, wish.id)
     return shown(asked, states, proofs)
 
 
@@ -115,8 +142,8 @@ async def list_purges(engine: Engine, verb: verbs.ListPurges, io: Io) -> verbs.L
             asked = cdns.journal.find(verb.purge_id)
             if asked is None:
                 raise NotFoundError(f"no purge {verb.purge_id!r} in the journal", mend=["rage cdn journal"])
-            return [shown(asked, cdns.journal.states(asked.id))]
-        found = [shown(asked, cdns.journal.states(asked.id)) for asked in cdns.journal.newest(limit)]
+            return [shown(asked, cdns.purging.states(asked.id))]
+        found = [shown(asked, cdns.purging.states(asked.id)) for asked in cdns.journal.newest(limit)]
         return [it for it in found if not verb.is_open or any(row.state in ("queued", "pending") for row in it.rows)]
 
     return verbs.ListPurgesResult(tuple(await engine.env.blocking(read)))

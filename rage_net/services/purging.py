@@ -77,8 +77,8 @@ class Purging:
         }
         """By provider and edge; the edge None is for what is pending."""
         self._settled = asyncio.Condition()
-        self._pauses: dict[tuple[str, str], float] = {}
-        """Edges that could not be reached, and until when they are left alone."""
+        self._pauses: dict[tuple[str, str], tuple[float, Verdict]] = {}
+        """Edges that could not be reached: until when they are left alone, and why."""
         self._is_working = False
         self._is_ending = False
         self._under_way = 0
@@ -119,6 +119,28 @@ class Purging:
             event.set()
         return asked
 
+    async def ask_again(self, wish: Wish) -> Asked | None:
+        """Journal a purge of all that has failed and was not purged since; None where there is nothing.
+
+        Of `wish` only the id, label, cause and `only` count.
+        """
+        known = [
+            it
+            for it in await self._env.blocking(self.journal.failed)
+            if it[0] in self.providers and (not wish.only or it[0] in wish.only)
+        ]
+        if not known:
+            return None
+        wanted: list[tuple[Planned, Sequence[str]]] = [
+            (Planned(name, words, frozenset(word.kind for word in words if soft), 0, 0.0), (edge,))
+            for name, edge, soft, words in known
+        ]
+        asked = Asked(wish.id, self._env.now(), wish.cause, wish.label)
+        await self._env.blocking(self.journal.ask, asked, wanted)
+        for event in self._wake.values():
+            event.set()
+        return asked
+
     async def wait(
         self,
         purge: str,
@@ -129,18 +151,18 @@ class Purging:
     ) -> list[Standing]:
         """How a purge stands once it has ended everywhere, or the time is over.
 
-        Not `to_the_end`: once nothing is left that was never answered. What is on its way counts as tried, in `tries`.
+        Not `to_the_end`: once each edge has answered, or is left alone because it did not of late.
         """
         ends = self._env.monotonic() + timeout_s
         while True:
             began = self._env.monotonic()
-            states = await self._env.blocking(self.journal.states, purge)
+            states = await self._env.blocking(self.states, purge)
             tell(states)
             now = self._env.monotonic()
             left = ends - now
             open_ = [it for it in states if it.state in ("queued", "pending")]
             if not to_the_end:
-                open_ = [it for it in open_ if it.untried]
+                open_ = [it for it in open_ if it.untried and not it.reason]
             if not open_ or left <= 0:
                 return states
             async with self._settled:
@@ -150,6 +172,16 @@ class Purging:
                 except TimeoutError:
                     continue
             await asyncio.sleep(min(left, max(LOOK_AT_LEAST_S, LOOK_SHARE * (now - began))))
+
+    def states(self, purge: str) -> list[Standing]:
+        """How a purge stands; what waits for an edge that is left alone says why. Blocking."""
+        return [self._explained(it) for it in self.journal.states(purge)]
+
+    def _explained(self, standing: Standing) -> Standing:
+        until, why = self._pauses.get((standing.provider, standing.edge), (0.0, None))
+        if why is None or standing.state != "queued" or standing.reason or until <= self._env.now():
+            return standing
+        return replace(standing, reason=why.reason, code=why.code, mend=why.mend, due_at=until)
 
     # --- the work ---
 
@@ -204,7 +236,7 @@ class Purging:
     async def _send_all(self, provider: Provider, edge: str) -> float | None:
         while not self._is_ending:
             now = self._env.now()
-            until = self._pauses.get((provider.name, edge), 0.0)
+            until, _ = self._pauses.get((provider.name, edge), (0.0, None))
             if until > now:
                 return until
             self._under_way += 1
@@ -240,7 +272,7 @@ class Purging:
             else:
                 pause = retry.pause_s(tries, verdict, self._env.random.random())
                 if verdict.code in ("cdn-unreachable", "cdn-rate-limited", "cdn-busy"):
-                    self._pauses[provider.name, call.edge] = now + pause
+                    self._pauses[provider.name, call.edge] = now + pause, verdict
         elif verdict.state == "pending":
             pause = ASK_EVERY_S if verdict.retry_after_s is None else verdict.retry_after_s
         elif verdict.is_too_large and len(call.words) == 1:
@@ -257,12 +289,16 @@ class Purging:
     async def _ask_after(self, provider: Provider) -> float | None:
         """Ask for the ends of pending purges; when to ask again."""
         now = self._env.now()
-        for reference, edge, vendor_id in await self._env.blocking(self.journal.pending, provider.name, now):
+        for reference, edge, vendor_id, tries in await self._env.blocking(self.journal.pending, provider.name, now):
             try:
                 async with asyncio.timeout(CALL_S_MAX):
                     verdict = await provider.ask(edge, vendor_id)
             except TimeoutError:
                 verdict = Verdict("pending", id=vendor_id, reason="its end could not be asked for")
+            if verdict.state == "queued":  # its vendor has forgotten it
+                if retry.is_final(tries, verdict):
+                    verdict = replace(verdict, state="failed")
+                self._wake[provider.name, edge].set()
             pause = ASK_EVERY_S if verdict.retry_after_s is None else verdict.retry_after_s
             await self._env.blocking(self._record, reference, verdict, self._env.now(), pause)
             async with self._settled:

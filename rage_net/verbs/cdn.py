@@ -67,7 +67,8 @@ class PurgeCdn(Verb[PurgeResult]):
     """Purge at every CDN, or those named; journalled before anything is sent, and sent until it is done.
 
     `soft` None leaves it to each provider's configuration. `wait_s` above 0 waits for the end and for proof: objects
-    are asked for through each edge, and the cache's own headers judged.
+    are asked for through each edge, and the cache's own headers judged. `failed`: again what has failed and was not
+    purged since, and nothing else.
     """
 
     route: ClassVar[str] = "cdn/purge"
@@ -84,6 +85,7 @@ class PurgeCdn(Verb[PurgeResult]):
     soft: bool | None = None
     wait_s: float = 0.0
     dry_run: bool = False
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +219,7 @@ class WarmRow:
     failed: int
     bytes: int
     reason: str = ""
+    code: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -254,3 +254,69 @@ async def test_a_purge_that_its_vendor_forgets_again_and_again_fails_in_the_end(
     async with working(purging):
         states = await purging.wait("1", 10, to_the_end=True)
     assert states[0].state == "failed" and len(provider.calls) == 3
+
+
+AWAY = Verdict("queued", reason="nobody answers", code="cdn-unreachable", mend=("look",), retry_after_s=60)
+
+
+async def test_who_does_not_wait_for_the_end_hears_the_first_answer_and_not_that_a_call_is_under_way(env):
+    answers = asyncio.Event()
+
+    class Slow(Scripted):
+        async def purge(self, call):
+            await answers.wait()
+            return await super().purge(call)
+
+    purging = Purging(Journal(None), [Slow(answer=lambda call: AWAY)], env)
+    await purging.ask(wish("1", "a"))
+    async with working(purging):
+        waiting = asyncio.create_task(purging.wait("1", 10, to_the_end=False))
+        while not purging.journal.states("1")[0].tries:
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        answers.set()
+        (state,) = await waiting
+    assert (state.state, state.reason) == ("queued", "nobody answers")
+
+
+async def test_what_waits_for_an_edge_that_is_left_alone_says_why_at_once(env):
+    purging = Purging(Journal(None), [Scripted(answer=lambda call: AWAY)], env)
+    async with working(purging):
+        await purging.ask(wish("1", "a"))
+        await purging.wait("1", 10, to_the_end=False)
+        await purging.ask(wish("2", "b"))
+        began = time.monotonic()
+        (state,) = await purging.wait("2", 20, to_the_end=False)
+        assert time.monotonic() - began < 10
+    assert (state.state, state.tries, state.reason, state.code, state.mend) == (
+        *("queued", 0, "nobody answers", "cdn-unreachable"),
+        ("look",),
+    )
+    assert state.due_at > time.time()
+
+
+async def test_what_has_failed_is_purged_again_once_and_nothing_else_is(env):
+    is_revoked = True
+
+    def answer(call):
+        return Verdict("failed", reason="no token", code="cdn-credentials") if is_revoked else ACCEPTED
+
+    provider, other = Scripted("a", answer=answer), Scripted("b", answer=answer)
+    purging = Purging(Journal(None), [provider, other], env)
+    async with working(purging):
+        await purging.ask(wish("1", "x", "y"))
+        await purging.ask(wish("2", "y", "z", only=("a",)))
+        for id in "12":
+            await purging.wait(id, 10, to_the_end=True)
+        is_revoked = False
+        await purging.ask(wish("3", "x", only=("a",)))
+        await purging.wait("3", 10, to_the_end=True)
+        provider.calls.clear()
+        assert await purging.ask_again(wish("4", only=("a",))) is not None
+        states = await purging.wait("4", 10, to_the_end=True)
+        assert by_state(states) == {("a", "", "accepted"): 2}
+        assert sorted(word for call in provider.calls for word in call.words) == ["y", "z"]
+        assert await purging.ask_again(wish("5", only=("a",))) is None
+        assert await purging.ask_again(wish("6")) is not None
+        assert by_state(await purging.wait("6", 10, to_the_end=True)) == {("b", "", "accepted"): 2}
+        assert await purging.ask_again(wish("7")) is None
