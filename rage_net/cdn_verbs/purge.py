@@ -63,17 +63,18 @@ async def _purge_failed(engine: Engine, verb: verbs.PurgeCdn, io: Io) -> verbs.P
     sections_of(cdns, verb.providers)
     id, label = f"p{engine.env.random.getrandbits(60):015x}", "what had failed"
     if verb.dry_run:
-        known = await engine.env.blocking(cdns.journal.failed)
+        known = await engine.env.blocking(cdns.purging.failed, verb.providers)
         rows = tuple(
-            verbs.PurgeRow(name, edge, "planned", len(words), 0)
-            for name, edge, _, words in known
-            if not verb.providers or name in verb.providers
+            verbs.PurgeRow(it.provider, edge, "planned", len(it.words), it.calls)
+            for it, edges in known
+            for edge in edges
         )
-        return verbs.PurgeResult("", label, engine.env.now(), "manual", rows, dry_run=True)
-    wish = Wish(id, (), label, only=verb.providers)
-    asked = await cdns.purging.ask_again(wish)
+        seconds = max((it.seconds for it, _ in known), default=0.0)
+        return verbs.PurgeResult("", label, engine.env.now(), "manual", rows, dry_run=True, seconds=seconds)
+    asked = await cdns.purging.ask_again(id, label, verb.providers)
     if asked is None:
         return verbs.PurgeResult("", label, engine.env.now(), "manual", ())
+    wish = Wish(id, (), label, only=verb.providers)
     return await carry_out(engine, cdns, wish, verb.wait_s, io.report, asked=asked)
 
 

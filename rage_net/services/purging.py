@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 
 from rage_net.cdn import retry
 from rage_net.cdn.journal import Asked, Journal, Standing
-from rage_net.cdn.plan import Planned, Target, plan
+from rage_net.cdn.plan import Planned, Target, Word, cost, plan
 from rage_net.cdn.provider import Call, Provider, Verdict
 from rage_net.env import Env
 from rage_net.errors import ConfigError, NotFoundError, UsageError
@@ -119,23 +119,24 @@ class Purging:
             event.set()
         return asked
 
-    async def ask_again(self, wish: Wish) -> Asked | None:
-        """Journal a purge of all that has failed and was not purged since; None where there is nothing.
+    def failed(self, only: Sequence[str] = ()) -> list[tuple[Planned, Sequence[str]]]:
+        """What has failed and was not purged since, by provider and edge, as calls that would purge it. Blocking."""
+        return [
+            (Planned(name, words, frozenset(word.kind for word in words if soft), *self._cost(name, words)), (edge,))
+            for name, edge, soft, words in self.journal.failed()
+            if name in self.providers and (not only or name in only)
+        ]
 
-        Of `wish` only the id, label, cause and `only` count.
-        """
-        known = [
-            it
-            for it in await self._env.blocking(self.journal.failed)
-            if it[0] in self.providers and (not wish.only or it[0] in wish.only)
-        ]
-        if not known:
+    def _cost(self, name: str, words: Sequence[Word]) -> tuple[int, float]:
+        able = self.providers[name].abilities
+        return cost([word for word in words if word.kind in able.words_max], able)
+
+    async def ask_again(self, id: str, label: str, only: Sequence[str] = ()) -> Asked | None:
+        """Journal a purge of `failed`; None where there is nothing."""
+        wanted = await self._env.blocking(self.failed, only)
+        if not wanted:
             return None
-        wanted: list[tuple[Planned, Sequence[str]]] = [
-            (Planned(name, words, frozenset(word.kind for word in words if soft), 0, 0.0), (edge,))
-            for name, edge, soft, words in known
-        ]
-        asked = Asked(wish.id, self._env.now(), wish.cause, wish.label)
+        asked = Asked(id, self._env.now(), "manual", label)
         await self._env.blocking(self.journal.ask, asked, wanted)
         for event in self._wake.values():
             event.set()

@@ -312,11 +312,12 @@ async def test_what_has_failed_is_purged_again_once_and_nothing_else_is(env):
         await purging.ask(wish("3", "x", only=("a",)))
         await purging.wait("3", 10, to_the_end=True)
         provider.calls.clear()
-        assert await purging.ask_again(wish("4", only=("a",))) is not None
+        assert [(it.calls, len(it.words)) for it, _ in purging.failed(["a"])] == [(1, 2)]
+        assert await purging.ask_again("4", "again", ("a",)) is not None
         states = await purging.wait("4", 10, to_the_end=True)
         assert by_state(states) == {("a", "", "accepted"): 2}
         assert sorted(word for call in provider.calls for word in call.words) == ["y", "z"]
-        assert await purging.ask_again(wish("5", only=("a",))) is None
-        assert await purging.ask_again(wish("6")) is not None
+        assert await purging.ask_again("5", "again", ("a",)) is None
+        assert await purging.ask_again("6", "again") is not None
         assert by_state(await purging.wait("6", 10, to_the_end=True)) == {("b", "", "accepted"): 2}
-        assert await purging.ask_again(wish("7")) is None
+        assert await purging.ask_again("7", "again") is None
