@@ -203,6 +203,7 @@ async def _settle_again(engine: Engine, cdns: Cdns, tasks: asyncio.TaskGroup) ->
 
 
 async def _step_alone(engine: Engine, cdns: Cdns, owed: Owed, busy: set[str]) -> None:
+    """Bring one a step further; a failure is its own, and it is tried again."""
     try:
         async with cdns.steps:
             await _step(engine, cdns, owed)

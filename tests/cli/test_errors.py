@@ -244,6 +244,8 @@ def test_every_error_id_in_the_code_has_a_page_with_its_exit_code(rage: Rage) ->
         "wrong-bytes",
         "sources-unreachable",
         "token-refused",
+        *(f"cdn-{why}" for why in ("credentials", "forbidden", "not-found", "config", "rejected", "rate-limited")),
+        "cdn-impossible",
     }
     assert set(PAGES) - set(used) <= computed, "pages of errors that nobody raises"
     assert rage("help", "error", "home-locked", "--json").stdout.count(b'"exit": 9') == 1
