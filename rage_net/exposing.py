@@ -4,7 +4,8 @@ The journal remembers which documents CDNs may hold. Whatever happens (facts of 
 restart with news missed), what was held is compared with what may be: so no path of code has to remember to purge.
 Where this node wrote the change it purges at once; others with credentials wait half a minute, then by rank, and do not
 when a signed `purged` fact says that somebody did. The order: it is effective at the origin before this is called;
-delete from every bucket; purge the edges, at once and again when the deletes are through; prove; tell.
+delete from every bucket; purge the edges, at once and again when the deletes are through; prove; tell; and a minute
+later purge once more, for an edge may have been asking us for it while it was purged.
 
 Source: issue 6, B; design D4, D7. Not here: what is public (gate), sending (services.purging).
 """
@@ -52,10 +53,13 @@ STEPS_AT_ONCE = 64
 PROVE_S = 10.0
 EVENTS_MAX = 64
 
-BUCKETS, ONCE_MORE = "-buckets", "-again"
+BUCKETS, ONCE_MORE, AT_LAST = "-buckets", "-again", "-last"
 """After the id of what is owed: the ids of the purges that it asks for besides its own."""
-ASKED, AGAIN = 1, 2
-"""Steps of an owed purge: buckets and edges have been asked; edges have been asked again after the buckets."""
+ASKED, AGAIN, LAST = 1, 2, 3
+"""Steps of an owed purge: buckets and edges have been asked; edges have been asked again after the buckets; it is
+proved and told, and edges are asked a last time."""
+IN_FLIGHT_S = 65.0
+"""How long an answer of ours may be on its way to an edge (`http.ANSWER_TIMEOUT_S`), and a little more."""
 
 
 async def look(engine: Engine, cdns: Cdns, doc_ids: Collection[str] | None, *, is_ours: bool) -> int:
@@ -238,6 +242,9 @@ async def _step(engine: Engine, cdns: Cdns, owed: Owed) -> None:
         await _ask(engine, cdns, owed, owed.id, [name for name in names if name not in cdns.buckets])
         await engine.env.blocking(journal.advance, owed.id, ASKED, now + LOOK_AGAIN_S)
         return
+    if owed.step == LAST:
+        await _ask_a_last_time(engine, cdns, owed)
+        return
     found = await engine.env.blocking(journal.states, owed.id + BUCKETS)
     emptied = [it for it in found if it.provider in cdns.purging.providers]
     found = await engine.env.blocking(journal.states, owed.id if owed.step == ASKED else owed.id + ONCE_MORE)
@@ -253,7 +260,18 @@ async def _step(engine: Engine, cdns: Cdns, owed: Owed) -> None:
     stays = await _prove(engine, cdns, owed, states)
     failed = {it.provider for it in states if it.state == "failed"} | stays
     await _tell(engine, cdns, owed, [name for name in edges if name not in failed])
-    await engine.env.blocking(journal.acquit, owed.id)
+    if edges and owed.cause != "moved":  # what moved was public, and its old bytes harm nobody
+        await engine.env.blocking(journal.advance, owed.id, LAST, engine.env.now() + IN_FLIGHT_S)
+    else:
+        await engine.env.blocking(journal.acquit, owed.id)
+
+
+async def _ask_a_last_time(engine: Engine, cdns: Cdns, owed: Owed) -> None:
+    """An answer that was on its way to an edge while it was purged is kept there as if it came after."""
+    found = await engine.env.blocking(cdns.journal.states, owed.id)
+    names = {it.provider: None for it in found if it.provider in cdns.purging.providers}
+    await _ask(engine, cdns, owed, owed.id + AT_LAST, list(names))
+    await engine.env.blocking(cdns.journal.acquit, owed.id)
 
 
 async def _prove(engine: Engine, cdns: Cdns, owed: Owed, states: Sequence[Standing]) -> set[str]:
