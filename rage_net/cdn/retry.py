@@ -19,11 +19,13 @@ RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 def pause_s(tries: int, verdict: Verdict, chance: float) -> float:
     """Seconds until the next try after `tries` of them. `chance` is drawn from 0 to 1.
 
-    What the CDN asks for counts, up to five minutes, with a tenth more at the most so that not all come at once; else
-    from 0 to 1 s, doubled with each try up to a minute.
+    What the CDN asks for counts, from one second up to five minutes, with a tenth more at the most so that not all come
+    at once; else from 0 to 1 s, doubled with each try up to a minute. Less than a second counts where tries end: else
+    one that says `Retry-After: 0` would be asked as fast as it answers, for ever.
     """
     if verdict.retry_after_s is not None:
-        return max(0.0, min(verdict.retry_after_s, ASKED_FOR_S_MAX)) * (1 + chance / 10)
+        least = FIRST_S if verdict.tries_max is None else 0.0
+        return max(least, min(verdict.retry_after_s, ASKED_FOR_S_MAX)) * (1 + chance / 10)
     return min(LONGEST_S, FIRST_S * float(2 ** max(0, min(tries - 1, 16)))) * chance
 
 

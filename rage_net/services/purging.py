@@ -275,7 +275,7 @@ class Purging:
                 if verdict.code in ("cdn-unreachable", "cdn-rate-limited", "cdn-busy"):
                     self._pauses[provider.name, call.edge] = now + pause, verdict
         elif verdict.state == "pending":
-            pause = ASK_EVERY_S if verdict.retry_after_s is None else verdict.retry_after_s
+            pause = ASK_EVERY_S if verdict.retry_after_s is None else max(retry.FIRST_S, verdict.retry_after_s)
         elif verdict.is_too_large and len(call.words) == 1:
             verdict = replace(verdict, state="failed", is_too_large=False)
         if verdict.state == "failed":
@@ -300,7 +300,7 @@ class Purging:
                 if retry.is_final(tries, verdict):
                     verdict = replace(verdict, state="failed")
                 self._wake[provider.name, edge].set()
-            pause = ASK_EVERY_S if verdict.retry_after_s is None else verdict.retry_after_s
+            pause = ASK_EVERY_S if verdict.retry_after_s is None else max(retry.FIRST_S, verdict.retry_after_s)
             await self._env.blocking(self._record, reference, verdict, self._env.now(), pause)
             async with self._settled:
                 self._settled.notify_all()
