@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from rage_net import exposing
 from rage_net import home as homes
+from rage_net.cdn import retry
 from rage_net.cdn.journal import Exposed, Journal, Owed
+from rage_net.cdn.provider import Verdict
 from rage_net.cdns import Cdns
 from rage_net.cid import Cid
 from rage_net.config import cdn as reading
@@ -135,22 +138,32 @@ def test_a_document_that_moves_after_it_was_hidden_is_purged_where_moves_are_not
     assert [(it.id, it.cause, it.due_at) for it in journal.owed()] == [("o2", "narrowed", 1.0)]
 
 
-async def one_round(engine: Engine, cdns: Cdns) -> None:
-    for owed in cdns.journal.owed():
-        if exposing.is_due(owed, engine.env.now()):
-            await exposing._step_alone(engine, cdns, owed, set())
+@asynccontextmanager
+async def doing_what_is_owed(engine: Engine, cdns: Cdns) -> AsyncIterator[None]:
+    job = asyncio.create_task(exposing.work(engine, cdns))
+    try:
+        async with working(cdns.purging), asyncio.timeout(20):
+            yield
+    finally:
+        job.cancel()
+        await asyncio.gather(job, return_exceptions=True)
+
+
+async def until(ready: Callable[[], bool]) -> None:
+    while not ready():
+        await asyncio.sleep(0.01)
 
 
 async def test_one_document_whose_purge_fails_holds_up_no_other(tmp_path: Path) -> None:
     bad, good = (Exposed(name * 26, "globex", root) for name, root in (("a", "no CID"), ("b", SHOWN.root)))
     homes.init(Home(tmp_path))
     async with Engine.open(Home(tmp_path)) as engine:
-        purging = Purging(Journal(None), [Scripted("one")], engine.env)
-        cdns = Cdns(Cdn(), {"one": SECTION}, {}, {}, purging)
-        purging.journal.expose([], [Owed("o1", bad, "removed", (), 1.0), Owed("o2", good, "removed", (), 2.0)], [])
-        await one_round(engine, cdns)
-        assert [(it.id, it.step) for it in purging.journal.owed()] == [("o2", 1), ("o1", 0)]
-        assert purging.journal.find("o2") is not None
+        cdns = Cdns(Cdn(), {"one": SECTION}, {"one": Web()}, {}, Purging(Journal(None), [Scripted("one")], engine.env))
+        cdns.journal.expose([], [Owed("o1", bad, "removed", (), 1.0), Owed("o2", good, "removed", (), 2.0)], [])
+        async with doing_what_is_owed(engine, cdns):
+            await until(lambda: {it.id: it.step for it in cdns.journal.owed()}["o2"] == exposing.LAST)
+        left = next(it for it in cdns.journal.owed() if it.id == "o1")
+        assert left.step == 0 and left.due_at > engine.env.now(), "it is tried again, later"
 
 
 async def test_a_cdn_that_has_left_the_configuration_holds_up_no_purge(tmp_path: Path) -> None:
@@ -158,12 +171,42 @@ async def test_a_cdn_that_has_left_the_configuration_holds_up_no_purge(tmp_path:
     async with Engine.open(Home(tmp_path)) as engine:
         journal = Journal(None)
         journal.expose([], [Owed("o1", SHOWN, "removed", (), 1.0)], [])
-        left = Purging(journal, [Scripted("one"), Scripted("left")], engine.env)
-        await one_round(engine, Cdns(Cdn(), {"one": SECTION, "left": SECTION}, {}, {}, left))
-        purging = Purging(journal, [Scripted("one")], engine.env)
-        assert {it.provider for it in journal.states("o1")} == {"one", "left"}
-        async with working(purging):
-            await purging.wait("o1", 10, to_the_end=False)
-            journal.advance("o1", exposing.ASKED, 0.0)
-            cdns = Cdns(Cdn(), {"one": SECTION}, {"one": Web()}, {}, purging)
-            assert await one_round(engine, cdns) is None, "it is done with"
+        away = Scripted("left", answer=lambda call: Verdict("queued", code="cdn-unreachable", reason="away"))
+        both = Purging(journal, [Scripted("one"), away], engine.env)
+        async with doing_what_is_owed(engine, Cdns(Cdn(), {"one": SECTION, "left": SECTION}, {}, {}, both)):
+            await until(lambda: {it.provider for it in journal.states("o1") if it.tries} == {"one", "left"})
+        assert [it.id for it in journal.owed()] == ["o1"]
+        cdns = Cdns(Cdn(), {"one": SECTION}, {"one": Web()}, {}, Purging(journal, [Scripted("one")], engine.env))
+        async with doing_what_is_owed(engine, cdns):
+            await until(lambda: [it.step for it in journal.owed()] == [exposing.LAST])
+
+
+# --- CDNs that mean us harm -------------------------------------------------------------------------------------------
+
+
+def test_a_cdn_that_asks_to_be_asked_again_at_once_is_left_alone_for_a_second() -> None:
+    for tries in (1, 2, 100):
+        assert retry.pause_s(tries, Verdict("queued", retry_after_s=0.0, code="cdn-busy"), 0.0) == 1.0
+
+
+async def test_a_cdn_that_never_shows_a_purge_does_not_delay_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proving = asyncio.Event()
+
+    async def prove(*_: object, **__: object) -> tuple[object, ...]:
+        proving.set()
+        await asyncio.Event().wait()
+        return ()
+
+    monkeypatch.setattr(exposing, "prove", prove)
+    homes.init(Home(tmp_path))
+    async with Engine.open(Home(tmp_path)) as engine:
+        cdns = Cdns(Cdn(), {"one": SECTION}, {}, {}, Purging(Journal(None), [Scripted("one")], engine.env))
+        async with doing_what_is_owed(engine, cdns):
+            cdns.journal.expose([], [Owed("o1", SHOWN, "removed", (), 1.0)], [])
+            cdns.wake.set()
+            await proving.wait()
+            cdns.journal.expose([], [Owed("o2", SHOWN, "narrowed", (), 2.0)], [])
+            cdns.wake.set()
+            await until(lambda: cdns.journal.find("o2") is not None)
