@@ -124,17 +124,25 @@ async def settle(engine: Engine, cdns: Cdns) -> None:
         return
     for doc_id in await engine.env.blocking(cdns.journal.sealed_documents):
         try:
-            filled = await publish(engine, cdns, doc_id)
-        except RageError as error:
-            log.warning("document %s cannot be sealed anew: %s", doc_id, error.message)
-            filled = None
-        for store in filled.stores if filled is not None else ():
-            if store.errors:
-                log.warning("document %s: %s: %s", doc_id, store.bucket, store.errors[-1].message)
-        right = await engine.env.blocking(_right, engine, doc_id)
-        for epoch in await engine.env.blocking(cdns.journal.sealed_epochs, doc_id):
-            if epoch not in right:
-                await _clear(engine, cdns, doc_id, epoch)
+            await _settle(engine, cdns, doc_id)
+        except Exception:  # a document that we cannot do right by holds up no other
+            log.exception("the ciphertexts of document %s", doc_id)
+            engine.metrics.failures.add(1, "cdn")
+
+
+async def _settle(engine: Engine, cdns: Cdns, doc_id: str) -> None:
+    try:
+        filled = await publish(engine, cdns, doc_id)
+    except RageError as error:
+        log.warning("document %s cannot be sealed anew: %s", doc_id, error.message)
+        filled = None
+    for store in filled.stores if filled is not None else ():
+        if store.errors:
+            log.warning("document %s: %s: %s", doc_id, store.bucket, store.errors[-1].message)
+    right = await engine.env.blocking(_right, engine, doc_id)
+    for epoch in await engine.env.blocking(cdns.journal.sealed_epochs, doc_id):
+        if epoch not in right:
+            await _clear(engine, cdns, doc_id, epoch)
 
 
 def _right(engine: Engine, doc_id: str) -> set[str]:

@@ -7,10 +7,11 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from rage_net import exposing
+from rage_net import exposing, sealed_cdns
 from rage_net import home as homes
 from rage_net.cdn import retry
 from rage_net.cdn.journal import Exposed, Journal, Owed
@@ -210,3 +211,23 @@ async def test_a_cdn_that_never_shows_a_purge_does_not_delay_the_next_one(
             cdns.journal.expose([], [Owed("o2", SHOWN, "narrowed", (), 2.0)], [])
             cdns.wake.set()
             await until(lambda: cdns.journal.find("o2") is not None)
+
+
+async def test_one_sealed_document_that_cannot_be_done_right_by_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    async def publish(engine: object, cdns: object, doc_id: str) -> None:
+        tried.append(doc_id)
+        raise ValueError("what nobody thought of")
+
+    monkeypatch.setattr(sealed_cdns, "publish", publish)
+    homes.init(Home(tmp_path))
+    async with Engine.open(Home(tmp_path)) as engine:
+        cdns = Cdns(Cdn(), {}, {}, {}, Purging(Journal(None), [], engine.env))
+        for doc_id in ("a" * 26, "b" * 26):
+            cdns.journal.note_sealed(doc_id, doc_id, [str(CID)])
+        member = SimpleNamespace(env=engine.env, metrics=engine.metrics, metadata=object())
+        await sealed_cdns.settle(member, cdns)  # type: ignore[arg-type]
+    assert tried == ["a" * 26, "b" * 26]
