@@ -83,6 +83,35 @@ def test_a_path_that_is_never_kept_has_its_whole_query_at_the_origin(
         assert origin.count(asked) == 2
 
 
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("HEAD", {}),
+        ("GET", {"Range": "bytes=0-1"}),
+        ("GET", {"If_None_Match": "*"}),
+        ("GET", {"Authorization": "Bearer mine"}),
+        ("GET", {"X_Forwarded_Host": "evil.example", "X_Original_URL": "/metrics"}),
+        ("GET", {"xkey": "stolen", "X_Purge_Soft": "1", "X_Rage_Pass": "1", "X_Rage_Rule": "keep"}),
+        ("GET", {"X_HTTP_Method_Override": "PURGE", "X_Ban_All": "1"}),
+        ("PURGE", {}),
+        ("BAN", {"X_Ban_All": "1"}),
+        ("POST", {"xkey": "rage"}),
+    ],
+    ids=lambda it: it if isinstance(it, str) else "+".join(it) or "plain",
+)
+def test_an_odd_first_request_leaves_the_whole_object_for_the_next_and_purges_nothing(
+    origin: Origin, edges: tuple[VarnishServer, NginxServer], method: str, more: dict[str, str]
+) -> None:
+    for edge, name in zip(edges, "vn", strict=True):
+        kept = origin.put(f"/chunks/kept{name}", b"kept", **EDGE)
+        path = origin.put(f"/chunks/odd{name}-{method}{len(more)}{'+'.join(more)}", b"whole", ETag='"1"', **EDGE)
+        fetch(edge, kept)
+        fetch(edge, path, method, **more)
+        answers = [fetch(edge, path) for _ in range(2)]
+        assert [(it.status, it.body) for it in answers] == [(200, b"whole")] * 2
+        assert answers[1].cache == fetch(edge, kept).cache == "HIT"
+
+
 @pytest.mark.parametrize("more", [{}, {"Connection": "X-Forwarded-For, Via"}, {"X_Forwarded_For": "127.0.0.1"}])
 def test_a_client_behind_an_edge_is_not_taken_for_the_machine_of_the_edge(
     origin: Origin, edges: tuple[VarnishServer, NginxServer], more: dict[str, str]
