@@ -152,10 +152,20 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "A CDN's quota is used up; it is asked again when it says.",
         "rage cdn status",
     ),
+    "cdn-refused": (
+        AccessDeniedError,
+        "A CDN refuses a URL that this node signed.",
+        "is signing_key_id in its key group, and signing_key_file of that id? is the clock right?",
+    ),
     "cdn-rejected": (
         UnavailableError,
         "A CDN refused a call as malformed.",
         "rage cdn journal; report it",
+    ),
+    "cdn-signing-key": (
+        ConfigError,
+        "The file signing_key_file in cdn.yaml holds no key that signs URLs: RSA of 2048 bits, not encrypted.",
+        "openssl genrsa -out signing.pem 2048; its public half goes into the key group",
     ),
     "cdn-too-large": (
         UsageError,

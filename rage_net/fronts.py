@@ -30,6 +30,8 @@ from rage_net.web import Web
 if TYPE_CHECKING:
     from rage_net.cdn.probe import Probe
     from rage_net.cdn.sealing import Sealed
+    from rage_net.cdn.signing import SigningKey
+    from rage_net.config.cdn import Provider
     from rage_net.engine import Engine
     from rage_net.services.fronting import Fills, Front, Fronting
 
@@ -83,7 +85,8 @@ class WaysIn:
             return None
         from rage_net.services.fronting import Fills, Fronting, fronts
 
-        served = fronts(cdn.providers, engine.config.network.geo)
+        signing_keys = await engine.env.blocking(_signing_keys, cdn.providers)
+        served = fronts(cdn.providers, engine.config.network.geo, signing_keys)
         if not served:
             return None
         made = Fronting(
@@ -201,20 +204,40 @@ def stage(fronting: Fronting, level: Sequence[Front], levels: int, way: MakeWay 
     return known("cdn", [make(fronting, front, patience_s) for front in level], patience_s=patience_s)
 
 
-def _way(fronting: Fronting, front: Front, hedge_s: float) -> Way:
+def _way(fronting: Fronting, front: Front, hedge_s: float, *, is_ciphertext: bool = False) -> Way:
     from rage_net.services.fronting import Chunks
 
     async def reach() -> Source:
         fronting.check_asked(front)
-        return Chunks(fronting, front, hedge_s)
+        return Chunks(fronting, front, hedge_s, is_ciphertext=is_ciphertext)
 
     return Way(f"cdn {front.provider}", reach, is_holder=True, hedge_s=hedge_s)
 
 
 def _sealed_way(engine: Engine, sealed: Sealed, fronting: Fronting, front: Front, hedge_s: float) -> Way:
-    """The same CDN, where it has the root as ciphertext alone."""
-    reach = _way(fronting, front, hedge_s).reach
+    """The same CDN, where it has the root as ciphertext alone: where it wants signed URLs, these are."""
+    reach = _way(fronting, front, hedge_s, is_ciphertext=True).reach
     return Way(f"cdn {front.provider}", sealings.way(engine, sealed, reach), is_holder=True, hedge_s=hedge_s)
+
+
+def _signing_keys(providers: Sequence[Provider]) -> dict[str, SigningKey]:
+    """By provider. Blocking. Raises: ConfigError, which names the key of cdn.yaml."""
+    from rage_net.config.cdn import CloudFront
+
+    found = {}
+    for at, provider in enumerate(providers):
+        config = provider.config
+        if not isinstance(config, CloudFront) or not config.signing_key_id or config.signing_key_file is None:
+            continue
+        from rage_net.cdn.signing import load_key
+
+        where = f"cdn.providers[{at}].config.signing_key_file"
+        try:
+            pem = configuration.read_bytes(config.signing_key_file, must_exist=True)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error.message}", mend=error.mend, id=error.id) from None
+        found[str(provider.name)] = load_key(config.signing_key_id, pem, f"{where}, {config.signing_key_file},")
+    return found
 
 
 def _failed(error: RageError) -> Stage:

@@ -178,7 +178,7 @@ class Web:
             host = request.url.netloc.decode("ascii")
             if request.url.scheme not in ("http", "https") or not request.url.host:
                 raise UsageError(
-                    f"{_shown(url)} is no address of a web server", why="it begins with http:// or https://"
+                    f"{_address(url)} is no address of a web server", why="it begins with http:// or https://"
                 )
             async with asyncio.timeout(timeout_s):
                 response = await (await self._open()).handle_async_request(request)
@@ -311,6 +311,11 @@ def _shown(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in text[:TOLD_CHARS_MAX]).strip()
 
 
+def _address(url: str) -> str:
+    """A URL as errors show it: without its query, where a signature may stand."""
+    return _shown(url.partition("?")[0])
+
+
 def _mapped(error: Exception, host: str, url: str) -> RageError:
     import httpx
 
@@ -324,7 +329,7 @@ def _mapped(error: Exception, host: str, url: str) -> RageError:
             )
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError)):
-        return UsageError(f"{_shown(url)} is no address of a web server", why=_shown(str(error)))
+        return UsageError(f"{_address(url)} is no address of a web server", why=_shown(str(error)))
     if isinstance(error, (httpx.ProtocolError, httpx.DecodingError, httpx.StreamError)):
         is_cut = isinstance(error, httpx.RemoteProtocolError) and "complete message body" in str(error)
         said = "ended before its answer did" if is_cut else "does not speak HTTP as it should"

@@ -327,6 +327,10 @@ def _absolute(section: Any, home: Path) -> Any:
             below = _absolute(value, home)
             if below is not value:
                 changed[name] = below
+        elif isinstance(value, tuple):
+            rows = tuple(_absolute(row, home) if isinstance(row, Section) else row for row in value)
+            if any(row is not before for row, before in zip(rows, value, strict=True)):
+                changed[name] = rows
     return section.replace(**changed) if changed else section
 
 

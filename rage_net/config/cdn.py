@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from rage_net.config.network import VERSION
+from rage_net.config.network import VERSION, is_loopback
 from rage_net.config.section import Section
 from rage_net.config.values import Between, Name, Seconds, Secret, Url
 
@@ -58,6 +58,10 @@ class CloudFront(Section):
     """The distribution has `CacheTagConfig` with the header x-amz-meta-cache-tag: purges go by tag."""
     api_url: Url | None = None
     """Where its API and CloudWatch's are, instead of AWS."""
+    signing_key_id: Name | None = None
+    """Id of a public key in the distribution's key group: ciphertext is asked for by signed URLs. All else is not."""
+    signing_key_file: Path | None = None
+    """Its private key, RSA of 2048 bits, PEM, 0600. Goes with signing_key_id; every node that reads needs it."""
 
 
 class Azure(Section):
@@ -242,6 +246,8 @@ def check(cdn: Cdn) -> Iterator[tuple[str, str, str, bool]]:
             (provider.config.access_key_id is None) != (provider.config.secret_access_key is None)
         ):
             yield f"cdn.providers[{at}].config", "an access key needs both its id and its secret", "", True
+        if isinstance(provider.config, CloudFront):
+            yield from _check_signing(f"cdn.providers[{at}]", provider, provider.config)
     policy = cdn.cache_policy
     if policy.default_ttl > policy.max_ttl:
         yield "cdn.cache_policy.default_ttl", "it is longer than max_ttl", "raise max_ttl", True
@@ -251,3 +257,14 @@ def check(cdn: Cdn) -> Iterator[tuple[str, str, str, bool]]:
             yield f"{key}.pattern", "a path is wanted, which begins with /", "", True
         if rule.ttl is not None and rule.ttl > policy.max_ttl:
             yield f"{key}.ttl", "it is longer than max_ttl", "raise max_ttl", True
+
+
+def _check_signing(where: str, provider: Provider, config: CloudFront) -> Iterator[tuple[str, str, str, bool]]:
+    if bool(config.signing_key_id) != (config.signing_key_file is not None):
+        key = "signing_key_file" if config.signing_key_id else "signing_key_id"
+        yield f"{where}.config.{key}", "signed URLs need both a key's id and its file", "", True
+    elif config.signing_key_id and any(
+        url.startswith("http://") and not is_loopback(url) for url in provider.public_urls
+    ):
+        message = "http:// shows signed URLs to whoever is on the way, who may use them"
+        yield f"{where}.public_urls", message, "https://", False

@@ -428,12 +428,13 @@ def _check_store(store: Store) -> Iterator[tuple[str, str, str, bool]]:
         yield "network.store.uri", "s3://bucket/prefix is wanted", "3 to 63 of a-z, 0-9, `.`, `-` are a bucket", True
     elif not re.fullmatch(r"(?:[A-Za-z0-9._=-]+(?:/[A-Za-z0-9._=-]+)*)?/?", prefix) or len(prefix) > 512:
         yield "network.store.uri", "a prefix is letters, digits, `.`, `_`, `-`, `=` and `/`", "s3://bucket/rage", True
-    if store.endpoint is not None and store.endpoint.startswith("http://") and not _is_loopback(store.endpoint):
+    if store.endpoint is not None and store.endpoint.startswith("http://") and not is_loopback(store.endpoint):
         message = "http:// shows every chunk to whoever is on the way"
         yield "network.store.endpoint", message, "https://, or a tunnel", False
 
 
-def _is_loopback(url: str) -> bool:
+def is_loopback(url: str) -> bool:
+    """Whether a http:// URL leads to this machine."""
     host = url.removeprefix("http://")
     return host.startswith(("127.", "localhost", "[::1]"))
 

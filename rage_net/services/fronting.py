@@ -21,13 +21,14 @@ import json
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rage_net.cdn.breaker import Breaker
 from rage_net.cdn.probe import is_page
+from rage_net.cdn.signing import SigningKey, sign
 from rage_net.cid import BLOCK_BYTES_MAX, Cid
 from rage_net.config.cdn import Edge, Provider
 from rage_net.durable import write_replacing
@@ -75,6 +76,8 @@ class Front:
     """The operator's own edge: asking it tells no third party."""
     software: str = "http"
     ca_file: Path | None = None
+    signing_key: SigningKey | None = field(default=None, repr=False, compare=False)
+    """Signs the URLs of ciphertexts, and of nothing else; None: they are asked for as everything is."""
 
     @property
     def key(self) -> str:
@@ -90,8 +93,12 @@ class Received:
     buffers: list[bytes | memoryview]
 
 
-def fronts(providers: Iterable[Provider], geo: str) -> tuple[Front, ...]:
+def fronts(
+    providers: Iterable[Provider], geo: str, signing_keys: Mapping[str, SigningKey] | None = None
+) -> tuple[Front, ...]:
     """Where chunks are read by a node in the part of the world `geo`: priority 0 first, then as configured.
+
+    Args: signing_keys: of the providers that want signed URLs, by name.
 
     A provider with regions serves those alone; a node that does not say where it is is served by all. Self-hosted edges
     without public URLs are asked by their endpoints.
@@ -107,7 +114,9 @@ def fronts(providers: Iterable[Provider], geo: str) -> tuple[Front, ...]:
         for url in dict.fromkeys(str(url).rstrip("/") for url in urls):
             ca_file = edge.ca_file if edge is not None else None
             is_own = provider.type == "self-hosted"
-            found.append(Front(str(provider.name), url, provider.routing.priority, is_own, provider.software, ca_file))
+            name, priority = str(provider.name), provider.routing.priority
+            key = (signing_keys or {}).get(name)
+            found.append(Front(name, url, priority, is_own, provider.software, ca_file, key))
     return tuple(sorted(found, key=lambda front: front.priority)[:FRONTS_MAX])
 
 
@@ -199,26 +208,32 @@ class Fronting:
                 f"not asked for {breaker.left_s(now):.0f} s more: {breaker.reason}", id="cdn-unreachable"
             )
 
-    async def fetch(self, front: Front, cid: Cid, size_max: int, patience_s: float = HEDGE_S) -> bytes:
+    async def fetch(
+        self, front: Front, cid: Cid, size_max: int, patience_s: float = HEDGE_S, *, is_ciphertext: bool = False
+    ) -> bytes:
         """One chunk, not verified. Given up after `patience_s`, the edge is one that others outran.
 
+        Args: is_ciphertext: of a sealed document; the URL is signed where the front has a key, as no other is.
         Raises: NotFoundError, AccessDeniedError where the edge gives it not to us; UnavailableError, PeerProtocolError
         where the edge is of no use now; IntegrityError for a web page, and `size-differs` for more than `size_max`.
         """
         self.check_asked(front)
         breaker = self.breaker(front)
+        url, key = f"{front.url}/chunks/{cid}", front.signing_key if is_ciphertext else None
+        if key is not None:
+            url = sign(key, url, self.env.now())
         if not breaker.admit(self.env.now()):  # another ask tries whether it is there again
             raise UnavailableError("another chunk is asked of it first", id="cdn-busy")
         began = self.env.monotonic()
         try:
             answer = await self._web_of(front.ca_file).send(
                 "GET",
-                f"{front.url}/chunks/{cid}",
+                url,
                 timeout_s=CHUNK_S_MAX,
                 connect_s=CONNECT_S_MAX,
                 bytes_max=size_max,
             )
-            return self._judge(front, cid, answer)
+            return self._judge(front, cid, answer, is_signed=key is not None)
         except asyncio.CancelledError:
             if self.env.monotonic() - began >= patience_s * 0.9:
                 self._change(front, lambda now: breaker.outrun(now, "it gave nothing while others did"))
@@ -243,7 +258,7 @@ class Fronting:
             self._fail(front, error.message)
             raise UnavailableError(error.message, why=error.why, mend=error.mend, id="cdn-unreachable") from error
 
-    def _judge(self, front: Front, cid: Cid, answer: Answer) -> bytes:
+    def _judge(self, front: Front, cid: Cid, answer: Answer, *, is_signed: bool) -> bytes:
         status = answer.status
         if status == 200:
             if is_page(answer.headers.get("content-type", ""), answer.body) and not cid.matches(answer.body):
@@ -257,6 +272,12 @@ class Fronting:
             raise NotFoundError("not found")
         if status in (401, 403, 451):  # object stores that may not be listed answer so for what they lack
             self._answered(front)
+            if is_signed:
+                raise AccessDeniedError(
+                    f"it answers {status} to a signed URL: its key groups lack signing_key_id, the key file is not of"
+                    " that id, this machine's clock is wrong, or it has no such object",
+                    id="cdn-refused",
+                )
             raise AccessDeniedError(f"it answers {status}")
         if 300 <= status < 400:
             raise PeerProtocolError(f"it answers {status}: redirects are not followed", id="redirected")
@@ -298,14 +319,15 @@ class Fronting:
 
 
 class Chunks:
-    """A front as a source of one download."""
+    """A front as a source of one download. Args: is_ciphertext: of a sealed document's."""
 
     kind: Literal["cdn"] = "cdn"
 
-    def __init__(self, fronting: Fronting, front: Front, patience_s: float) -> None:
+    def __init__(self, fronting: Fronting, front: Front, patience_s: float, *, is_ciphertext: bool = False) -> None:
         self._fronting = fronting
         self._front = front
         self._patience_s = patience_s
+        self._is_ciphertext = is_ciphertext
         self._absent = 0
         self._has_given = False
 
@@ -326,7 +348,9 @@ class Chunks:
     async def fetch(self, cid: Cid, size_max: int, traffic: Traffic = "user") -> Received:
         """See `Fronting.fetch`."""
         try:
-            data = await self._fronting.fetch(self._front, cid, size_max, self._patience_s)
+            data = await self._fronting.fetch(
+                self._front, cid, size_max, self._patience_s, is_ciphertext=self._is_ciphertext
+            )
         except (NotFoundError, AccessDeniedError):
             self._absent += 1
             raise

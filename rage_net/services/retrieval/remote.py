@@ -314,7 +314,8 @@ class Remote:
         outcome = _outcome_of(error)
         self._schedule.failed(ask, outcome, self._service.env.monotonic(), error.message)
         is_absent = outcome == "missing" and not isinstance(error, IntegrityError)
-        self._note(source.name, NotFoundError("not found") if is_absent else error)
+        said = error.message if error.id == "cdn-refused" else "not found"  # a key or a clock of ours may be wrong
+        self._note(source.name, NotFoundError(said) if is_absent else error)
         if outcome == "wrong":
             self._service.distrust(source.key)
             self._service.metrics.failures.add(1, "wrong_bytes")
