@@ -11,7 +11,7 @@ import pytest
 from conftest_cli import RAGE, Rage, environment
 
 from rage_cli.options import options
-from rage_cli.output import Column, render
+from rage_cli.output import Column, _fit, human, render, to_tsv
 from rage_cli.text import format_clock, format_duration, format_size, parse_duration, safe
 from rage_net.verbs.peer import PingPeerResult
 
@@ -171,3 +171,16 @@ def test_sizes_and_times_are_for_people() -> None:
 def test_safe_text_keeps_what_can_be_shown() -> None:
     assert safe("naïve 文書 🎉") == "naïve 文書 🎉"
     assert safe("a\x1b[2Jb\x9b\u2066\udc80") == "a\\x1b[2Jb\\x9b\\u2066\\udc80"
+
+
+def test_an_address_is_shown_without_its_scheme_and_written_with_it() -> None:
+    assert [human(url, "address") for url in ("https://a.example.org:81", "http://127.0.0.1:6181", "s3://b/c", "")] == [
+        *("a.example.org:81", "127.0.0.1:6181", "s3://b/c"),
+        "-",
+    ]
+    column = Column("edge", lambda it: it, "address")
+    assert to_tsv("https://a.example.org", [column]) == "https://a.example.org\n"
+
+
+def test_paths_of_chunks_that_are_cut_keep_the_end_by_which_they_differ() -> None:
+    assert _fit("/chunks/bafkr4iaaaaaaaaaaaaxyz", 10) == "…aaaaaaxyz"

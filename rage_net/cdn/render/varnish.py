@@ -90,7 +90,7 @@ VCL = r"""# Varnish as the CDN edge "{name}" of a rage network. Written by `rage
 #   frontend = "[*]:443"   backend = "[127.0.0.1]:6081"   write-proxy-v2 = on   pem-file = "/etc/hitch/edge.pem"
 # and keep `,PROXY` in -a, so that the list of callers below sees who really calls. A front that does not speak the
 # PROXY protocol (nginx as an HTTP proxy) makes every caller look like itself: then it must refuse PURGE and BAN from
-# others; `rage cdn render nginx` writes an edge with TLS that needs no Varnish behind it.
+# others, as the one does that `rage cdn render tls` writes.
 
 vcl 4.1;
 
