@@ -6,6 +6,7 @@ No server of AWS: it answers as AWS's own description of the service (botocore's
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -278,7 +279,8 @@ def _handler(stub: CloudFrontStub) -> type[BaseHTTPRequestHandler]:
                 self.send_header(name, text)
             self.send_header("Content-Length", str(len(answer.body)))
             self.end_headers()
-            self.wfile.write(answer.body)
+            with contextlib.suppress(ConnectionError):  # who asked was killed
+                self.wfile.write(answer.body)
 
         do_GET = do_POST = do_PUT = pass_on
 
