@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rage_net.cdn.buckets import KEYS_MAX, Bucket, key_of
+from rage_net.cdn.buckets import KEYS_MAX, Bucket, Dav, key_of
 from rage_net.cdn.provider import Abilities, Call, Item, Level, Verdict
 from rage_net.cid import Cid, CidError
 from rage_net.errors import ConfigError, RageError
 
 SUFFIX = "-bucket"
 """After the provider's name: the name under which its buckets stand in the journal."""
+PROBE = key_of(Cid.of(b"rage"))
 ABILITIES = Abilities({"url": KEYS_MAX}, answer="done")
 
 
@@ -25,6 +26,8 @@ class Emptying:
         self.name = provider + SUFFIX
         self.buckets = {str(bucket): bucket for bucket in buckets}
         self.edges = tuple(self.buckets)
+        self.is_served = all(isinstance(bucket, Dav) for bucket in buckets)
+        """They are the edges' own files, which they give as they are: a purge by hand takes them, too."""
         self.abilities = ABILITIES
 
     def words(self, item: Item) -> Sequence[str]:
@@ -48,11 +51,11 @@ class Emptying:
         return Verdict("done", id=id)
 
     async def check(self) -> Sequence[tuple[str, Verdict]]:
-        """Whether each bucket can be listed."""
+        """Whether each bucket can be asked with the keys that cdn.yaml gives."""
         found = []
         for edge, bucket in self.buckets.items():
             try:
-                await bucket.page("")
+                await bucket.head(PROBE)
             except RageError as error:
                 found.append((edge, _verdict(error)))
             else:

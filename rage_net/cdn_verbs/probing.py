@@ -9,6 +9,7 @@ import asyncio
 import io as files
 from typing import TYPE_CHECKING
 
+from rage_net.cdn.emptying import SUFFIX
 from rage_net.cdn.probe import Place, Probe, places, probe
 from rage_net.cdn_verbs import targets
 from rage_net.cdn_verbs.purge import carry_out, sections_of
@@ -41,8 +42,8 @@ async def check_cdn(engine: Engine, verb: verbs.CheckCdn, io: Io) -> verbs.Check
 
 async def _check(engine: Engine, cdns: Cdns, name: str, ref: str) -> list[verbs.CheckRow]:
     rows: list[verbs.CheckRow] = []
-    client = cdns.purging.providers.get(name)
-    if client is not None:
+    clients = [it for it in (cdns.purging.providers.get(name), cdns.buckets.get(name + SUFFIX)) if it is not None]
+    for client in clients:
         try:
             async with asyncio.timeout(CHECK_S_MAX):
                 verdicts = await client.check()

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rage_net.cdn.emptying import SUFFIX
 from rage_net.cdn.evidence import judge
 from rage_net.cdn.journal import Asked, Standing
 from rage_net.cdn.plan import Planned
@@ -45,16 +46,30 @@ async def purge_cdn(engine: Engine, verb: verbs.PurgeCdn, io: Io) -> verbs.Purge
     if not 0 <= verb.wait_s <= verbs.WAIT_S_MAX:
         raise UsageError(f"a wait is 0 to {verbs.WAIT_S_MAX:.0f} s", mend=["--wait 2m"])
     cdns = await engine.cdns()
-    sections_of(cdns, verb.providers)
+    sections_of(cdns, [name for name in verb.providers if name not in cdns.buckets])
     wanted, objects, doc_id = await targets.of_verb(engine, verb)
     names = [target.name for target in wanted]
     label = (", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""))[:LABEL_CHARS_MAX]
     purge_id = f"p{engine.env.random.getrandbits(60):015x}"
-    wish = Wish(purge_id, tuple(wanted), label, "manual", doc_id, objects, verb.soft, verb.providers)
+    wish = Wish(purge_id, tuple(wanted), label, "manual", doc_id, objects, verb.soft, verb.providers or _caches(cdns))
     if verb.dry_run:
         plans = await engine.env.blocking(cdns.purging.plan, wish)
         return _planned(cdns, wish, plans, engine.env.now())
     return await carry_out(engine, cdns, wish, verb.wait_s, io.report)
+
+
+def _caches(cdns: Cdns) -> tuple[str, ...]:
+    """Whom a purge by hand is for: caches, and the edges' own files; not the stores that are a CDN's origin."""
+    stores = {name for name, it in cdns.buckets.items() if not it.is_served}
+    found = tuple(name for name in cdns.purging.providers if name not in stores)
+    if not found:
+        raise ConfigError(
+            "no CDN of cdn.yaml can be purged",
+            why="from those that it names things are only read, and the stores that they read are no caches",
+            mend=[*(f"--provider {name}" for name in sorted(stores)), "rage cdn status"],
+            id="cdn-none",
+        )
+    return found
 
 
 async def _purge_failed(engine: Engine, verb: verbs.PurgeCdn, io: Io) -> verbs.PurgeResult:
@@ -110,11 +125,14 @@ def shown(asked: Asked, states: Sequence[Standing], proofs: tuple[verbs.ProofRow
         for it in states
     )  # fmt: skip
     return verbs.PurgeResult(
-        asked.id, asked.label, asked.asked_at, asked.cause, rows, proofs, _impossible(asked.impossible)
+        asked.id, asked.label, asked.asked_at, asked.cause, rows, proofs, _impossible(asked.impossible, rows)
     )
 
 
-def _impossible(found: Sequence[tuple[str, str]]) -> tuple[verbs.PurgeRow, ...]:
+def _impossible(found: Sequence[tuple[str, str]], rows: Sequence[verbs.PurgeRow]) -> tuple[verbs.PurgeRow, ...]:
+    """What a provider has no way to purge; of stores beside others it is no failure: they know names alone."""
+    if any(not row.provider.endswith(SUFFIX) for row in rows):
+        found = [(provider, name) for provider, name in found if not provider.endswith(SUFFIX)]
     return tuple(
         verbs.PurgeRow(provider, "", "failed", 0, 0, reason=f"it has no way to purge {name}", code="cdn-impossible")
         for provider, name in found
@@ -130,7 +148,9 @@ def _planned(cdns: Cdns, wish: Wish, plans: Sequence[Planned], now: float) -> ve
     ]
     impossible = [(it.provider, name) for it in plans for name in it.impossible[:100]]
     seconds = max((it.seconds for it in plans), default=0.0)
-    return verbs.PurgeResult("", wish.label, now, wish.cause, tuple(rows), (), _impossible(impossible), True, seconds)
+    return verbs.PurgeResult(
+        "", wish.label, now, wish.cause, tuple(rows), (), _impossible(impossible, rows), True, seconds
+    )
 
 
 async def list_purges(engine: Engine, verb: verbs.ListPurges, io: Io) -> verbs.ListPurgesResult:

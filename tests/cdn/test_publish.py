@@ -22,10 +22,10 @@ from rage_net import home as homes
 from rage_net.chunk.manifest import blocks
 from rage_net.cid import Cid
 from rage_net.engine import Engine
-from rage_net.errors import AccessDeniedError
+from rage_net.errors import AccessDeniedError, ConfigError
 from rage_net.home import Home
 from rage_net.verbs import acl
-from rage_net.verbs.cdn import ListPurges, PublishCdn
+from rage_net.verbs.cdn import CheckCdn, ListPurges, PublishCdn, PurgeCdn
 from rage_net.verbs.chunk import GetChunk, PutChunk, RemoveChunk
 from tests.engine.test_ways_in import Sink
 from tests.services.trust_world import Authority
@@ -131,6 +131,22 @@ async def test_a_public_document_is_put_once_with_what_caches_are_told(
         head = await asyncio.to_thread(shop.head, root)
         assert "max-age=60" in head["CacheControl"] and "s-maxage=86400" in head["CacheControl"]
         assert f"doc:{doc_id}" in head["Metadata"]["cache-tag"] and "tag:legal" in head["Metadata"]["cache-tag"]
+
+
+async def test_a_purge_by_hand_leaves_the_origin_of_a_cdn_alone_unless_it_is_named(
+    shop: Shop, tmp_path: Path, rng: random.Random
+) -> None:
+    async with opened(tmp_path / "a", shop.yaml) as engine:
+        await put(engine, rng.randbytes(5000), "a.bin", visibility="public")
+        await engine.run(PublishCdn("a.bin"))
+        before = await asyncio.to_thread(shop.held)
+        with pytest.raises(ConfigError) as refused:
+            await engine.run(PurgeCdn(docs=("a.bin",)))
+        assert refused.value.mend[0] == "--provider shop-bucket" and await asyncio.to_thread(shop.held) == before
+        done = await engine.run(PurgeCdn(docs=("a.bin",), providers=("shop-bucket",), wait_s=20.0))
+        assert [row.state for row in done.rows] == ["done"] and not await asyncio.to_thread(shop.held)
+        checked = await engine.run(CheckCdn())
+        assert all(row.ok for row in checked.items) and len(checked.items) == 1
 
 
 async def test_what_is_not_public_is_refused_before_a_byte_leaves(
