@@ -214,6 +214,8 @@ def parse_url(text: str) -> Url:
         raise ValueError("an address that begins with https:// or http:// is wanted")
     if match[2] is not None:
         raise ValueError("credentials do not belong in an address; they have keys of their own")
+    if match[4] is not None and int(match[4][1:]) > 65_535:
+        raise ValueError("a port is at most 65535")
     return Url(text.strip())
 
 

@@ -93,6 +93,8 @@ def test_an_endpoint_splits_into_host_and_port() -> None:
 def test_an_address_with_credentials_is_refused_without_showing_them() -> None:
     with pytest.raises(ValueError, match="credentials") as caught:
         values.parse_url("https://user:pa55word@example.org/")
+    with pytest.raises(ValueError, match="65535"):
+        values.parse_url("https://example.org:65536/")
     assert "pa55word" not in str(caught.value)
 
 
