@@ -84,7 +84,11 @@ def main(arguments: Sequence[str]) -> int:
     _fill_closed_streams()
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        code = _run(arguments)
+        try:
+            code = _run(arguments)
+        except RageError:
+            sys.stdout.flush()  # what was answered before the error is an answer, and nobody flushes after us
+            raise
         sys.stdout.flush()
         return code
     except RageError as error:

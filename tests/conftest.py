@@ -17,6 +17,9 @@ settings.load_profile(os.environ.get("RAGE_TEST_PROFILE", "quick"))
 # Run in the background of a script, the suite inherits an ignored SIGINT, and so would every `rage` it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+os.environ.pop("PYTHONUNBUFFERED", None)
+"""It would hide an answer that a command never flushes: no operator's shell sets it."""
+
 SEED = int(os.environ.get("RAGE_TEST_SEED", "0")) or random.SystemRandom().getrandbits(32)
 
 
