@@ -120,9 +120,20 @@ MIGRATIONS = (
 )
 
 
+_OPEN = (
+    "SELECT wanted.purge FROM work JOIN wanted ON wanted.work = work.number WHERE work.reference = ''"
+    " UNION SELECT wanted.purge FROM call JOIN work ON work.reference = call.reference AND work.reference != ''"
+    " JOIN wanted ON wanted.work = work.number WHERE call.state IN ('queued', 'pending')"
+)
+"""Numbers of purges that have not ended: from what waits, for most work has gone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A purge as it was asked. `objects`: paths by which it is proved; `cause`: manual, narrowed, removed, moved."""
+    """A purge as it was asked. `objects`: paths by which it is proved.
+
+    `cause`: manual, test, sealed (old ciphertexts), or of an owed one narrowed, removed, moved.
+    """
 
     id: str
     asked_at: float
@@ -184,7 +195,6 @@ class Taken:
     """A call to be made now, or when to look again: `due_at` is None when nothing is left for that edge."""
 
     call: Call | None
-    kinds: tuple[Word, ...] = ()
     tries: int = 0
     due_at: float | None = None
 
@@ -248,7 +258,7 @@ class Journal:
                     "UPDATE call SET tries = tries + 1, sent_at = ?, due_at = ? WHERE reference = ?",
                     (now, now + LEASE_S, ref),
                 )
-                return Taken(_call(ref, edge, bool(soft), words), words, tries + 1)
+                return Taken(_call(ref, edge, bool(soft), words), tries + 1)
             later = again[3] if again is not None else None
             first = db.execute(
                 "SELECT soft FROM work WHERE provider = ? AND edge = ? AND reference = '' ORDER BY soft LIMIT 1",
@@ -282,7 +292,7 @@ class Journal:
             numbers = [row[0] for row in rows if Word(row[1], row[2]) in chosen]
             ref = reference(str(numbers[0]), provider, edge, words)
             self._bind(db, ref, provider, edge, first[0], numbers, now, now + LEASE_S)
-            return Taken(_call(ref, edge, bool(first[0]), words), words, 1)
+            return Taken(_call(ref, edge, bool(first[0]), words), 1)
 
     def settle(self, ref: str, verdict: Verdict, now: float, *, retry_in_s: float = 0.0) -> None:
         """What became of a call. One that was too large is undone: its words go in two halves.
@@ -319,11 +329,13 @@ class Journal:
             row = db.execute("SELECT * FROM purge WHERE id = ?", (purge,)).fetchone()
         return None if row is None else _asked(row)
 
-    def newest(self, limit: int, before: float = float("inf")) -> list[Asked]:
-        """Purges, the newest first, asked before a time."""
+    def newest(self, limit: int, *, is_open: bool = False) -> list[Asked]:
+        """Purges, the newest first; with `is_open` those alone of which something waits or is pending."""
+        where = f" WHERE number IN ({_OPEN})" if is_open else ""
         with self._db.read() as db:
             rows = db.execute(
-                "SELECT * FROM purge WHERE asked_at < ? ORDER BY asked_at DESC, number DESC LIMIT ?", (before, limit)
+                f"SELECT * FROM purge{where} ORDER BY asked_at DESC, number DESC LIMIT ?",  # noqa: S608  constants
+                (limit,),
             ).fetchall()
         return [_asked(row) for row in rows]
 

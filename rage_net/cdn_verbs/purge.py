@@ -6,8 +6,8 @@ Source: issue 6, B; design D11.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal
 
 from rage_net.cdn.emptying import SUFFIX
 from rage_net.cdn.evidence import judge
@@ -29,6 +29,8 @@ PROBES = 8
 """At once."""
 PROVE_AGAIN_S = 1.0
 LABEL_CHARS_MAX = 200
+PROOFS: dict[str, Literal["gone", "stays", "unproven"]] = {"gone": "gone", "there": "stays", "unproven": "unproven"}
+Report = Callable[[Progress], None]
 
 
 async def purge_cdn(engine: Engine, verb: verbs.PurgeCdn, io: Io) -> verbs.PurgeResult:
@@ -94,7 +96,13 @@ async def _purge_failed(engine: Engine, verb: verbs.PurgeCdn, io: Io) -> verbs.P
 
 
 async def carry_out(
-    engine: Engine, cdns: Cdns, wish: Wish, wait_s: float, report: object = None, *, asked: Asked | None = None
+    engine: Engine,
+    cdns: Cdns,
+    wish: Wish,
+    wait_s: float,
+    report: Report = lambda _: None,
+    *,
+    asked: Asked | None = None,
 ) -> verbs.PurgeResult:
     """Journal a purge, unless it is `asked`, and send it; with a wait, to its end and with proof."""
     started = engine.env.monotonic()
@@ -104,8 +112,7 @@ async def carry_out(
     def tell(states: Sequence[Standing]) -> None:
         total = sum(it.words for it in states)
         done = sum(it.words for it in states if it.state not in ("queued", "pending"))
-        if callable(report):
-            report(Progress(done, total, "items", "purge"))
+        report(Progress(done, total, "items", "purge"))
 
     states = await cdns.purging.wait(wish.id, wait_s or FIRST_ANSWER_S, to_the_end=bool(wait_s), tell=tell)
     proofs: tuple[verbs.ProofRow, ...] = ()
@@ -164,8 +171,8 @@ async def list_purges(engine: Engine, verb: verbs.ListPurges, io: Io) -> verbs.L
             if asked is None:
                 raise NotFoundError(f"no purge {verb.purge_id!r} in the journal", mend=["rage cdn journal"])
             return [shown(asked, cdns.purging.states(asked.id))]
-        found = [shown(asked, cdns.purging.states(asked.id)) for asked in cdns.journal.newest(limit)]
-        return [it for it in found if not verb.is_open or any(row.state in ("queued", "pending") for row in it.rows)]
+        found = cdns.journal.newest(limit, is_open=verb.is_open)
+        return [shown(asked, cdns.purging.states(asked.id)) for asked in found]
 
     return verbs.ListPurgesResult(tuple(await engine.env.blocking(read)))
 
@@ -208,11 +215,11 @@ def _row(place: Place, path: str, found: Probe, since_s: float, is_soft: bool) -
     if found.look is None:
         return verbs.ProofRow(place.provider, place.edge, path, "unproven", "", found.reason)
     verdict = judge(found.look, since_s)
-    state = {"gone": "gone", "there": "stays", "unproven": "unproven"}[verdict.state]
+    state = PROOFS[verdict.state]
     if is_soft and found.evidence.state in ("stale", "revalidated"):
         state = "gone"
     line = f"{found.status} {found.evidence.line}".strip()
-    return verbs.ProofRow(place.provider, place.edge, path, state, line, verdict.reason)  # type: ignore[arg-type]
+    return verbs.ProofRow(place.provider, place.edge, path, state, line, verdict.reason)
 
 
 def _cid_in(path: str) -> Cid | None:

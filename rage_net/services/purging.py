@@ -8,7 +8,7 @@
 Each edge has senders of its own, so that one that is slow or dead holds up no other. A provider's answer is a verdict;
 `cdn.retry` says when a call is made again, and the journal makes it, after a crash too.
 
-Source: issue 6, B. Not here: what is purged and why (cdn_verbs, exposing), what a CDN's call looks like (cdn).
+Source: issue 6, B. Not here: what is purged and why (cdn_verbs, exposing, sealed_cdns), what a call looks like (cdn).
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ CALL_S_MAX = 60.0
 """A call that takes longer is given up, and made again."""
 FIRST_ANSWER_S = 30.0
 """How long one who does not wait for the end waits for the first answers."""
+FORGET_EVERY_S = 3600.0
+"""Between two looks at what ended long ago; the first is at once, so that a home of commands alone forgets, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ class Purging:
         return [
             (Planned(name, words, frozenset(word.kind for word in words if soft), *self._cost(name, words)), (edge,))
             for name, edge, soft, words in self.journal.failed()
-            if name in self.providers and (not only or name in only)
+            if name in self.providers and edge in self.providers[name].edges and (not only or name in only)
         ]
 
     def _cost(self, name: str, words: Sequence[Word]) -> tuple[int, float]:
@@ -197,6 +199,7 @@ class Purging:
                     for edge in provider.edges:
                         tasks.create_task(self._serve(provider, edge))
                     tasks.create_task(self._follow(provider))
+                tasks.create_task(self._forget())
         finally:
             self._is_working = False
 
@@ -221,6 +224,12 @@ class Purging:
         while True:
             wake.clear()
             await self._rest(wake, await self._ask_after(provider))
+
+    async def _forget(self) -> None:
+        """Keep the journal bounded, for ever."""
+        while True:
+            gone = await self._env.blocking(self.journal.prune, self._env.now())
+            await asyncio.sleep(LOOK_AT_LEAST_S if gone else FORGET_EVERY_S)  # others write between two parts
 
     async def _rest(self, wake: asyncio.Event, due: float | None) -> None:
         rest = LOOK_AT_MOST_S if due is None else due - self._env.now()
@@ -296,12 +305,16 @@ class Purging:
                     verdict = await provider.ask(edge, vendor_id)
             except TimeoutError:
                 verdict = Verdict("pending", id=vendor_id, reason="its end could not be asked for")
-            if verdict.state == "queued":  # its vendor has forgotten it
-                if retry.is_final(tries, verdict):
-                    verdict = replace(verdict, state="failed")
-                self._wake[provider.name, edge].set()
+            except Exception:  # what fails here must not end the senders of all CDNs
+                log.exception("the end of a purge on %s", provider.name)
+                verdict = Verdict("pending", id=vendor_id, reason="rage failed; see the node's log", code="bug")
+            is_forgotten = verdict.state == "queued"  # by its vendor
+            if is_forgotten and retry.is_final(tries, verdict):
+                verdict = replace(verdict, state="failed")
             pause = ASK_EVERY_S if verdict.retry_after_s is None else max(retry.FIRST_S, verdict.retry_after_s)
             await self._env.blocking(self._record, reference, verdict, self._env.now(), pause)
+            if is_forgotten:  # not before it is written, or the sender would find nothing, and rest
+                self._wake[provider.name, edge].set()
             async with self._settled:
                 self._settled.notify_all()
         return await self._env.blocking(self.journal.next_pending, provider.name)

@@ -244,6 +244,58 @@ def test_what_ended_long_ago_is_forgotten_and_what_is_open_is_not():
     assert journal.open_words("scripted", "") == 1
 
 
+def test_what_is_open_is_found_behind_newer_purges_that_have_ended():
+    from rage_net.cdn.plan import plan
+
+    journal, abilities = Journal(None), Abilities({"tag": 10})
+    for id in ("waits", "pending", "ended"):
+        journal.ask(Asked(id, float(len(id)), "manual", ""), [(plan(Scripted(), tags(id), soft=False), (id,))])
+    for id, verdict in (("pending", Verdict("pending", id="1")), ("ended", ACCEPTED)):
+        taken = journal.take("scripted", id, abilities, 1.0)
+        assert taken.call is not None
+        journal.settle(taken.call.reference, verdict, 1.0)
+    assert {it.id for it in journal.newest(10, is_open=True)} == {"waits", "pending"}
+    assert [it.id for it in journal.newest(1, is_open=True)] == ["pending"]
+
+
+async def test_whoever_works_forgets_what_ended_long_ago(env):
+    from rage_net.cdn.plan import plan
+
+    journal = Journal(None)
+    for n in range(120):
+        journal.ask(Asked(str(n), 1.0, "manual", ""), [(plan(Scripted(), (), soft=False), ("",))])
+    async with working(Purging(journal, [Scripted()], env)), asyncio.timeout(10):
+        while journal.newest(1):
+            await asyncio.sleep(0)
+
+
+async def test_a_question_for_an_end_that_breaks_ends_no_senders(env, caplog):
+    def broken(id: str) -> Verdict:
+        raise KeyError("a bug")
+
+    slow = Scripted("slow", answer=lambda call: Verdict("pending", id="I1", retry_after_s=0), later=broken)
+    purging = Purging(Journal(None), [slow, Scripted("other")], env)
+    async with working(purging):
+        await purging.ask(wish("1", "a", only=("slow",)))
+        while "the end of a purge on slow" not in caplog.text:
+            await asyncio.sleep(0.01)
+        await purging.ask(wish("2", "b", only=("other",)))
+        assert by_state(await purging.wait("2", 10, to_the_end=True))
+        (left,) = purging.states("1")
+    assert (left.state, left.code) == ("pending", "bug")
+
+
+async def test_what_failed_at_an_edge_that_left_cdn_yaml_is_not_asked_of_it_again(env):
+    journal = Journal(None)
+    refused = Scripted(edges=("a", "b"), answer=lambda call: Verdict("failed", code="cdn-forbidden"))
+    purging = Purging(journal, [refused], env)
+    async with working(purging):
+        await purging.ask(wish("1", "x"))
+        await purging.wait("1", 10, to_the_end=True)
+    later = Purging(journal, [Scripted(edges=("b",))], env)
+    assert [edges for _, edges in later.failed()] == [("b",)]
+
+
 async def test_a_purge_that_its_vendor_forgets_again_and_again_fails_in_the_end(env):
     provider = Scripted(
         answer=lambda call: Verdict("pending", id="I1", retry_after_s=0),
