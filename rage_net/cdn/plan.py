@@ -1,11 +1,12 @@
 """Which calls purge what was asked: for each CDN the best it can do, and the fewest calls. Pure.
 
 What an operator names is a *target*: a CID, a document, a tag. It offers *choices*, best first, each a set of items
-that purges all of it: one tag; else the URLs of every chunk. Of the choices that a CDN can carry out, the one with the
-fewest calls is taken, unless its quota makes them take a minute longer than another's: what nobody may read any more
-must go soon, and a free Cloudflare zone takes five calls by tag a minute, but 800 URLs a second.
+that purges all of it: one tag; else the URLs of every chunk. Of the choices that a CDN can carry out, the first of all
+targets or the last of all is taken: the one with fewer calls, unless its quota makes them take a minute longer: what
+nobody may read any more must go soon, and a free Cloudflare zone takes five calls by tag a minute, but 800 URLs a
+second. What purges much more than was asked (a prefix, everything) is never taken to save calls.
 
-Source: issue 6, B; cdn-apis 2, 11. Not here: what a document's URLs are (services.purging), sending.
+Source: issue 6, B; cdn-apis 2, 11. Not here: what a document's URLs are (cdn_verbs.targets), sending.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from rage_net.cdn.provider import UNLIMITED, Abilities, Item, Kind, Provider
 
 LATE_S = 60.0
 """What a choice with fewer calls may take longer."""
+BREADTHS: dict[Kind, int] = {"url": 0, "tag": 0, "prefix": 1, "host": 1, "all": 2}
+"""How much of what was not asked for goes, too."""
 REFERENCE_CHARS = 40
 WORDS_MAX = 1_000_000
 """Of one purge on one provider: 20,000 documents' worth of chunks; more is asked for in parts."""
@@ -133,14 +136,18 @@ def _choose(possible: Sequence[Sequence[tuple[Word, ...]]], abilities: Abilities
     """For all targets their first ways, or their last ones: tags or URLs alike, as calls and quota make it better."""
     first = _united(ways[0] for ways in possible)
     last = _united(ways[-1] for ways in possible)
-    if first == last:
-        return first
+    if first == last or _breadth(last) > _breadth(first):
+        return first  # where they need not, a few calls less would cost the origin all that is cached
     (few, early), (many, late) = cost(first, abilities), cost(last, abilities)
     if early > late + LATE_S:
         return last
     if many < few and late <= early + LATE_S:
         return last
     return first
+
+
+def _breadth(words: Sequence[Word]) -> int:
+    return max((BREADTHS[word.kind] for word in words), default=0)
 
 
 def _united(parts: Iterable[Sequence[Word]]) -> tuple[Word, ...]:

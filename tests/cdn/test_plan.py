@@ -52,6 +52,19 @@ def test_a_quota_that_makes_tags_an_hour_late_makes_urls_the_way():
     assert few.seconds == 0 and few.calls == 1  # one call by URL is fewer than 20 by tag
 
 
+def test_nothing_wider_than_asked_is_purged_to_save_calls_or_time():
+    slow = {"tag": ("tags", Quota(1 / 12, 1)), "all": ("all", Quota(1, 9))}
+    provider = Scripted(abilities=Abilities({"tag": 30, "prefix": 1, "all": 1}, quotas=slow))
+    wide = ((Item("prefix", "/chunks/"), Item("prefix", "/ipfs/")), (Item("all"),))
+    targets = [Target(str(n), ((Item("tag", f"doc:{n}"),), *wide)) for n in range(300)]
+    planned = plan(provider, targets, soft=False)
+    assert {word.kind for word in planned.words} == {"tag"} and planned.calls == 10
+    without = Scripted(abilities=Abilities({"prefix": 1, "all": 1}))
+    assert {word.kind for word in plan(without, targets, soft=False).words} == {"prefix"}
+    least = Scripted(abilities=Abilities({"all": 1}))
+    assert plan(least, targets, soft=False).words == (Word("all", "*"),)
+
+
 def test_soft_is_for_kinds_that_can_be_marked():
     abilities = Abilities({"tag": 10, "url": 10}, soft=frozenset({"tag"}))
     assert plan(Scripted(abilities=abilities), [Target("a", ((TAG,),))], soft=True).soft == {"tag"}
