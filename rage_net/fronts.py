@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rage_net import config as configuration
-from rage_net import env as environment
 from rage_net import sealings, sharing
 from rage_net.chunk import manifest
 from rage_net.cid import Cid
@@ -79,8 +78,7 @@ class WaysIn:
         engine = self._engine
         if not engine.config.network.cdn.enabled:
             return None
-        environ = environment.read_environment()
-        cdn = await engine.env.blocking(functools.partial(configuration.load_cdn, engine.config, environ=environ))
+        cdn = await engine.env.blocking(lambda: engine.cdn_config)
         if not cdn.enabled or not cdn.providers:
             return None
         from rage_net.services.fronting import Fills, Fronting, fronts

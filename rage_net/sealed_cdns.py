@@ -38,6 +38,8 @@ BATCH = 16
 """Ciphertexts that are in memory at once."""
 CACHE_CONTROL = "public, max-age=60, s-maxage=86400"
 """Its name is the hash of its bytes; what is revoked is purged."""
+STEP_S = 5.0
+"""How long one round waits for one step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +184,3 @@ async def _clear(engine: Engine, cdns: Cdns, doc_id: str, epoch: str) -> None:
             return  # later
     await engine.env.blocking(journal.forget_sealed, epoch)
     await sealings.forget_epoch(engine, doc_id, bytes.fromhex(epoch))
-
-
-STEP_S = 5.0
-"""How long one round waits for one step."""
