@@ -59,6 +59,8 @@ class Cdns:
     """Set when a purge is owed."""
     wake_sealed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a document may have to be sealed anew."""
+    looking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while what CDNs may hold is compared with what is public, and noted."""
     steps: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(exposing.STEPS_AT_ONCE))
     """Held by each step of a purge that is owed."""
 

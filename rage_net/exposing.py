@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ from rage_net.cdn_verbs import targets
 from rage_net.cdn_verbs.purge import prove
 from rage_net.cid import Cid
 from rage_net.config import cdn as sections
-from rage_net.errors import ConfigError, NotFoundError
+from rage_net.errors import ConfigError, NotFoundError, UsageError
 from rage_net.gate import is_public_access
 from rage_net.services.purging import Wish
 
@@ -64,7 +65,8 @@ IN_FLIGHT_S = 65.0
 
 async def look(engine: Engine, cdns: Cdns, doc_ids: Collection[str] | None, *, is_ours: bool) -> int:
     """Compare what CDNs may hold with what is public now, of these documents or of all; purges that are owed."""
-    owed = await engine.env.blocking(_compare, engine, cdns, doc_ids, is_ours)
+    async with cdns.looking:  # two at once could each write what the other has made untrue
+        owed = await engine.env.blocking(_compare, engine, cdns, doc_ids, is_ours)
     cdns.wake.set()
     cdns.wake_sealed.set()  # what is sealed may be due, too
     return owed
@@ -193,9 +195,10 @@ async def _settle_again(engine: Engine, cdns: Cdns, tasks: asyncio.TaskGroup) ->
             ends = engine.env.monotonic() + IDLE_S
         now = engine.env.now()
         rest = ends - engine.env.monotonic() if engine.serves else IDLE_S
+        under_way = frozenset(busy)
         for owed in await engine.env.blocking(cdns.journal.owed):
-            if owed.id in busy:
-                continue
+            if owed.id in under_way:
+                continue  # it may have gone a step further since it was read
             if is_due(owed, now):  # a proof takes a while: what is owed meanwhile does not wait for it
                 busy.add(owed.id)
                 tasks.create_task(_step_alone(engine, cdns, owed, busy))
@@ -246,9 +249,9 @@ async def _step(engine: Engine, cdns: Cdns, owed: Owed) -> None:
         await _ask_a_last_time(engine, cdns, owed)
         return
     found = await engine.env.blocking(journal.states, owed.id + BUCKETS)
-    emptied = [it for it in found if it.provider in cdns.purging.providers]
+    emptied = _of_now(cdns, found)
     found = await engine.env.blocking(journal.states, owed.id if owed.step == ASKED else owed.id + ONCE_MORE)
-    states = [it for it in found if it.provider in cdns.purging.providers]  # others have left cdn.yaml since
+    states = _of_now(cdns, found)
     if any(it.state in ("queued", "pending") for it in (*emptied, *states)):
         await engine.env.blocking(journal.advance, owed.id, owed.step, now + LOOK_AGAIN_S)
         return
@@ -266,10 +269,16 @@ async def _step(engine: Engine, cdns: Cdns, owed: Owed) -> None:
         await engine.env.blocking(journal.acquit, owed.id)
 
 
+def _of_now(cdns: Cdns, states: Iterable[Standing]) -> list[Standing]:
+    """Without providers and edges that have left cdn.yaml since: nobody asks them, and no answer will come."""
+    providers = cdns.purging.providers
+    return [it for it in states if it.provider in providers and it.edge in providers[it.provider].edges]
+
+
 async def _ask_a_last_time(engine: Engine, cdns: Cdns, owed: Owed) -> None:
     """An answer that was on its way to an edge while it was purged is kept there as if it came after."""
     found = await engine.env.blocking(cdns.journal.states, owed.id)
-    names = {it.provider: None for it in found if it.provider in cdns.purging.providers}
+    names = dict.fromkeys(it.provider for it in _of_now(cdns, found))
     await _ask(engine, cdns, owed, owed.id + AT_LAST, list(names))
     await engine.env.blocking(cdns.journal.acquit, owed.id)
 
@@ -323,6 +332,10 @@ async def _ask(engine: Engine, cdns: Cdns, owed: Owed, id: str, names: Sequence[
     wish = Wish(id, (target,), label, owed.cause, owed.document.doc_id, objects, False, tuple(names))
     try:
         asked = await cdns.purging.ask(wish)
+    except UsageError as error:  # more URLs than one purge may name
+        log.warning("%s: %s; all that these CDNs have of us is purged instead", label, error)
+        target = await engine.env.blocking(targets.of_document, engine, owed.document.doc_id, [])
+        asked = await cdns.purging.ask(replace(wish, targets=(target,)))
     except (ConfigError, NotFoundError) as error:  # the configuration has changed under us
         log.warning("%s: %s", label, error)
         return
@@ -340,11 +353,11 @@ async def _tell(engine: Engine, cdns: Cdns, owed: Owed, names: Sequence[str]) ->
     told = [_told_as(cdns.section_of(name)) for name in names]
     events = [bytes.fromhex(event) for event in owed.events]
 
-    def write() -> list[object]:
+    def write() -> list[Fact]:
         return list(metadata.records.tell_purged(owed.document.doc_id, events, told))
 
     facts = await engine.env.blocking(write)
-    await sharing.written(engine, metadata.organization, facts)  # type: ignore[arg-type]
+    await sharing.written(engine, metadata.organization, facts)
 
 
 def _told_as(section: sections.Provider) -> PurgedProvider:

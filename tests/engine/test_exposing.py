@@ -374,6 +374,43 @@ def test_a_cdn_that_can_purge_nothing_of_it_is_said_and_owed_no_more(
     run(scenario)
 
 
+def test_an_edge_that_left_cdn_yaml_before_it_answered_holds_up_no_purge(run: Play, clouds: Clouds) -> None:
+    def answer(call: Call) -> Verdict:
+        return Verdict("done") if call.edge == "a" else Verdict("queued", code="cdn-unreachable")
+
+    told = clouds.providers["author", "fastly"] = Timed("fastly", edges=("a", "b"), answer=answer)
+
+    async def scenario(world: World) -> None:
+        author, _ = await pair(world, second=())
+        await put(world, author)
+        await narrow(author)
+        await asyncio.sleep(30)
+        journal = (await author.engine.cdns()).journal
+        assert [it.step for it in journal.owed()] == [exposing.ASKED]
+        told.edges = ("a",)
+        await asyncio.sleep(120)
+        assert journal.owed() == []
+        assert [call.edge for call in told.calls].count("a") == 2, "at once, and a last time"
+
+    run(scenario)
+
+
+def test_a_document_of_more_urls_than_one_purge_may_name_is_purged_by_something_wider(
+    run: Play, clouds: Clouds, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("rage_net.cdn.plan.WORDS_MAX", 2)
+
+    async def scenario(world: World) -> None:
+        author, _ = await pair(world, second=())
+        clouds.of(author).abilities = Abilities({"url": 100, "all": 1})
+        await put(world, author)
+        await narrow(author)
+        await asyncio.sleep(SOON_S)
+        assert clouds.of(author).told == {"*"} and "is purged instead" in caplog.text
+
+    run(scenario)
+
+
 def test_a_clock_that_was_set_back_delays_no_purge() -> None:
     owed = Owed("o", Exposed("d", "acme", "r"), "narrowed", (), 1_000_000.0)
     assert exposing.is_due(owed, 1_000_000.0) and not exposing.is_due(owed, 1_000_000.0 - exposing.OTHERS_WAIT_S)
