@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rage_net.acl import ANYONE
 from rage_net.cdn import policy
 from rage_net.cdn.buckets import Bucket, key_of
+from rage_net.cdn.plan import Target
 from rage_net.cdn_verbs import targets
 from rage_net.cdn_verbs.probing import public_root
 from rage_net.cdn_verbs.purge import sections_of
 from rage_net.cid import Cid
 from rage_net.errors import ConfigError, NotFoundError, RageError
+from rage_net.services.purging import Wish
 from rage_net.verbs import Progress
 from rage_net.verbs import cdn as verbs
 
@@ -128,7 +130,9 @@ def _sizes(engine: Engine, blocks: Sequence[Cid]) -> list[int]:
     return [stat.size if (stat := engine.store.stat(cid)) is not None else 0 for cid in blocks]
 
 
-async def _fill(engine: Engine, name: str, bucket: Bucket, blocks: Sequence[Cid], tell: object) -> verbs.PublishRow:
+async def _fill(
+    engine: Engine, name: str, bucket: Bucket, blocks: Sequence[Cid], tell: Callable[[], None]
+) -> verbs.PublishRow:
     work: Iterator[Cid] = iter(blocks)
     counts = {"put": 0, "existed": 0, "failed": 0, "bytes": 0}
     reasons: list[RageError] = []
@@ -146,8 +150,7 @@ async def _fill(engine: Engine, name: str, bucket: Bucket, blocks: Sequence[Cid]
             else:
                 counts["existed" if existed else "put"] += 1
                 counts["bytes"] += 0 if existed else size
-            if callable(tell):
-                tell()
+            tell()
 
     await asyncio.gather(*(put() for _ in range(PUTS_AT_ONCE)))
     last = reasons[-1] if reasons else None
@@ -188,4 +191,15 @@ async def put_block(engine: Engine, bucket: Bucket, cid: Cid) -> tuple[int, bool
         cache_control=headers["Cache-Control"],
         tags=tags,
     )
+    if await engine.stat_served(cid, ANYONE) is None:  # what emptied the bucket may have come before the put's end
+        await _take_back(engine, cid)
+        raise NotFoundError(f"{cid} ceased to be public while it was put", why="it is deleted from the buckets again")
     return len(data), put.existed
+
+
+async def _take_back(engine: Engine, cid: Cid) -> None:
+    """Delete one block from all buckets: journalled, so that it goes even if the bucket is away or we are killed."""
+    cdns = await engine.cdns()
+    target = Target(f"block {cid}", (targets.items_of([cid]),))
+    id, label = f"b{engine.env.random.getrandbits(60):015x}", f"block {cid} ceased to be public while it was put"
+    await cdns.purging.ask(Wish(id, (target,), label, "narrowed", soft=False, only=tuple(cdns.buckets)))

@@ -19,10 +19,11 @@ import boto3
 import pytest
 
 from rage_net import home as homes
+from rage_net.cdn_verbs.publish import put_block
 from rage_net.chunk.manifest import blocks
 from rage_net.cid import Cid
 from rage_net.engine import Engine
-from rage_net.errors import AccessDeniedError, ConfigError
+from rage_net.errors import AccessDeniedError, ConfigError, NotFoundError
 from rage_net.home import Home
 from rage_net.verbs import acl
 from rage_net.verbs.cdn import CheckCdn, ListPurges, PublishCdn, PurgeCdn
@@ -178,6 +179,26 @@ async def test_what_is_removed_leaves_the_bucket_by_itself_and_what_another_publ
         assert wanted <= set(await asyncio.to_thread(shop.held))
         causes = {it.cause for it in (await engine.run(ListPurges())).items}
         assert causes == {"removed"}
+
+
+async def test_a_block_whose_put_ends_after_the_bucket_was_emptied_is_deleted_again(
+    shop: Shop, tmp_path: Path, rng: random.Random
+) -> None:
+    async with opened(tmp_path / "a", shop.yaml) as engine:
+        doc_id, root = await put(engine, rng.randbytes(5000), "a.bin", visibility="public")
+        cdns = await engine.cdns()
+        (emptying,) = cdns.buckets.values()
+        (bucket,) = emptying.buckets.values()
+
+        class Late:
+            async def put(self, *args: Any, **more: Any) -> Any:
+                await engine.run(RemoveChunk(doc_id))
+                await until(lambda: cdns.journal.owed() == [])
+                return await bucket.put(*args, **more)
+
+        with pytest.raises(NotFoundError, match="ceased to be public"):
+            await put_block(engine, Late(), root)
+        await until(lambda: not shop.held())
 
 
 async def test_a_sealed_document_is_read_from_a_cdn_that_learns_nothing_and_sealed_anew_when_a_right_goes(
