@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
@@ -48,7 +49,7 @@ from rage_net.cid import Cid
 from rage_net.config import Config
 from rage_net.denials import Denials
 from rage_net.env import Env, SystemEnv
-from rage_net.errors import NotFoundError, StorageFullError, UnavailableError, UsageError
+from rage_net.errors import ConfigError, NotFoundError, StorageFullError, UnavailableError, UsageError
 from rage_net.fronts import WaysIn
 from rage_net.gate import Gate, Served
 from rage_net.home import Home
@@ -69,6 +70,8 @@ if TYPE_CHECKING:
     from rage_net.services.replicating import Replicating
     from rage_net.services.syncing import Syncing
     from rage_net.services.trust import Trust
+
+log = logging.getLogger("rage.engine")
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -522,11 +525,22 @@ class Engine:
         """What is public may have changed, and is so here: what CDNs may have no more is purged.
 
         A command alone looks only where a node of this home has had CDNs, and stays for the first answers.
+
+        Raises: ConfigError, to a command alone. A node goes on: facts of others must be taken in while cdn.yaml is
+        wrong, and what was missed is found when it is right, for the journal knows what CDNs may hold.
         """
         from rage_net.cdns import has_any, look_and_wait
 
-        if self._cdns is not None or await self.env.blocking(has_any, self.home):
-            await look_and_wait(self, await self.cdns(), doc_ids, is_ours=is_ours)
+        if self._cdns is None and not await self.env.blocking(has_any, self.home):
+            return
+        try:
+            found = await self.cdns()
+        except ConfigError as error:
+            if not self.serves:
+                raise
+            log.warning("no CDN is purged until cdn.yaml is right: %s", error.message)
+            return
+        await look_and_wait(self, found, doc_ids, is_ours=is_ours)
 
     # --- blocking halves of the verbs ---
 

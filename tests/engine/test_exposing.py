@@ -411,6 +411,23 @@ def test_a_document_of_more_urls_than_one_purge_may_name_is_purged_by_something_
     run(scenario)
 
 
+def test_a_node_whose_cdn_yaml_is_wrong_takes_in_what_others_write_and_says_that_it_purges_nothing(
+    run: Play, clouds: Clouds, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(world: World) -> None:
+        author, other = await pair(world, second=())
+        home = other.engine.home
+        (home.root / cdns.FILE).touch()  # it has had CDNs
+        (home.config / "cdn.yaml").write_text("cdn: {providers: 7}\n")
+        doc_id, _ = await put(world, author)
+        assert other.engine.metadata is not None
+        assert other.engine.metadata.records.row("acme", doc_id) is not None
+        await other.do(other.engine.reconsider_cdns([doc_id], is_ours=False))
+        assert "no CDN is purged until cdn.yaml is right" in caplog.text
+
+    run(scenario)
+
+
 def test_a_clock_that_was_set_back_delays_no_purge() -> None:
     owed = Owed("o", Exposed("d", "acme", "r"), "narrowed", (), 1_000_000.0)
     assert exposing.is_due(owed, 1_000_000.0) and not exposing.is_due(owed, 1_000_000.0 - exposing.OTHERS_WAIT_S)
