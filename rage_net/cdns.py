@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Collection, Coroutine
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from rage_net.cdn.buckets import open_buckets
 from rage_net.cdn.cloudflare import Cloudflare
 from rage_net.cdn.emptying import SUFFIX, Emptying
 from rage_net.cdn.fastly import Fastly
-from rage_net.cdn.journal import Journal
+from rage_net.cdn.journal import Journal, Standing
 from rage_net.cdn.nginx import Nginx
 from rage_net.cdn.provider import Provider
 from rage_net.cdn.varnish import Varnish
@@ -72,6 +72,11 @@ class Cdns:
     def section_of(self, name: str) -> keys.Provider:
         """The provider's part of cdn.yaml, of its bucket, too."""
         return self.sections[name.removesuffix(SUFFIX) if name in self.buckets else name]
+
+    def of_now(self, states: Iterable[Standing]) -> list[Standing]:
+        """Without providers and edges that have left cdn.yaml since: nobody asks them, and no answer will come."""
+        providers = self.purging.providers
+        return [it for it in states if it.provider in providers and it.edge in providers[it.provider].edges]
 
 
 @asynccontextmanager

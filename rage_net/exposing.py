@@ -249,9 +249,9 @@ async def _step(engine: Engine, cdns: Cdns, owed: Owed) -> None:
         await _ask_a_last_time(engine, cdns, owed)
         return
     found = await engine.env.blocking(journal.states, owed.id + BUCKETS)
-    emptied = _of_now(cdns, found)
+    emptied = cdns.of_now(found)
     found = await engine.env.blocking(journal.states, owed.id if owed.step == ASKED else owed.id + ONCE_MORE)
-    states = _of_now(cdns, found)
+    states = cdns.of_now(found)
     if any(it.state in ("queued", "pending") for it in (*emptied, *states)):
         await engine.env.blocking(journal.advance, owed.id, owed.step, now + LOOK_AGAIN_S)
         return
@@ -269,16 +269,10 @@ async def _step(engine: Engine, cdns: Cdns, owed: Owed) -> None:
         await engine.env.blocking(journal.acquit, owed.id)
 
 
-def _of_now(cdns: Cdns, states: Iterable[Standing]) -> list[Standing]:
-    """Without providers and edges that have left cdn.yaml since: nobody asks them, and no answer will come."""
-    providers = cdns.purging.providers
-    return [it for it in states if it.provider in providers and it.edge in providers[it.provider].edges]
-
-
 async def _ask_a_last_time(engine: Engine, cdns: Cdns, owed: Owed) -> None:
     """An answer that was on its way to an edge while it was purged is kept there as if it came after."""
     found = await engine.env.blocking(cdns.journal.states, owed.id)
-    names = dict.fromkeys(it.provider for it in _of_now(cdns, found))
+    names = dict.fromkeys(it.provider for it in cdns.of_now(found))
     await _ask(engine, cdns, owed, owed.id + AT_LAST, list(names))
     await engine.env.blocking(cdns.journal.acquit, owed.id)
 

@@ -180,7 +180,7 @@ async def _clear(engine: Engine, cdns: Cdns, doc_id: str, epoch: str) -> None:
             wish = Wish(id, (target,), f"document {doc_id} was sealed anew", "sealed", doc_id, (), False, providers)
             await cdns.purging.ask(wish)
         states = await cdns.purging.wait(id, STEP_S, to_the_end=True)
-        if any(it.state in ("queued", "pending") for it in states):
+        if any(it.state in ("queued", "pending") for it in cdns.of_now(states)):
             return  # later
     await engine.env.blocking(journal.forget_sealed, epoch)
     await sealings.forget_epoch(engine, doc_id, bytes.fromhex(epoch))

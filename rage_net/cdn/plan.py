@@ -24,7 +24,7 @@ BREADTHS: dict[Kind, int] = {"url": 0, "tag": 0, "prefix": 1, "host": 1, "all": 
 """How much of what was not asked for goes, too."""
 REFERENCE_CHARS = 40
 WORDS_MAX = 1_000_000
-"""Of one purge on one provider: 20,000 documents' worth of chunks; more is asked for in parts."""
+"""Of one purge on one provider; more is refused."""
 
 
 @dataclass(frozen=True, slots=True)

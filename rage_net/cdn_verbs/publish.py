@@ -34,7 +34,7 @@ log = logging.getLogger("rage.cdn")
 PUTS_AT_ONCE = 8
 """Blocks under way to one bucket; each is in memory."""
 FAILURES_MAX = 20
-"""A bucket that fails so often in a row is given up."""
+"""A bucket that failed so often and took nothing is given up."""
 
 
 async def publish_cdn(engine: Engine, verb: verbs.PublishCdn, io: Io) -> verbs.PublishCdnResult:
