@@ -40,6 +40,8 @@ CACHE_CONTROL = "public, max-age=60, s-maxage=86400"
 """Its name is the hash of its bytes; what is revoked is purged."""
 STEP_S = 5.0
 """How long one round waits for one step."""
+ASKED_AGAIN_S = 86_400.0
+"""What failed is asked for anew after so long at the most; `rage cdn purge --failed` does it at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,7 @@ async def _clear(engine: Engine, cdns: Cdns, doc_id: str, epoch: str) -> None:
     target = Target(f"sealed document {doc_id}", (targets.items_of(cids),))
     edges = tuple(name for name in cdns.purging.providers if name not in cdns.buckets)
     for step, providers in (("buckets", tuple(cdns.buckets)), ("edges", edges)):
-        id = f"x{epoch}-{step}"
+        id = f"x{epoch}-{step}-{int(engine.env.now() // ASKED_AGAIN_S)}"
         if not providers:
             continue
         if await engine.env.blocking(journal.find, id) is None:
@@ -182,5 +184,8 @@ async def _clear(engine: Engine, cdns: Cdns, doc_id: str, epoch: str) -> None:
         states = await cdns.purging.wait(id, STEP_S, to_the_end=True)
         if any(it.state in ("queued", "pending") for it in cdns.of_now(states)):
             return  # later
+        if any(it.state == "failed" for it in states):
+            log.warning("what is old of document %s is not gone from all %s", doc_id, step)
+            return  # its names are all that is known of it, and are kept
     await engine.env.blocking(journal.forget_sealed, epoch)
     await sealings.forget_epoch(engine, doc_id, bytes.fromhex(epoch))
