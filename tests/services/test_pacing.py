@@ -109,7 +109,7 @@ async def test_a_user_is_served_while_replication_has_more_than_the_rate(world: 
         assert not any(copy.done() for copy in copies)
         for copy in copies:
             copy.cancel()
-    assert seconds < 0.6, "0.15 s at the whole rate; behind all that waits it would have been two seconds"
+    assert seconds < 1.5, "0.15 s at the whole rate; behind all that waits it would have been two seconds"
 
 
 async def test_who_finds_too_much_waiting_in_a_lane_is_told_to_come_back(world: World) -> None:
