@@ -39,6 +39,8 @@ LOOK_SHARE = 10
 """So many times as long as a look took nobody looks again: for a large purge it is slow, and must not slow the work."""
 ASK_EVERY_S = 2.0
 """After a pending purge, at first; then as the vendor says."""
+WISHES_MAX = 256
+OTHERWISE = "-otherwise"
 CALL_S_MAX = 60.0
 """A call that takes longer is given up, and made again."""
 FIRST_ANSWER_S = 30.0
@@ -81,6 +83,8 @@ class Purging:
         self._settled = asyncio.Condition()
         self._pauses: dict[tuple[str, str], tuple[float, Verdict]] = {}
         """Edges that could not be reached: until when they are left alone, and why."""
+        self._wishes: dict[str, Wish] = {}
+        """The last ones that were asked here."""
         self._is_working = False
         self._is_ending = False
         self._under_way = 0
@@ -113,6 +117,9 @@ class Purging:
     async def ask(self, wish: Wish) -> Asked:
         """Journal a purge; it is sent by whoever runs `work`, here or in the next process. Raises as `plan`."""
         plans = await self._env.blocking(self.plan, wish)
+        self._wishes[wish.id] = wish
+        while len(self._wishes) > WISHES_MAX:
+            self._wishes.pop(next(iter(self._wishes)))
         impossible = tuple((it.provider, name) for it in plans for name in it.impossible[:100])
         asked = Asked(wish.id, self._env.now(), wish.cause, wish.label, wish.doc_id, wish.objects, impossible)
         wanted = [(it, self.providers[it.provider].edges) for it in plans]
@@ -132,6 +139,12 @@ class Purging:
     def _cost(self, name: str, words: Sequence[Word]) -> tuple[int, float]:
         able = self.providers[name].abilities
         return cost([word for word in words if word.kind in able.words_max], able)
+
+    async def _ask_otherwise(self, provider: Provider) -> None:
+        """A CDN turned out not to purge by something, such as tags: what was asked of it lately goes another way."""
+        for wish in list(self._wishes.values()):
+            if not wish.id.endswith(OTHERWISE) and (not wish.only or provider.name in wish.only):
+                await self.ask(replace(wish, id=wish.id + OTHERWISE, only=(provider.name,)))
 
     async def ask_again(self, id: str, label: str, only: Sequence[str] = ()) -> Asked | None:
         """Journal a purge of `failed`; None where there is nothing."""
@@ -289,6 +302,8 @@ class Purging:
             verdict = replace(verdict, state="failed", is_too_large=False)
         if verdict.state == "failed":
             log.warning("purge on %s %s failed: %s", provider.name, call.edge, verdict.reason)
+            if call.kind not in provider.abilities.words_max:
+                await self._ask_otherwise(provider)
         await self._env.blocking(self._record, call.reference, verdict, now, pause)
         if verdict.state == "pending":
             self._wake[provider.name, None].set()

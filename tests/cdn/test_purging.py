@@ -373,3 +373,24 @@ async def test_what_has_failed_is_purged_again_once_and_nothing_else_is(env):
         assert await purging.ask_again("6", "again") is not None
         assert by_state(await purging.wait("6", 10, to_the_end=True)) == {("b", "", "accepted"): 2}
         assert await purging.ask_again("7", "again") is None
+
+
+async def test_what_a_cdn_cannot_purge_by_tag_after_all_goes_by_url(env):
+    provider = Scripted()
+
+    def answer(call):
+        if call.kind == "tag":
+            provider.abilities = Abilities({"url": 100})
+            return Verdict("failed", code="cdn-config", reason="1107: the plan has no tags")
+        return ACCEPTED
+
+    provider.answer = answer
+    purging = Purging(Journal(None), [provider], env)
+    target = Target("a", ((Item("tag", "doc:a"),), (Item("url", "/chunks/a"),)))
+    await purging.ask(Wish("1", (target,), "a test"))
+    async with working(purging):
+        await purging.wait("1", 10, to_the_end=True)
+        async with asyncio.timeout(10):
+            while not (states := purging.journal.states("1-otherwise")) or states[0].state != "accepted":
+                await asyncio.sleep(0.01)
+    assert [call.words for call in provider.calls] == [("doc:a",), ("https://cdn.example.org/chunks/a",)]
