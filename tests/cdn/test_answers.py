@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
 import pytest
 from hypothesis import given
@@ -24,6 +23,7 @@ from rage_net.cdn.answers import (
 from rage_net.cdn.provider import Verdict
 from rage_net.web import Web
 from tests.cdn.clouds import NOW, SENTINEL
+from tests.listening import listening
 
 
 @pytest.mark.parametrize(
@@ -131,17 +131,11 @@ def test_only_an_object_is_json() -> None:
 
 @pytest.mark.anyio
 async def test_an_answer_that_does_not_come_in_time_leaves_the_call_queued() -> None:
-    ended = asyncio.Event()
-
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await ended.wait()
-        writer.close()
+        await asyncio.get_running_loop().create_future()
 
-    server = await asyncio.start_server(silent, "127.0.0.1", 0)
-    async with server, Web() as web:
-        port = server.sockets[0].getsockname()[1]
+    async with listening(silent) as port, Web() as web:
         found = await exchange(web, Request("GET", f"http://127.0.0.1:{port}/"), (), timeout_s=0.05)
-        ended.set()
     assert isinstance(found, Verdict)
     assert (found.state, found.code) == ("queued", "cdn-unreachable")
     assert "0.05 s" in found.reason
@@ -149,33 +143,23 @@ async def test_an_answer_that_does_not_come_in_time_leaves_the_call_queued() -> 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("answer", "code"),
+    "answer",
     [
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "cdn-answer"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 9000000\r\n\r\n", "cdn-answer"),
-        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 0\r\n\r\n", "cdn-answer"),
-        (b"", "cdn-answer"),
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9000000\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 0\r\n\r\n",
+        b"",
     ],
 )
-async def test_what_is_no_answer_leaves_the_call_queued(answer: bytes, code: str) -> None:
+async def test_what_is_no_answer_leaves_the_call_queued(answer: bytes) -> None:
     async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(100)
+        await reader.readuntil(b"\r\n\r\n")
         writer.write(answer)
-        with contextlib.suppress(ConnectionError):
-            await writer.drain()
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-        closed.set()
 
-    closed = asyncio.Event()
-    server = await asyncio.start_server(babble, "127.0.0.1", 0)
-    async with server, Web() as web:
-        port = server.sockets[0].getsockname()[1]
+    async with listening(babble) as port, Web() as web:
         found = await exchange(web, Request("GET", f"http://127.0.0.1:{port}/"), ())
-        await asyncio.wait_for(closed.wait(), 10)
     assert isinstance(found, Verdict)
-    assert (found.state, found.code) == ("queued", code)
+    assert (found.state, found.code) == ("queued", "cdn-answer")
 
 
 @pytest.mark.anyio

@@ -25,39 +25,21 @@ from rage_net.errors import (
     UsageError,
 )
 from rage_net.web import RETRY_AFTER_S_MAX, RefusedError, Web
+from tests.listening import Serve, listening
 
 pytestmark = pytest.mark.anyio
 
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
 
 @asynccontextmanager
-async def listening(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+async def answering(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     """A raw server for each connection's first request; its URL."""
-    tasks: set[asyncio.Task[None]] = set()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        tasks.add(task)
-        try:
-            await reader.readuntil(b"\r\n\r\n")
-            await serve(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.transport.abort()
+        await reader.readuntil(b"\r\n\r\n")
+        await serve(reader, writer)
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
-    host, port = server.sockets[0].getsockname()
-    try:
-        yield f"http{'s' if tls else ''}://{host}:{port}"
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await server.wait_closed()
+    async with listening(accept, tls) as port:
+        yield f"http{'s' if tls else ''}://127.0.0.1:{port}"
 
 
 def sending(*parts: str | bytes, then: Callable[[asyncio.StreamWriter], Awaitable[None]] | None = None) -> Serve:
@@ -79,7 +61,7 @@ def reply(status: str, body: str | bytes, *headers: str, kind: str = "applicatio
 
 
 async def failure(serve: Serve, **options: object) -> RageError:
-    async with listening(serve) as url, Web() as web:
+    async with answering(serve) as url, Web() as web:
         with pytest.raises(RageError) as caught:
             await web.get(f"{url}/x", **{"timeout_s": 20.0, **options})  # type: ignore[arg-type]
     return caught.value
@@ -92,7 +74,7 @@ async def test_an_answer_comes_with_its_status_its_headers_and_who_gave_it() -> 
         seen.append(await reader.readexactly(4))
         await reply("201 Created", '{"a": 1}', "X-Kind: test")(reader, writer)
 
-    async with listening(serve) as url, Web(agent="rage/9") as web:
+    async with answering(serve) as url, Web(agent="rage/9") as web:
         answer = await web.request("POST", f"{url}/x?a=b", body=b"body", headers={"Content-Type": "text/plain"})
     assert (answer.status, answer.body, answer.headers["x-kind"], answer.remote) == (
         201,
@@ -117,13 +99,10 @@ async def test_nothing_of_the_environment_is_sent_or_obeyed(monkeypatch: pytest.
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         heads.append(await reader.readuntil(b"\r\n\r\n"))
         await serve(reader, writer)
-        writer.close()
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    async with server, Web() as web:
-        url = "http://{}:{}/".format(*server.sockets[0].getsockname())
-        await web.get(url)
-        await web.get(url)
+    async with listening(accept) as port, Web() as web:
+        await web.get(f"http://127.0.0.1:{port}/")
+        await web.get(f"http://127.0.0.1:{port}/")
     for head in heads:
         lowered = head.lower()
         assert b"authorization" not in lowered and b"cookie" not in lowered
@@ -292,7 +271,7 @@ def certificate(directory: Path, *, host: str = "127.0.0.1", days: int = 1) -> t
 
 async def test_tls_is_verified_by_issuer_by_name_and_by_date(tmp_path: Path) -> None:
     chain, tls = certificate(tmp_path)
-    async with listening(reply("200 OK", "{}"), tls) as url:
+    async with answering(reply("200 OK", "{}"), tls) as url:
         async with Web(ca_file=chain) as web:
             assert (await web.get(url)).body == b"{}"
         async with Web() as web:
@@ -300,7 +279,7 @@ async def test_tls_is_verified_by_issuer_by_name_and_by_date(tmp_path: Path) -> 
                 await web.get(url)
     for host, days in (("127.0.0.2", 1), ("127.0.0.1", -1)):
         chain, tls = certificate(tmp_path, host=host, days=days)
-        async with listening(reply("200 OK", "{}"), tls) as url, Web(ca_file=chain) as web:
+        async with answering(reply("200 OK", "{}"), tls) as url, Web(ca_file=chain) as web:
             with pytest.raises(CertificateError):
                 await web.get(url)
 

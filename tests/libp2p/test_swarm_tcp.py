@@ -11,6 +11,7 @@ from rage_net.libp2p.errors import DialError
 from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.swarm import Stream, Swarm
 from rage_net.libp2p.transport import TcpTransport
+from tests.listening import listening
 
 pytestmark = pytest.mark.anyio
 
@@ -83,16 +84,10 @@ async def test_something_else_at_the_port_is_no_peer() -> None:
     async def web(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         await writer.drain()
-        writer.close()
 
-    server = await asyncio.start_server(web, "127.0.0.1", 0)
-    address = Multiaddr.parse(f"/ip4/127.0.0.1/tcp/{server.sockets[0].getsockname()[1]}")
-    async with asyncio.timeout(20), swarm() as a, swarm() as b:
+    async with asyncio.timeout(20), listening(web) as port, swarm() as a, swarm() as b:
         with pytest.raises(DialError):
-            await a.dial(b.peer_id, [address])
-    server.close()
-    await server.wait_closed()
-    await asyncio.sleep(0)
+            await a.dial(b.peer_id, [Multiaddr.parse(f"/ip4/127.0.0.1/tcp/{port}")])
 
 
 async def test_a_wildcard_is_bound_as_such_and_told_as_what_can_be_dialled() -> None:
