@@ -13,16 +13,18 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rage_net import exposing
+from rage_net import exposing, owing, sealed_cdns
 from rage_net.cdn.azure import Azure
 from rage_net.cdn.buckets import open_buckets
 from rage_net.cdn.cloudflare import Cloudflare
 from rage_net.cdn.emptying import SUFFIX, Emptying
 from rage_net.cdn.fastly import Fastly
+from rage_net.cdn.holdings import Holdings
 from rage_net.cdn.journal import Journal, Standing
 from rage_net.cdn.nginx import Nginx
 from rage_net.cdn.provider import Provider
 from rage_net.cdn.varnish import Varnish
+from rage_net.cdn_verbs import publish
 from rage_net.config import cdn as keys
 from rage_net.guard import Job, guard
 from rage_net.services.purging import Purging
@@ -61,13 +63,18 @@ class Cdns:
     """Set when a document may have to be sealed anew."""
     looking: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while what CDNs may hold is compared with what is public, and noted."""
-    steps: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(exposing.STEPS_AT_ONCE))
+    steps: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(owing.STEPS_AT_ONCE))
     """Held by each step of a purge that is owed."""
 
     @property
     def journal(self) -> Journal:
         """What was asked, and what became of it."""
         return self.purging.journal
+
+    @property
+    def holdings(self) -> Holdings:
+        """What they may hold of us, and the purges that are owed."""
+        return self.purging.journal.holdings
 
     def section_of(self, name: str) -> keys.Provider:
         """The provider's part of cdn.yaml, of its bucket, too."""
@@ -109,9 +116,17 @@ async def open_cdns(engine: Engine) -> AsyncIterator[Cdns]:
         soft = [it.name for it in named if isinstance(it.config, keys.Fastly) and it.config.soft_purge]
         purging = Purging(journal, [*clients, *buckets.values()], engine.env, soft)
         cdns = Cdns(config, {it.name: it for it in named}, webs, buckets, purging)
-        jobs = (purging.work, functools.partial(exposing.work, engine, cdns))
+        if config.enabled:  # of CDNs that are switched off nothing is forgotten
+            await engine.env.blocking(journal.leave, purging.edges(), engine.env.now())
+        fillings = await engine.env.blocking(journal.holdings.fillings)
+        jobs: list[Job] = [purging.work]
+        jobs += [functools.partial(work, engine, cdns) for work in (owing.work, sealed_cdns.work)]
+        jobs += [functools.partial(exposing.work, engine, cdns)] if engine.serves else []
         for job in jobs if named else ():
             await stack.enter_async_context(_running(_again("cdn", job, engine.metrics)))
+        if buckets and fillings:
+            finish = functools.partial(publish.finish, engine, cdns, fillings)
+            await stack.enter_async_context(_running(guard("cdn", finish, engine.metrics)))
         stack.push_async_callback(purging.finish, FINISH_S)
         yield cdns
 
@@ -127,7 +142,7 @@ async def look_and_wait(engine: Engine, cdns: Cdns, doc_ids: Collection[str] | N
         return
     ends = engine.env.monotonic() + COMMAND_S
     while not engine.serves and engine.env.monotonic() < ends:
-        due = await engine.env.blocking(cdns.journal.next_owed)
+        due = await engine.env.blocking(cdns.holdings.next_owed)
         if due is None or due > engine.env.now() + COMMAND_S:
             return
         await asyncio.sleep(LOOK_S)
@@ -162,7 +177,7 @@ async def _again(name: str, job: Job, metrics: Metrics) -> None:
 
 
 @asynccontextmanager
-async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+async def _running(work: Coroutine[Any, Any, object]) -> AsyncIterator[None]:
     task = asyncio.create_task(work)
     try:
         yield

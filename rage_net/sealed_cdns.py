@@ -11,12 +11,15 @@ Source: issue 6, C; ADR 24. Not here: ciphertexts, keys and epochs (cdn.sealing,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
+
+from blake3 import blake3
 
 from rage_net import sealings
 from rage_net.cdn.buckets import Bucket, key_of
@@ -38,6 +41,10 @@ BATCH = 16
 """Ciphertexts that are in memory at once."""
 CACHE_CONTROL = "public, max-age=60, s-maxage=86400"
 """Its name is the hash of its bytes; what is revoked is purged."""
+IDLE_S = 60.0
+"""Between two rounds when nothing happens."""
+PART = 100_000
+"""Ciphertexts of an old epoch that one purge names: each has three paths, and a purge names `plan.WORDS_MAX`."""
 STEP_S = 5.0
 """How long one round waits for one step."""
 ASKED_AGAIN_S = 86_400.0
@@ -90,7 +97,7 @@ async def publish(
         if not batch:
             break
         names = [str(block.cid) for block in batch]
-        await engine.env.blocking(cdns.journal.note_sealed, doc_id, sealing.epoch.id.hex(), names)
+        await engine.env.blocking(cdns.holdings.note_sealed, doc_id, sealing.epoch.id.hex(), names)
         await asyncio.gather(*(_put(store, block, tell) for store in stores for block in batch))
         last = batch[-1].cid
         objects += len(batch)
@@ -121,12 +128,22 @@ async def _put(store: Filling, block: SealedBlock, tell: Callable[[], None]) -> 
     tell()
 
 
+async def work(engine: Engine, cdns: Cdns) -> None:
+    """Rounds, for as long as this task lives: at once, when rights have changed, and once in a while."""
+    while True:
+        cdns.wake_sealed.clear()
+        await settle(engine, cdns)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(IDLE_S):
+                await cdns.wake_sealed.wait()
+
+
 async def settle(engine: Engine, cdns: Cdns) -> None:
     """One round over all that this node has published: seal anew what is due, delete and purge what is old."""
     metadata = engine.metadata
     if metadata is None:
         return
-    for doc_id in await engine.env.blocking(cdns.journal.sealed_documents):
+    for doc_id in await engine.env.blocking(cdns.holdings.sealed_documents):
         try:
             await _settle(engine, cdns, doc_id)
         except Exception:  # a document that we cannot do right by holds up no other
@@ -144,7 +161,7 @@ async def _settle(engine: Engine, cdns: Cdns, doc_id: str) -> None:
         if store.errors:
             log.warning("document %s: %s: %s", doc_id, store.bucket, store.errors[-1].message)
     right = await engine.env.blocking(_right, engine, doc_id)
-    for epoch in await engine.env.blocking(cdns.journal.sealed_epochs, doc_id):
+    for epoch in await engine.env.blocking(cdns.holdings.sealed_epochs, doc_id):
         if epoch not in right:
             await _clear(engine, cdns, doc_id, epoch)
 
@@ -168,24 +185,30 @@ def _begun(engine: Engine, doc_id: str) -> set[str]:
 
 
 async def _clear(engine: Engine, cdns: Cdns, doc_id: str, epoch: str) -> None:
-    """A step of deleting an old epoch: from the buckets, then from the edges, then its key and its names."""
-    journal = cdns.journal
-    names = await engine.env.blocking(journal.sealed_names, epoch)
-    cids = [Cid.parse(name) for name in names]
-    target = Target(f"sealed document {doc_id}", (targets.items_of(cids),))
+    """Delete an old epoch, a part at a time, then its key; what takes long goes on in the next round."""
+    while names := await engine.env.blocking(cdns.holdings.sealed_names, epoch, PART):
+        if not await _clear_part(engine, cdns, doc_id, epoch, names):
+            return
+        await engine.env.blocking(cdns.holdings.forget_sealed, epoch, names[-1])
+    await sealings.forget_epoch(engine, doc_id, bytes.fromhex(epoch))
+
+
+async def _clear_part(engine: Engine, cdns: Cdns, doc_id: str, epoch: str, names: Sequence[str]) -> bool:
+    """From the buckets, then from the edges; whether it is gone everywhere."""
+    target = Target(f"sealed document {doc_id}", (targets.items_of([Cid.parse(name) for name in names]),))
+    part = blake3("\n".join(names).encode()).hexdigest(8)
     edges = tuple(name for name in cdns.purging.providers if name not in cdns.buckets)
     for step, providers in (("buckets", tuple(cdns.buckets)), ("edges", edges)):
-        id = f"x{epoch}-{step}-{int(engine.env.now() // ASKED_AGAIN_S)}"
         if not providers:
             continue
-        if await engine.env.blocking(journal.find, id) is None:
+        id = f"x{epoch}-{step}-{part}-{int(engine.env.now() // ASKED_AGAIN_S)}"
+        if await engine.env.blocking(cdns.journal.find, id) is None:
             wish = Wish(id, (target,), f"document {doc_id} was sealed anew", "sealed", doc_id, (), False, providers)
             await cdns.purging.ask(wish)
-        states = await cdns.purging.wait(id, STEP_S, to_the_end=True)
-        if any(it.state in ("queued", "pending") for it in cdns.of_now(states)):
-            return  # later
+        states = cdns.of_now(await cdns.purging.wait(id, STEP_S, to_the_end=True))
+        if any(it.state in ("queued", "pending") for it in states):
+            return False
         if any(it.state == "failed" for it in states):
             log.warning("what is old of document %s is not gone from all %s", doc_id, step)
-            return  # its names are all that is known of it, and are kept
-    await engine.env.blocking(journal.forget_sealed, epoch)
-    await sealings.forget_epoch(engine, doc_id, bytes.fromhex(epoch))
+            return False  # its names are all that is known of it, and are kept
+    return True

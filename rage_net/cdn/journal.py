@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rage_net.cdn.holdings import TABLES, Holdings
 from rage_net.cdn.plan import WORDS_MAX, Planned, Word, batches, reference, share
 from rage_net.cdn.provider import UNLIMITED, Abilities, Call, Kind, State, Verdict
 from rage_net.database import Database
@@ -94,29 +95,8 @@ MIGRATIONS = (
         at REAL NOT NULL,
         PRIMARY KEY (provider, bucket)
     ) WITHOUT ROWID;
-    CREATE TABLE exposed (
-        doc_id TEXT PRIMARY KEY,
-        organization TEXT NOT NULL,
-        root TEXT NOT NULL
-    ) WITHOUT ROWID;
-    CREATE TABLE sealed (
-        epoch TEXT NOT NULL,
-        cid TEXT NOT NULL,
-        doc_id TEXT NOT NULL,
-        PRIMARY KEY (epoch, cid)
-    ) WITHOUT ROWID;
-    CREATE INDEX sealed_by_document ON sealed (doc_id, epoch);
-    CREATE TABLE owed (
-        id TEXT PRIMARY KEY,
-        doc_id TEXT NOT NULL,
-        organization TEXT NOT NULL,
-        root TEXT NOT NULL,
-        cause TEXT NOT NULL,
-        events TEXT NOT NULL,
-        due_at REAL NOT NULL,
-        step INTEGER NOT NULL
-    ) WITHOUT ROWID;
-    """,
+    """
+    + TABLES,
 )
 
 
@@ -126,6 +106,8 @@ _OPEN = (
     " JOIN wanted ON wanted.work = work.number WHERE call.state IN ('queued', 'pending')"
 )
 """Numbers of purges that have not ended: from what waits, for most work has gone."""
+BUCKETS = "-buckets"
+"""After the id of a purge by itself: the id of the one that empties buckets before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,30 +125,6 @@ class Asked:
     objects: tuple[str, ...] = ()
     impossible: tuple[tuple[str, str], ...] = ()
     """Provider, and what it has no way to purge."""
-
-
-@dataclass(frozen=True, slots=True)
-class Exposed:
-    """A document that CDNs may hold, and the root under which they may."""
-
-    doc_id: str
-    organization: str
-    root: str
-
-
-@dataclass(frozen=True, slots=True)
-class Owed:
-    """A purge that a document's change asks for by itself, until it is proved. `step` counts what of it is done.
-
-    `cause`: narrowed, removed or moved. `events`: ids of the facts that asked for it, hex.
-    """
-
-    id: str
-    document: Exposed
-    cause: str
-    events: tuple[str, ...]
-    due_at: float
-    step: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +158,11 @@ class Taken:
 
 
 class Journal:
-    """One home's. `path` None keeps it in memory."""
+    """One home's. `path` None keeps it in memory. `holdings` are in the same file."""
 
     def __init__(self, path: Path | None) -> None:
         self._db = Database(path, name="journal of purges", application_id=APPLICATION_ID, migrations=MIGRATIONS)
+        self.holdings = Holdings(self._db)
         with self._db.write(durable=False) as db:  # one process owns the home: calls under way were another's, now gone
             db.execute("UPDATE call SET due_at = 0 WHERE state = 'queued' AND due_at = sent_at + ?", (LEASE_S,))
 
@@ -399,17 +358,18 @@ class Journal:
         return int(row[0])
 
     def prune(self, now: float) -> int:
-        """Forget purges that ended long ago, and how they went. Returns how many."""
+        """Forget purges that ended long ago and settle nothing that is owed. Returns how many."""
         with self._db.write(durable=False) as db:
             gone = [
                 row[0]
                 for row in db.execute(
                     "SELECT number FROM purge WHERE (asked_at < ? OR number <= (SELECT max(number) FROM purge) - ?)"
+                    " AND id NOT IN (SELECT id FROM owed UNION SELECT id || ? FROM owed UNION SELECT purge FROM owed)"
                     " AND NOT EXISTS (SELECT 1 FROM wanted JOIN work ON work.number = wanted.work"
                     " LEFT JOIN call ON call.reference = work.reference AND work.reference != ''"
                     " WHERE wanted.purge = purge.number"
                     " AND coalesce(call.state, 'queued') IN ('queued', 'pending')) LIMIT 100",
-                    (now - KEEP_S, KEEP_PURGES_MAX),
+                    (now - KEEP_S, KEEP_PURGES_MAX, BUCKETS),
                 )
             ]
             for number in gone:
@@ -420,95 +380,36 @@ class Journal:
                 db.execute("DELETE FROM call WHERE reference NOT IN (SELECT reference FROM work)")
         return len(gone)
 
-    # --- what CDNs may hold, and what is owed when they may no more ---
-
-    def exposed(self, doc_ids: Sequence[str] | None = None) -> list[Exposed]:
-        """Documents that CDNs may hold: all, or those of these."""
-        with self._db.read() as db:
-            if doc_ids is None:
-                rows = db.execute("SELECT doc_id, organization, root FROM exposed").fetchall()
-            else:
-                rows = [
-                    row
-                    for doc_id in doc_ids
-                    for row in db.execute(
-                        "SELECT doc_id, organization, root FROM exposed WHERE doc_id = ?", (doc_id,)
-                    ).fetchall()
-                ]
-        return [Exposed(*row) for row in rows]
-
-    def expose(self, now_public: Sequence[Exposed], owed: Sequence[Owed], gone: Sequence[str]) -> None:
-        """Note at once what CDNs may hold from now on, what they may not, and the purges that this asks for.
-
-        A purge that has not begun is joined with the next one of the same document and bytes: whoever shows and hides a
-        document again and again brings about one purge in the time that others wait, not one each time.
-        """
+    def leave(self, edges: Collection[tuple[str, str]], now: float) -> int:
+        """End what is open on edges that are not among these (provider, edge): nobody will ask them. How many words."""
         with self._db.write() as db:
-            db.executemany(
-                "INSERT OR REPLACE INTO exposed VALUES (?, ?, ?)",
-                ((it.doc_id, it.organization, it.root) for it in now_public),
-            )
-            db.executemany("DELETE FROM exposed WHERE doc_id = ?", ((doc_id,) for doc_id in gone))
-            for it in owed:
-                _owe(db, it)
-
-    def owed(self) -> list[Owed]:
-        """Purges that are owed, the next that is due first."""
-        with self._db.read() as db:
-            rows = db.execute(
-                "SELECT id, doc_id, organization, root, cause, events, due_at, step FROM owed"
-                " ORDER BY due_at LIMIT 1000"
-            ).fetchall()
-        return [
-            Owed(row[0], Exposed(row[1], row[2], row[3]), row[4], tuple(json.loads(row[5])), row[6], row[7])
-            for row in rows
-        ]
-
-    def next_owed(self) -> float | None:
-        """When the next owed purge is due; None when none is."""
-        with self._db.read() as db:
-            row = db.execute("SELECT min(due_at) FROM owed").fetchone()
-        return None if row[0] is None else float(row[0])
-
-    def advance(self, id: str, step: int, due_at: float) -> None:
-        """An owed purge is a step further, and looked at again then."""
-        with self._db.write() as db:
-            db.execute("UPDATE owed SET step = ?, due_at = ? WHERE id = ?", (step, due_at, id))
-
-    def acquit(self, id: str) -> None:
-        """A purge is owed no more."""
-        with self._db.write() as db:
-            db.execute("DELETE FROM owed WHERE id = ?", (id,))
-
-    # --- what was put into buckets as ciphertext ---
-
-    def note_sealed(self, doc_id: str, epoch: str, names: Sequence[str]) -> None:
-        """Ciphertexts are about to be put; durable when it returns."""
-        with self._db.write() as db:
-            db.executemany(
-                "INSERT OR IGNORE INTO sealed (epoch, cid, doc_id) VALUES (?, ?, ?)",
-                ((epoch, name, doc_id) for name in names),
-            )
-
-    def sealed_documents(self) -> list[str]:
-        """Documents of which buckets may hold ciphertexts that we put there."""
-        with self._db.read() as db:
-            return [row[0] for row in db.execute("SELECT DISTINCT doc_id FROM sealed ORDER BY doc_id")]
-
-    def sealed_epochs(self, doc_id: str) -> list[str]:
-        """Epochs of a document of which buckets may hold something."""
-        with self._db.read() as db:
-            return [row[0] for row in db.execute("SELECT DISTINCT epoch FROM sealed WHERE doc_id = ?", (doc_id,))]
-
-    def sealed_names(self, epoch: str) -> list[str]:
-        """CIDs of what was put for an epoch."""
-        with self._db.read() as db:
-            return [row[0] for row in db.execute("SELECT cid FROM sealed WHERE epoch = ? ORDER BY cid", (epoch,))]
-
-    def forget_sealed(self, epoch: str) -> None:
-        """It is gone everywhere."""
-        with self._db.write() as db:
-            db.execute("DELETE FROM sealed WHERE epoch = ?", (epoch,))
+            strays = [
+                row
+                for row in db.execute(
+                    "SELECT provider, edge, soft FROM work WHERE reference = '' GROUP BY 1, 2, 3"
+                    " UNION SELECT provider, edge, soft FROM call WHERE state IN ('queued', 'pending') GROUP BY 1, 2, 3"
+                ).fetchall()
+                if tuple(row[:2]) not in edges
+            ]
+            words = 0
+            for provider, edge, soft in strays:
+                rows = db.execute(
+                    "SELECT number, kind, word FROM work"
+                    " WHERE provider = ? AND edge = ? AND soft = ? AND reference = '' ORDER BY number",
+                    (provider, edge, soft),
+                ).fetchall()
+                if rows:
+                    ref = reference(str(rows[0][0]), provider, edge, [Word(*row[1:]) for row in rows])
+                    self._bind(db, ref, provider, edge, soft, [row[0] for row in rows], now, now, tries=0)
+                open_ = db.execute(
+                    "SELECT reference FROM call"
+                    " WHERE provider = ? AND edge = ? AND soft = ? AND state IN ('queued', 'pending')",
+                    (provider, edge, soft),
+                ).fetchall()
+                for (ref,) in open_:
+                    words += len(self._words_of(db, ref))
+                    self._settle(db, ref, _left(provider, edge), now)
+        return words
 
     # --- rows ---
 
@@ -566,21 +467,10 @@ class Journal:
         )
 
 
-def _owe(db: sqlite3.Connection, owed: Owed) -> None:
-    """One purge more; one that has not begun goes into it, with its time and, where this one is a move, its cause."""
-    known = db.execute("SELECT 1 FROM owed WHERE id = ?", (owed.id,)).fetchone()
-    if known:
-        return
-    where = "doc_id = ? AND organization = ? AND root = ? AND step = 0"
-    document = (owed.document.doc_id, owed.document.organization, owed.document.root)
-    cause, due_at = owed.cause, owed.due_at
-    for earlier, due in db.execute(f"SELECT cause, due_at FROM owed WHERE {where}", document):  # noqa: S608  constant
-        cause = earlier if cause == "moved" else cause
-        due_at = min(due_at, due)
-    db.execute(f"DELETE FROM owed WHERE {where}", document)  # noqa: S608  a constant
-    db.execute(
-        "INSERT INTO owed VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (owed.id, *document, cause, json.dumps(owed.events), due_at, owed.step),
+def _left(provider: str, edge: str) -> Verdict:
+    name = f"{provider} {edge}".strip()
+    return Verdict(
+        "failed", reason=f"{name} is in cdn.yaml no more", code="cdn-config", mend=("rage cdn purge --failed",)
     )
 
 

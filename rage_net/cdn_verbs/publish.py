@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rage_net.acl import ANYONE
@@ -67,7 +67,9 @@ async def publish_cdn(engine: Engine, verb: verbs.PublishCdn, io: Io) -> verbs.P
         done += 1
         io.report(Progress(done, len(blocks) * len(stores), "items", "publish"))
 
+    run = await _note(engine, cdns, blocks)
     found = await asyncio.gather(*(_fill(engine, name, bucket, blocks, tell) for name, bucket in stores))
+    await engine.env.blocking(cdns.holdings.filled, run)
     return verbs.PublishCdnResult(str(root), len(blocks), sum(sizes), tuple(found), False)
 
 
@@ -163,7 +165,10 @@ async def _fill(
 
 async def fill_buckets(engine: Engine, cdns: Cdns, cid: Cid) -> bool:
     """One public block into every bucket; whether one of them has it now. What fails is left for the next download."""
+    if not cdns.buckets:
+        return False
     is_there = False
+    run = await _note(engine, cdns, [cid])
     for bucket in (bucket for it in cdns.buckets.values() for bucket in it.buckets.values()):
         try:
             await put_block(engine, bucket, cid)
@@ -171,7 +176,25 @@ async def fill_buckets(engine: Engine, cdns: Cdns, cid: Cid) -> bool:
             log.info("%s was not filled: %s", bucket, error.message)
         else:
             is_there = True
+    await engine.env.blocking(cdns.holdings.filled, run)
     return is_there
+
+
+async def _note(engine: Engine, cdns: Cdns, cids: Sequence[Cid]) -> str:
+    """Blocks are about to be put. Who is killed before `filled` has the next process look whether they are public."""
+    run = f"{engine.env.random.getrandbits(60):015x}"
+    await engine.env.blocking(cdns.holdings.note_filling, run, [str(cid) for cid in cids])
+    return run
+
+
+async def finish(engine: Engine, cdns: Cdns, fillings: Mapping[str, Sequence[str]]) -> None:
+    """What earlier processes were putting when they ended: what is not public any more is deleted."""
+    for run, names in fillings.items():
+        cids = [Cid.parse(name) for name in names]
+        gone = [cid for cid in cids if await engine.stat_served(cid, ANYONE) is None]
+        if gone:
+            await _take_back(engine, cdns, gone)
+        await engine.env.blocking(cdns.holdings.filled, run)
 
 
 async def put_block(engine: Engine, bucket: Bucket, cid: Cid) -> tuple[int, bool]:
@@ -192,14 +215,14 @@ async def put_block(engine: Engine, bucket: Bucket, cid: Cid) -> tuple[int, bool
         tags=tags,
     )
     if await engine.stat_served(cid, ANYONE) is None:  # what emptied the bucket may have come before the put's end
-        await _take_back(engine, cid)
+        await _take_back(engine, await engine.cdns(), [cid])
         raise NotFoundError(f"{cid} ceased to be public while it was put", why="it is deleted from the buckets again")
     return len(data), put.existed
 
 
-async def _take_back(engine: Engine, cid: Cid) -> None:
-    """Delete one block from all buckets: journalled, so that it goes even if the bucket is away or we are killed."""
-    cdns = await engine.cdns()
-    target = Target(f"block {cid}", (targets.items_of([cid]),))
-    id, label = f"b{engine.env.random.getrandbits(60):015x}", f"block {cid} ceased to be public while it was put"
+async def _take_back(engine: Engine, cdns: Cdns, cids: Sequence[Cid]) -> None:
+    """Delete blocks from all buckets: journalled, so that they go even if a bucket is away or we are killed."""
+    names = f"block {cids[0]}" + (f" and {len(cids) - 1} more" if len(cids) > 1 else "")
+    target = Target(names, (targets.items_of(cids),))
+    id, label = f"b{engine.env.random.getrandbits(60):015x}", f"{names} ceased to be public while it was put"
     await cdns.purging.ask(Wish(id, (target,), label, "narrowed", soft=False, only=tuple(cdns.buckets)))

@@ -89,6 +89,10 @@ class Purging:
         self._is_ending = False
         self._under_way = 0
 
+    def edges(self) -> frozenset[tuple[str, str]]:
+        """Provider and edge: all that are asked."""
+        return frozenset((name, edge) for name, it in self.providers.items() for edge in it.edges)
+
     # --- what is asked ---
 
     def plan(self, wish: Wish) -> list[Planned]:

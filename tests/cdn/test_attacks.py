@@ -6,15 +6,17 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from rage_net import exposing, sealed_cdns
 from rage_net import home as homes
+from rage_net import owing, sealed_cdns
 from rage_net.cdn import retry
-from rage_net.cdn.journal import Exposed, Journal, Owed
+from rage_net.cdn.holdings import Exposed, Owed
+from rage_net.cdn.journal import Journal
 from rage_net.cdn.provider import Verdict
 from rage_net.cdns import Cdns
 from rage_net.cid import Cid
@@ -145,32 +147,33 @@ SHOWN = Exposed("a" * 26, "globex", str(Cid.of(b"shown and hidden")))
 
 
 def test_who_shows_and_hides_a_document_again_and_again_brings_about_one_purge() -> None:
-    journal = Journal(None)
+    holdings = Journal(None).holdings
     for turn in range(100):
-        journal.expose([], [Owed(f"o{turn}", SHOWN, "narrowed", (f"{turn:02x}",), 30.0 + turn)], [SHOWN.doc_id])
-        journal.expose([SHOWN], [], [])
-    (owed,) = journal.owed()
+        holdings.expose([], [Owed(f"o{turn}", SHOWN, "narrowed", (f"{turn:02x}",), 30.0 + turn)], [SHOWN.doc_id])
+        holdings.expose([SHOWN], [], [])
+    (owed,) = holdings.owed()
     assert (owed.due_at, owed.events) == (30.0, ("63",)), "as soon as the first, for what the last one asked"
 
 
 def test_a_purge_that_has_begun_does_not_swallow_what_is_hidden_after_it() -> None:
-    journal = Journal(None)
-    journal.expose([], [Owed("o1", SHOWN, "narrowed", (), 1.0)], [])
-    journal.advance("o1", 1, 2.0)
-    journal.expose([], [Owed("o2", SHOWN, "narrowed", (), 3.0), Owed("o1", SHOWN, "narrowed", (), 9.0)], [])
-    assert [(it.id, it.step, it.due_at) for it in journal.owed()] == [("o1", 1, 2.0), ("o2", 0, 3.0)]
+    holdings = Journal(None).holdings
+    first = Owed("o1", SHOWN, "narrowed", (), 1.0)
+    holdings.expose([], [first], [])
+    holdings.turn([first], [replace(first, provider="one", step=1, due_at=2.0)])
+    holdings.expose([], [Owed("o2", SHOWN, "narrowed", (), 3.0), Owed("o1", SHOWN, "narrowed", (), 9.0)], [])
+    assert [(it.id, it.step, it.due_at) for it in holdings.owed()] == [("o1", 1, 2.0), ("o2", 0, 3.0)]
 
 
 def test_a_document_that_moves_after_it_was_hidden_is_purged_where_moves_are_not() -> None:
-    journal = Journal(None)
-    journal.expose([], [Owed("o1", SHOWN, "narrowed", (), 1.0)], [])
-    journal.expose([], [Owed("o2", SHOWN, "moved", (), 2.0)], [])
-    assert [(it.id, it.cause, it.due_at) for it in journal.owed()] == [("o2", "narrowed", 1.0)]
+    holdings = Journal(None).holdings
+    holdings.expose([], [Owed("o1", SHOWN, "narrowed", (), 1.0)], [])
+    holdings.expose([], [Owed("o2", SHOWN, "moved", (), 2.0)], [])
+    assert [(it.id, it.cause, it.due_at) for it in holdings.owed()] == [("o2", "narrowed", 1.0)]
 
 
 @asynccontextmanager
 async def doing_what_is_owed(engine: Engine, cdns: Cdns) -> AsyncIterator[None]:
-    job = asyncio.create_task(exposing.work(engine, cdns))
+    job = asyncio.create_task(owing.work(engine, cdns))
     try:
         async with working(cdns.purging), asyncio.timeout(20):
             yield
@@ -189,10 +192,10 @@ async def test_one_document_whose_purge_fails_holds_up_no_other(tmp_path: Path) 
     homes.init(Home(tmp_path))
     async with Engine.open(Home(tmp_path)) as engine:
         cdns = Cdns(Cdn(), {"one": SECTION}, {"one": Web()}, {}, Purging(Journal(None), [Scripted("one")], engine.env))
-        cdns.journal.expose([], [Owed("o1", bad, "removed", (), 1.0), Owed("o2", good, "removed", (), 2.0)], [])
+        cdns.holdings.expose([], [Owed("o1", bad, "removed", (), 1.0), Owed("o2", good, "removed", (), 2.0)], [])
         async with doing_what_is_owed(engine, cdns):
-            await until(lambda: {it.id: it.step for it in cdns.journal.owed()}["o2"] == exposing.LAST)
-        left = next(it for it in cdns.journal.owed() if it.id == "o1")
+            await until(lambda: [it.step for it in cdns.holdings.owed() if it.id == "o2"] == [owing.TOLD])
+        left = next(it for it in cdns.holdings.owed() if it.id == "o1")
         assert left.step == 0 and left.due_at > engine.env.now(), "it is tried again, later"
 
 
@@ -200,15 +203,15 @@ async def test_a_cdn_that_has_left_the_configuration_holds_up_no_purge(tmp_path:
     homes.init(Home(tmp_path))
     async with Engine.open(Home(tmp_path)) as engine:
         journal = Journal(None)
-        journal.expose([], [Owed("o1", SHOWN, "removed", (), 1.0)], [])
+        journal.holdings.expose([], [Owed("o1", SHOWN, "removed", (), 1.0)], [])
         away = Scripted("left", answer=lambda call: Verdict("queued", code="cdn-unreachable", reason="away"))
         both = Purging(journal, [Scripted("one"), away], engine.env)
         async with doing_what_is_owed(engine, Cdns(Cdn(), {"one": SECTION, "left": SECTION}, {}, {}, both)):
             await until(lambda: {it.provider for it in journal.states("o1") if it.tries} == {"one", "left"})
-        assert [it.id for it in journal.owed()] == ["o1"]
+            await until(lambda: {it.provider for it in journal.holdings.owed()} == {"one", "left"})
         cdns = Cdns(Cdn(), {"one": SECTION}, {"one": Web()}, {}, Purging(journal, [Scripted("one")], engine.env))
         async with doing_what_is_owed(engine, cdns):
-            await until(lambda: [it.step for it in journal.owed()] == [exposing.LAST])
+            await until(lambda: [it.step for it in journal.holdings.owed()] == [owing.TOLD])
 
 
 # --- CDNs that mean us harm -------------------------------------------------------------------------------------------
@@ -229,15 +232,15 @@ async def test_a_cdn_that_never_shows_a_purge_does_not_delay_the_next_one(
         await asyncio.Event().wait()
         return ()
 
-    monkeypatch.setattr(exposing, "prove", prove)
+    monkeypatch.setattr(owing, "prove", prove)
     homes.init(Home(tmp_path))
     async with Engine.open(Home(tmp_path)) as engine:
         cdns = Cdns(Cdn(), {"one": SECTION}, {}, {}, Purging(Journal(None), [Scripted("one")], engine.env))
         async with doing_what_is_owed(engine, cdns):
-            cdns.journal.expose([], [Owed("o1", SHOWN, "removed", (), 1.0)], [])
+            cdns.holdings.expose([], [Owed("o1", SHOWN, "removed", (), 1.0)], [])
             cdns.wake.set()
             await proving.wait()
-            cdns.journal.expose([], [Owed("o2", SHOWN, "narrowed", (), 2.0)], [])
+            cdns.holdings.expose([], [Owed("o2", SHOWN, "narrowed", (), 2.0)], [])
             cdns.wake.set()
             await until(lambda: cdns.journal.find("o2") is not None)
 
@@ -256,7 +259,7 @@ async def test_one_sealed_document_that_cannot_be_done_right_by_holds_up_no_othe
     async with Engine.open(Home(tmp_path)) as engine:
         cdns = Cdns(Cdn(), {}, {}, {}, Purging(Journal(None), [], engine.env))
         for doc_id in ("a" * 26, "b" * 26):
-            cdns.journal.note_sealed(doc_id, doc_id, [str(CID)])
+            cdns.holdings.note_sealed(doc_id, doc_id, [str(CID)])
         member = SimpleNamespace(env=engine.env, metrics=engine.metrics, metadata=object())
         await sealed_cdns.settle(member, cdns)  # type: ignore[arg-type]
     assert tried == ["a" * 26, "b" * 26]

@@ -19,7 +19,7 @@ import boto3
 import pytest
 
 from rage_net import home as homes
-from rage_net.cdn_verbs.publish import put_block
+from rage_net.cdn_verbs.publish import fill_buckets, put_block
 from rage_net.chunk.manifest import blocks
 from rage_net.cid import Cid
 from rage_net.engine import Engine
@@ -193,7 +193,7 @@ async def test_a_block_whose_put_ends_after_the_bucket_was_emptied_is_deleted_ag
         class Late:
             async def put(self, *args: Any, **more: Any) -> Any:
                 await engine.run(RemoveChunk(doc_id))
-                await until(lambda: cdns.journal.owed() == [])
+                await until(lambda: cdns.holdings.owed() == [])
                 return await bucket.put(*args, **more)
 
         with pytest.raises(NotFoundError, match="ceased to be public"):
@@ -202,8 +202,9 @@ async def test_a_block_whose_put_ends_after_the_bucket_was_emptied_is_deleted_ag
 
 
 async def test_a_sealed_document_is_read_from_a_cdn_that_learns_nothing_and_sealed_anew_when_a_right_goes(
-    shop: Shop, tmp_path: Path, rng: random.Random
+    shop: Shop, tmp_path: Path, rng: random.Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("rage_net.sealed_cdns.PART", 2)  # what is old goes in parts, all of them
     data = rng.randbytes(2_000_000)
     async with opened(tmp_path / "a", shop.yaml, rng) as engine:
         doc_id, root = await put(engine, data, "plan.md", visibility="private", cdn="encrypted")
@@ -230,6 +231,37 @@ async def test_a_sealed_document_is_read_from_a_cdn_that_learns_nothing_and_seal
         await until(lambda: not shop.held())
 
 
+async def test_a_public_block_that_a_killed_process_was_putting_while_it_was_hidden_is_deleted_by_the_next(
+    shop: Shop, tmp_path: Path, rng: random.Random
+) -> None:
+    async with opened(tmp_path / "a", shop.yaml) as engine:
+        doc_id, root = await put(engine, rng.randbytes(5000), "a.bin", visibility="public")
+        _, stays = await put(engine, rng.randbytes(5000), "b.bin", visibility="public")
+        cdns = await engine.cdns()
+        ((bucket,),) = [it.buckets.values() for it in cdns.buckets.values()]
+
+        class Killed:
+            """The put ends after what is hidden has left the bucket, and nobody looks again."""
+
+            async def put(self, *args: Any, **more: Any) -> Any:
+                if cdns.holdings.exposed([doc_id]):
+                    await engine.run(RemoveChunk(doc_id))
+                    await until(lambda: cdns.holdings.owed() == [])
+                await bucket.put(*args, **more)
+                raise asyncio.CancelledError
+
+        for emptying in cdns.buckets.values():
+            emptying.buckets = {"killed": Killed()}  # type: ignore[dict-item]
+        for cid in (root, stays):
+            with pytest.raises(asyncio.CancelledError):
+                await fill_buckets(engine, cdns, cid)
+        assert set(shop.held()) == {root, stays}
+    async with opened(tmp_path / "a", shop.yaml) as engine:
+        await until(lambda: set(shop.held()) == {stays})
+        holdings = (await engine.cdns()).holdings
+        await until(lambda: holdings.fillings() == {})
+
+
 async def test_what_a_process_left_half_published_is_deleted_by_the_next(
     shop: Shop, tmp_path: Path, rng: random.Random
 ) -> None:
@@ -241,7 +273,7 @@ async def test_what_a_process_left_half_published_is_deleted_by_the_next(
         sealing = await sealings.begin(engine, doc_id)
         assert sealing is not None
         block = next(sealing.blocks())  # it is named, put, and then the process is killed
-        cdns.journal.note_sealed(doc_id, sealing.epoch.id.hex(), [str(block.cid)])
+        cdns.holdings.note_sealed(doc_id, sealing.epoch.id.hex(), [str(block.cid)])
         (bucket,) = cdns.buckets["shop-bucket"].buckets.values()
         await sealed_cdns._put(sealed_cdns.Filling("shop", bucket), block, lambda: None)
         assert set(await asyncio.to_thread(shop.held)) == {block.cid}

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from rage_net.cdn.holdings import Exposed, Owed
 from rage_net.cdn.journal import LEASE_S, Asked, Journal
 from rage_net.cdn.plan import Target
 from rage_net.cdn.provider import Abilities, Item, Quota, Verdict
@@ -242,6 +243,42 @@ def test_what_ended_long_ago_is_forgotten_and_what_is_open_is_not():
     assert journal.prune(40 * 86_400.0) == 1
     assert [it.id for it in journal.newest(10)] == ["2"] and journal.states("1") == []
     assert journal.open_words("scripted", "") == 1
+
+
+def test_what_settles_something_that_is_owed_is_not_forgotten():
+    journal = Journal(None)
+    for id in ("o1", "o1-buckets", "o1-again", "o2"):
+        journal.ask(Asked(id, 0.0, "narrowed", ""), [])
+    owed = Owed("o1", Exposed("d", "acme", "r"), "narrowed", (), 0.0, provider="one", step=2, purge="o1-again")
+    journal.holdings.turn([], [owed])
+    assert journal.prune(40 * 86_400.0) == 1
+    assert [journal.find(id) is not None for id in ("o1", "o1-buckets", "o1-again", "o2")] == [True, True, True, False]
+
+
+async def test_what_is_open_on_an_edge_that_left_cdn_yaml_ends_as_failed_and_is_purged_when_it_is_back(env):
+    both = Scripted(edges=("a", "b"), answer=lambda call: Verdict("queued", code="cdn-unreachable", reason="away"))
+    purging = Purging(Journal(None), [both], env)
+    await purging.ask(wish("1", "sent"))
+    async with working(purging):
+        await purging.wait("1", 10, to_the_end=False)
+    await purging.ask(wish("2", "unsent"))
+    journal = purging.journal
+    assert journal.leave({("scripted", "a"), ("other", "b")}, env.now()) == 2
+    for id in ("1", "2"):
+        states = {it.edge: it for it in journal.states(id)}
+        assert (states["a"].state, states["b"].state) == ("queued", "failed")
+        assert (states["b"].code, states["b"].reason) == ("cdn-config", "scripted b is in cdn.yaml no more")
+    assert journal.leave(purging.edges(), env.now()) == 0, "those that are there go on"
+
+    back = Scripted(edges=("a", "b"))
+    purging = Purging(journal, [back], env)
+    assert await purging.ask_again("3", "again")
+    async with working(purging):
+        await purging.wait("3", 10, to_the_end=True)
+    assert {word for call in back.calls if call.edge == "b" for word in call.words} == {"sent", "unsent"}
+    assert journal.newest(10, is_open=True) == [] or {
+        it.edge for asked in journal.newest(10, is_open=True) for it in journal.states(asked.id) if it.state == "queued"
+    } == {"a"}
 
 
 def test_what_is_open_is_found_behind_newer_purges_that_have_ended():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from rage_lab.sim.node import Node
 from rage_lab.sim.organizations import Organization
 from rage_lab.sim.virtual_loop import NODE
 from rage_lab.sim.world import World, play
-from rage_net import cdns, exposing
-from rage_net.cdn.journal import Exposed, Journal, Owed
+from rage_net import cdns, exposing, owing
+from rage_net.cdn.holdings import Exposed, Owed
+from rage_net.cdn.journal import Journal
 from rage_net.cdn.provider import Abilities, Call, Verdict
 from rage_net.cid import Cid
 from rage_net.config import cdn as sections
@@ -222,12 +223,12 @@ def test_a_revocation_after_which_the_owners_word_counts_no_more_purges_what_it_
         await asyncio.sleep(SETTLE_S)
         world.partition([admin])
         doc_id, _ = await put(world, owner)
-        journal = (await reader.engine.cdns()).journal
-        await world.until(lambda: bool(journal.exposed([doc_id])), within_s=120, what="the reader may have it at CDNs")
+        holdings = (await reader.engine.cdns()).holdings
+        await world.until(lambda: bool(holdings.exposed([doc_id])), within_s=120, what="the reader may have it at CDNs")
         await admin.run(RevokeCertificate(peer_id=owner.peer_id))
         world.heal()
         await world.until(lambda: bool(clouds.of(reader).calls), within_s=LATER_S, what="it is purged")
-        assert clouds.of(reader).told >= {f"doc:{doc_id}"} and not journal.exposed([doc_id])
+        assert clouds.of(reader).told >= {f"doc:{doc_id}"} and not holdings.exposed([doc_id])
 
     run(scenario)
 
@@ -265,7 +266,7 @@ def test_a_restart_in_the_middle_goes_on(run: Play, clouds: Clouds) -> None:
         await asyncio.sleep(30)
         assert told.calls[-1].reference == first[0].reference and told.calls[-1].words == first[0].words
         journal = (await author.engine.cdns()).journal
-        assert [it.step for it in journal.owed()] == [exposing.LAST] and {
+        assert [it.step for it in journal.holdings.owed()] == [owing.TOLD] and {
             it.state for it in journal.states(journal.newest(1)[0].id)
         } == {"accepted"}
 
@@ -324,10 +325,10 @@ def test_a_proof_that_takes_long_holds_up_no_other_purge(
     run: Play, clouds: Clouds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def slow(*_: object) -> set[str]:
-        await asyncio.sleep(exposing.PROVE_S)
+        await asyncio.sleep(owing.PROVE_S)
         return set()
 
-    monkeypatch.setattr(exposing, "_prove", slow)
+    monkeypatch.setattr(owing, "_prove", slow)
 
     async def scenario(world: World) -> None:
         author, _ = await pair(world, second=())
@@ -368,10 +369,85 @@ def test_a_cdn_that_can_purge_nothing_of_it_is_said_and_owed_no_more(
         await put(world, author)
         await narrow(author)
         await asyncio.sleep(10)
-        assert (await author.engine.cdns()).journal.owed() == []
+        assert (await author.engine.cdns()).journal.holdings.owed() == []
         assert "has no way to purge" in caplog.text
 
     run(scenario)
+
+
+def away(call: Call) -> Verdict:
+    return Verdict("queued", reason="away", code="cdn-unreachable")
+
+
+def test_a_cdn_that_is_dead_holds_up_neither_the_last_purge_of_others_nor_the_word_that_they_are_purged(
+    run: Play, clouds: Clouds
+) -> None:
+    async def scenario(world: World) -> None:
+        rows = (row("dead", "one"), row("well", "two"))
+        author, other = await pair(world, rows, rows)
+        clouds.of(author, "dead").answer = away
+        await put(world, author)
+        await narrow(author)
+        await asyncio.sleep(LATER_S)
+        assert len(clouds.of(author, "well").calls) == 2, "at once, and a last time"
+        assert not clouds.of(other, "well").calls, "it was told that this one is purged"
+        assert clouds.of(other, "dead").calls, "and that one not"
+        holdings = (await author.engine.cdns()).holdings
+        assert [(it.provider, it.step) for it in holdings.owed()] == [("dead", owing.LAST)]
+        clouds.of(author, "dead").answer = lambda call: Verdict("accepted")
+        await asyncio.sleep(LATER_S)
+        assert holdings.owed() == []
+
+    run(scenario)
+
+
+def test_an_edge_that_is_dead_holds_up_no_last_purge_of_its_neighbours(run: Play, clouds: Clouds) -> None:
+    def answer(call: Call) -> Verdict:
+        return Verdict("done") if call.edge == "a" else away(call)
+
+    told = clouds.providers["author", "fastly"] = Timed("fastly", edges=("a", "b"), answer=answer)
+
+    async def scenario(world: World) -> None:
+        author, _ = await pair(world, second=())
+        await put(world, author)
+        await narrow(author)
+        await asyncio.sleep(owing.IN_FLIGHT_S + 10)
+        assert [call.edge for call in told.calls].count("a") == 2
+        assert [it.step for it in (await author.engine.cdns()).holdings.owed()] == [owing.LAST]
+
+    run(scenario)
+
+
+OWED = Owed("o", Exposed("d", "acme", "r"), "narrowed", (), 0.0, provider="one", since=100.0)
+
+
+@pytest.mark.parametrize(
+    ("step", "cause", "is_emptied", "has_answered", "now", "next_"),
+    [
+        (owing.EMPTYING, "removed", False, True, 1e9, "wait"),
+        (owing.EMPTYING, "removed", True, False, 100, "again"),
+        (owing.SENT, "removed", True, False, 101, "wait"),
+        (owing.SENT, "removed", True, True, 101, "prove"),
+        (owing.SENT, "removed", True, False, 100 + owing.IN_FLIGHT_S, "last"),
+        (owing.SENT, "moved", True, False, 1e9, "wait"),
+        (owing.LAST, "removed", True, False, 1e9, "wait"),
+        (owing.LAST, "removed", True, True, 1e9, "prove"),
+        (owing.TOLD, "removed", True, True, 101, "last"),
+    ],
+)
+def test_what_is_next_at_one_cdn(
+    step: int, cause: str, is_emptied: bool, has_answered: bool, now: float, next_: str
+) -> None:
+    owed = replace(OWED, step=step, cause=cause)
+    assert owing.next_at(owed, is_emptied=is_emptied, has_answered=has_answered, now=now) == next_
+
+
+def test_what_waits_is_looked_at_rarer_the_longer_it_waits_and_when_a_last_purge_is_due() -> None:
+    sent, last = replace(OWED, step=owing.SENT), replace(OWED, step=owing.LAST)
+    assert owing.look_in(sent, 100.0) == owing.LOOK_S_MIN
+    assert owing.look_in(sent, 60.0) == owing.LOOK_S_MIN, "the clock was set back"
+    assert owing.look_in(sent, 100 + owing.IN_FLIGHT_S - 2) == 2
+    assert owing.look_in(last, 200.0) == 25 and owing.look_in(last, 1e6) == owing.LOOK_S_MAX
 
 
 def test_an_edge_that_left_cdn_yaml_before_it_answered_holds_up_no_purge(run: Play, clouds: Clouds) -> None:
@@ -386,10 +462,10 @@ def test_an_edge_that_left_cdn_yaml_before_it_answered_holds_up_no_purge(run: Pl
         await narrow(author)
         await asyncio.sleep(30)
         journal = (await author.engine.cdns()).journal
-        assert [it.step for it in journal.owed()] == [exposing.ASKED]
+        assert [it.step for it in journal.holdings.owed()] == [owing.SENT]
         told.edges = ("a",)
         await asyncio.sleep(120)
-        assert journal.owed() == []
+        assert journal.holdings.owed() == []
         assert [call.edge for call in told.calls].count("a") == 2, "at once, and a last time"
 
     run(scenario)
@@ -430,9 +506,9 @@ def test_a_node_whose_cdn_yaml_is_wrong_takes_in_what_others_write_and_says_that
 
 def test_a_clock_that_was_set_back_delays_no_purge() -> None:
     owed = Owed("o", Exposed("d", "acme", "r"), "narrowed", (), 1_000_000.0)
-    assert exposing.is_due(owed, 1_000_000.0) and not exposing.is_due(owed, 1_000_000.0 - exposing.OTHERS_WAIT_S)
-    assert exposing.is_due(owed, 1_000_000.0 - 3600)
+    assert owing.is_due(owed, 1_000_000.0) and not owing.is_due(owed, 1_000_000.0 - exposing.OTHERS_WAIT_S)
+    assert owing.is_due(owed, 1_000_000.0 - 3600)
     journal = Journal(None)
-    journal.expose([], [owed], [])
-    assert journal.owed() == [owed]
+    journal.holdings.expose([], [owed], [])
+    assert journal.holdings.owed() == [owed]
     journal.close()
