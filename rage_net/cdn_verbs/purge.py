@@ -36,6 +36,8 @@ Report = Callable[[Progress], None]
 async def purge_cdn(engine: Engine, verb: verbs.PurgeCdn, io: Io) -> verbs.PurgeResult:
     """Purge what the verb names; durable before the first call. Raises as `Purging.plan`, and UsageError."""
     count = len(verb.cids) + len(verb.docs) + len(verb.tags) + len(verb.prefixes) + len(verb.hosts) + verb.everything
+    if not 0 <= verb.wait_s <= verbs.WAIT_S_MAX:
+        raise UsageError(f"a wait is 0 to {verbs.WAIT_S_MAX:.0f} s", mend=["--wait 2m"])
     if verb.failed and count:
         raise UsageError("--failed names all that is purged", mend=["rage cdn purge --failed"])
     if verb.failed:
@@ -45,8 +47,6 @@ async def purge_cdn(engine: Engine, verb: verbs.PurgeCdn, io: Io) -> verbs.Purge
             "nothing to purge was named" if not count else f"{count} targets; {verbs.TARGETS_MAX} are the most",
             mend=["rage cdn purge CID", "rage cdn purge --doc DOC", "rage cdn purge --tag TAG"],
         )
-    if not 0 <= verb.wait_s <= verbs.WAIT_S_MAX:
-        raise UsageError(f"a wait is 0 to {verbs.WAIT_S_MAX:.0f} s", mend=["--wait 2m"])
     cdns = await engine.cdns()
     sections_of(cdns, [name for name in verb.providers if name not in cdns.buckets])
     wanted, objects, doc_id = await targets.of_verb(engine, verb)

@@ -11,14 +11,18 @@ what was put is what comes out.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.cdn.servers import need
 
 HERE = Path(__file__).parent
 SCRIPT = HERE.parents[1] / "scripts" / "rage"
@@ -36,6 +40,8 @@ KINDS = {
     "home": r"/\S*?/home",
     "any": r".*",
 }
+NEEDS = re.compile(r"Needs (\w+)\.")
+"""In a session's first line: a program without which it is skipped, and fails in CI."""
 PLACEHOLDER = re.compile(rf"<(?:(\w+)=)?({'|'.join(KINDS)})>")
 
 
@@ -81,6 +87,9 @@ def shell(tmp_path: Path) -> Iterator[dict[str, str]]:
     env = {**kept, "RAGE_HOME": str(tmp_path / "home"), "PATH": f"{program.parent}:{os.environ['PATH']}", "LC_ALL": "C"}
     env |= {"PWD": str(tmp_path / "work")}
     yield env
+    for left in (tmp_path / "work").glob("*.pid"):
+        with contextlib.suppress(ProcessLookupError, ValueError):
+            os.kill(int(left.read_text()), signal.SIGTERM)
     for key in tmp_path.rglob("identity.key"):
         words = [program, "--home", key.parent, "node", "stop"]
         subprocess.run(words, env=env, capture_output=True, timeout=TIMEOUT_S, check=False)
@@ -88,10 +97,13 @@ def shell(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 @pytest.mark.parametrize("path", sorted(HERE.glob("*.txt")), ids=lambda path: path.stem)
 def test_session(path: Path, shell: dict[str, str]) -> None:
+    text = path.read_text("utf-8")
+    for program in NEEDS.findall(text.partition("\n")[0]):
+        need(program, os.environ.get("CI") == "true")
     known: dict[str, str] = {}
     variables = Path(shell["PWD"]) / ".variables"
     variables.touch()
-    for number, command, expected in steps(path.read_text("utf-8")):
+    for number, command, expected in steps(text):
         # One bash a step, which takes over the variables of the one before: each step's output is its own.
         script = (
             f"source {variables}; {{ {command}\n}} 2>&1; code=$?; declare -p root 2>/dev/null >{variables}; exit $code"
