@@ -1,19 +1,22 @@
-"""What self-hosted caches have in common: how their keys name a path, and what their answers mean.
+"""What self-hosted caches have in common: how keys name a path, what answers mean, and a client for all endpoints.
 
 An edge that `rage cdn render` configured proves each purge: it answers with the header X-Purged (so many objects went)
 or X-Banned. A good status without it comes from something else, a page of a proxy or rules of another kind, and is no
 purge: it would leave the bytes where they are and report them gone.
-Not here: the calls of one product (varnish, nginx). Source: cdn-apis 7, 8, 11.
+Not here: the words and calls of one product (varnish, nginx). Source: cdn-apis 7, 8, 11.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import parse_qsl, quote, urlsplit
 
-from rage_net.cdn.answers import halved, judge_status, said
-from rage_net.cdn.provider import ItemError, Verdict
-from rage_net.web import Answer
+from rage_net.cdn.answers import Request, exchange, halved, hosts, judge_status, refuse_token, said
+from rage_net.cdn.provider import Abilities, Call, Item, ItemError, Verdict
+from rage_net.config import cdn as config_cdn
+from rage_net.web import Answer, Web
 
 TIMEOUT_S = 10.0
 """For one call: an edge purges in memory, or deletes one file."""
@@ -79,3 +82,94 @@ def judge_refusal(answer: Answer, words: int, name: str, now: float, secrets: Se
         # A server refuses a head that is too long before it reads any rule: nothing of ours is in that 400.
         verdict = Verdict("queued", code="cdn-rejected", reason=verdict.reason, is_too_large=True)
     return halved(verdict, words)
+
+
+def headers_of(host: str, token: str) -> dict[str, str]:
+    """Of each call: a host that the edge serves, for it answers for no other, and the token, where there is one."""
+    return {"Host": host} | ({"Authorization": f"Bearer {token}"} if token else {})
+
+
+class SelfHosted(ABC):
+    """A provider of `rage_net.cdn.provider` but for its level: the caches of one product that cdn.yaml names.
+
+    Args: web: with the provider's `ca_file`. A product gives its software, what it can do, words, request and judge;
+    and a call that purges nothing, which shows whether an edge would take others.
+    """
+
+    software: str
+    """As in cdn.yaml."""
+    abilities: Abilities
+
+    def __init__(self, config: config_cdn.Provider, web: Web, now: Callable[[], float]) -> None:
+        """Nothing is sent. Args: now: seconds since the epoch."""
+        assert isinstance(config.config, config_cdn.Edge)
+        self.name = config.name
+        self.edges: Sequence[str] = tuple(url.rstrip("/") for url in config.config.endpoints)
+        self._keys = config.config
+        self._web = web
+        self._now = now
+        self._hosts = hosts(config.public_urls)
+        self._bases = bases_of(config.public_urls)
+        token = config.config.auth_token
+        self._token = token.reveal() if token is not None else ""
+        self._secrets = (self._token,)
+
+    @abstractmethod
+    def _words(self, item: Item) -> Sequence[str]:
+        """How calls name an item. Raises: ItemError for what none can name."""
+
+    @abstractmethod
+    def _request(self, call: Call, host: str, token: str) -> Request:
+        """The request of one call."""
+
+    @abstractmethod
+    def _judge(self, call: Call, answer: Answer) -> Verdict:
+        """What an edge's answer means."""
+
+    @abstractmethod
+    def _nothing(self, edge: str) -> Call:
+        """A call for what no edge has."""
+
+    def words(self, item: Item) -> Sequence[str]:
+        """See `Provider`; nothing for what no call can name."""
+        try:
+            return self._words(item)
+        except ItemError:
+            return ()
+
+    async def purge(self, call: Call) -> Verdict:
+        """One call to one edge."""
+        return await self._ask(call, self._hosts_at(call.edge)[0], self._token)
+
+    async def ask(self, edge: str, id: str) -> Verdict:
+        """Nothing is ever pending: an edge answers when it is done."""
+        return Verdict("done", id=id)
+
+    async def check(self) -> Sequence[tuple[str, Verdict]]:
+        """Of each edge: it takes the token, for every public host, and refuses who has none."""
+        verdicts = await asyncio.gather(*(self._check(edge) for edge in self.edges))
+        return list(zip(self.edges, verdicts, strict=True))
+
+    async def _check(self, edge: str) -> Verdict:
+        call = self._nothing(edge)
+        for host in self._hosts_at(edge):
+            verdict = await self._ask(call, host, self._token)
+            if verdict.code == "cdn-config":
+                return Verdict("failed", code=verdict.code, reason=f"{host}: {verdict.reason}", mend=verdict.mend)
+            if verdict.state != "done":
+                return verdict
+        stranger = await self._ask(call, self._hosts_at(edge)[0], "")
+        if stranger.state != "done":
+            return Verdict("done")
+        why = "it purges for callers without a token: only their addresses guard it"
+        return Verdict("done", reason=why, mend=("auth_token in cdn.yaml", f"{RENDER} {self.software}"))
+
+    def _hosts_at(self, edge: str) -> tuple[str, ...]:
+        return self._hosts or (urlsplit(edge).netloc,)
+
+    async def _ask(self, call: Call, host: str, token: str) -> Verdict:
+        if token and (refused := refuse_token(token, "auth_token")) is not None:
+            return refused
+        request = self._request(call, host, token)
+        answer = await exchange(self._web, request, self._secrets, timeout_s=TIMEOUT_S, bytes_max=ANSWER_BYTES_MAX)
+        return answer if isinstance(answer, Verdict) else self._judge(call, answer)

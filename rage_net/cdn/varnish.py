@@ -15,10 +15,10 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from rage_net.cdn import edges
-from rage_net.cdn.answers import Request, exchange, hosts, refuse_token
+from rage_net.cdn.answers import Request
 from rage_net.cdn.provider import Abilities, Call, Item, ItemError, Level, Verdict, check_prefix, check_tag
 from rage_net.config import cdn as config_cdn
 from rage_net.web import Answer, Web
@@ -77,10 +77,8 @@ def words(item: Item, bases: Sequence[str]) -> tuple[str, ...]:
 
 
 def request(call: Call, host: str, token: str) -> Request:
-    """The request of one call; `host`: one that the edge serves, for it answers for no other."""
-    headers = {"Host": host}
-    if token:
-        headers["Authorization"] = f"Bearer {token}"
+    """The request of one call. Args: host: see `edges.headers_of`."""
+    headers = edges.headers_of(host, token)
     match call.kind:
         case "url" | "tag":
             headers["xkey"] = " ".join(call.words)
@@ -135,93 +133,34 @@ def ratio(before: Counters | None, after: Counters) -> float | None:
     return hits / (hits + misses) if hits + misses else None
 
 
-class Varnish:
-    """A provider of `rage_net.cdn.provider`: Varnish instances as cdn.yaml names them.
+class Varnish(edges.SelfHosted):
+    """Varnish instances as cdn.yaml names them: all kinds, URLs and tags in one call.
 
-    Args: web: with the provider's `ca_file`. stats: the program that reads an instance's counters.
+    Args: stats: the program that reads an instance's counters.
     """
+
+    software = "varnish"
+    abilities = ABILITIES
 
     def __init__(
         self, config: config_cdn.Provider, web: Web, now: Callable[[], float], *, stats: str = "varnishstat"
     ) -> None:
-        """Nothing is sent. Args: now: seconds since the epoch."""
-        assert isinstance(config.config, config_cdn.Edge)
-        self._name = config.name
-        self._keys = config.config
-        self._web = web
-        self._now = now
+        """See `SelfHosted`."""
+        super().__init__(config, web, now)
         self._stats = stats
-        self._edges = tuple(url.rstrip("/") for url in config.config.endpoints)
-        self._hosts = hosts(config.public_urls)
-        self._bases = edges.bases_of(config.public_urls)
-        token = config.config.auth_token
-        self._token = token.reveal() if token is not None else ""
-        self._secrets = (self._token,)
         self._counters: Counters | None = None
 
-    @property
-    def name(self) -> str:
-        """As in cdn.yaml."""
-        return self._name
+    def _words(self, item: Item) -> Sequence[str]:
+        return words(item, self._bases)
 
-    @property
-    def edges(self) -> Sequence[str]:
-        """The endpoints."""
-        return self._edges
+    def _request(self, call: Call, host: str, token: str) -> Request:
+        return request(call, host, token)
 
-    @property
-    def abilities(self) -> Abilities:
-        """All kinds; URLs and tags in one call."""
-        return ABILITIES
+    def _judge(self, call: Call, answer: Answer) -> Verdict:
+        return judge(call, answer, self._now(), self._secrets)
 
-    def words(self, item: Item) -> Sequence[str]:
-        """See `words`; nothing for what no call can name."""
-        try:
-            return words(item, self._bases)
-        except ItemError:
-            return ()
-
-    def _hosts_at(self, edge: str) -> tuple[str, ...]:
-        return self._hosts or (urlsplit(edge).netloc,)
-
-    async def purge(self, call: Call) -> Verdict:
-        """One PURGE or BAN to one instance."""
-        return await self._ask(call, self._hosts_at(call.edge)[0], self._token)
-
-    async def _ask(self, call: Call, host: str, token: str) -> Verdict:
-        if token and (refused := refuse_token(token, "auth_token")) is not None:
-            return refused
-        answer = await exchange(
-            self._web,
-            request(call, host, token),
-            self._secrets,
-            timeout_s=edges.TIMEOUT_S,
-            bytes_max=edges.ANSWER_BYTES_MAX,
-        )
-        return answer if isinstance(answer, Verdict) else judge(call, answer, self._now(), self._secrets)
-
-    async def ask(self, edge: str, id: str) -> Verdict:
-        """Nothing is ever pending: an instance answers when it is done."""
-        return Verdict("done", id=id)
-
-    async def check(self) -> Sequence[tuple[str, Verdict]]:
-        """Of each instance: it takes the token, serves every public host, and refuses who has no token."""
-        verdicts = await asyncio.gather(*(self._check(edge) for edge in self._edges))
-        return list(zip(self._edges, verdicts, strict=True))
-
-    async def _check(self, edge: str) -> Verdict:
-        call = Call(edge, "tag", (NOTHING,), soft=False, reference="")
-        for host in self._hosts_at(edge):
-            verdict = await self._ask(call, host, self._token)
-            if verdict.code == "cdn-config":
-                return Verdict("failed", code=verdict.code, reason=f"{host}: {verdict.reason}", mend=verdict.mend)
-            if verdict.state != "done":
-                return verdict
-        stranger = await self._ask(call, self._hosts_at(edge)[0], "")
-        if stranger.state != "done":
-            return Verdict("done")
-        why = "it purges for callers without a token: only their addresses guard it"
-        return Verdict("done", reason=why, mend=("auth_token in cdn.yaml", "rage cdn render varnish"))
+    def _nothing(self, edge: str) -> Call:
+        return Call(edge, "tag", (NOTHING,), soft=False, reference="")
 
     async def level(self, since: float, until: float) -> Level:
         """Hits of lookups since the last call, or since the instance began: Varnish counts, and keeps no history."""
