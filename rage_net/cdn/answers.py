@@ -180,6 +180,11 @@ def hosts(public_urls: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name))
 
 
+def bases_of(urls: Sequence[str]) -> tuple[str, ...]:
+    """Each path that public addresses put before ours, once; one empty text when there is none."""
+    return tuple(dict.fromkeys(urlsplit(url).path.rstrip("/") for url in urls)) or ("",)
+
+
 def halved(verdict: Verdict, words: int) -> Verdict:
     """A verdict that asks for halves, unless one word alone was refused: that fails."""
     if not verdict.is_too_large or words > 1:

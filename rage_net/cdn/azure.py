@@ -14,13 +14,13 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import SplitResult, quote, urlencode, urljoin, urlsplit
 
 from rage_net.cdn.answers import (
     Request,
+    bases_of,
     exchange,
     halved,
     hosts,
@@ -31,6 +31,7 @@ from rage_net.cdn.answers import (
     said,
     text_of,
 )
+from rage_net.cdn.cloud import Cloud, judge_hosts, time_text
 from rage_net.cdn.provider import Abilities, Call, Item, Level, Quota, Verdict
 from rage_net.config import cdn as config_cdn
 from rage_net.web import Answer, Web
@@ -193,7 +194,7 @@ def read_figures(place: Place, token: str, since: float, until: float) -> Reques
         "metricnames": "ByteHitRatio",
         "aggregation": "Average",
         "interval": "PT1M" if until - since <= MINUTES_S_MAX else "PT1H",
-        "timespan": f"{_time(since)}/{_time(until)}",
+        "timespan": f"{time_text(since)}/{time_text(until)}",
         "$filter": "Endpoint eq '*'",
     }
     return read(f"{place.profile}/providers/Microsoft.Insights/metrics", token, query)
@@ -201,10 +202,6 @@ def read_figures(place: Place, token: str, since: float, until: float) -> Reques
 
 def _headers(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}", "Accept": "application/json"}
-
-
-def _time(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def judge(
@@ -323,14 +320,14 @@ def _holds(actions: object, action: str) -> bool:
     return any(fnmatchcase(action.lower(), pattern) for pattern in patterns)
 
 
-def judge_hosts(resources: Sequence[Mapping[str, Any]], public_urls: Sequence[str]) -> Verdict:
+def judge_domains(resources: Sequence[Mapping[str, Any]], public_urls: Sequence[str]) -> Verdict:
     """Whether each public host is the endpoint's own or one of the custom domains."""
     found = {text_of(it.get("properties"), "hostName").lower() for it in resources} - {""}
-    for name in hosts(public_urls):
-        if found and name not in found:
-            reason = f"the public host {name} is none of the endpoint's: purges of its paths would purge nothing"
-            return Verdict("failed", reason=reason, code="cdn-config", mend=("see public_urls and endpoint_name",))
-    return Verdict("done")
+
+    def is_ours(name: str) -> bool:
+        return not found or name in found
+
+    return judge_hosts(public_urls, is_ours, "none of the endpoint's: purges of its paths", "endpoint_name")
 
 
 def judge_figures(status: int, headers: Mapping[str, str], body: bytes, endpoint: str, secrets: Sequence[str]) -> Level:
@@ -367,7 +364,7 @@ def quota_left(headers: Mapping[str, str]) -> str:
 # --- the client ---
 
 
-class Azure:
+class Azure(Cloud):
     """One endpoint. See Provider."""
 
     def __init__(
@@ -375,11 +372,8 @@ class Azure:
     ) -> None:
         """Nothing is sent. Args: now: seconds since the epoch. imds_url: where managed identities get their tokens."""
         assert isinstance(config.config, config_cdn.Azure)
-        keys = config.config
-        self._config = config
-        self._keys = keys
-        self._web = web
-        self._now = now
+        self._keys = keys = config.config
+        super().__init__(config, web, now, keys.client_secret.reveal() if keys.client_secret is not None else "")
         self._imds_url = imds_url
         self._place = Place(
             keys.api_url.rstrip("/"),
@@ -389,20 +383,9 @@ class Azure:
             keys.endpoint_name,
             keys.classic,
         )
-        self._secret = keys.client_secret.reveal() if keys.client_secret is not None else ""
         self._token: Token | None = None
         self._lock = asyncio.Lock()
         self._left = ""
-
-    @property
-    def name(self) -> str:
-        """As in cdn.yaml."""
-        return self._config.name
-
-    @property
-    def edges(self) -> Sequence[str]:
-        """One."""
-        return [""]
 
     @property
     def abilities(self) -> Abilities:
@@ -424,8 +407,8 @@ class Azure:
                 return () if "*" in item.value else (item.value.lower(),)
             case "tag":
                 return ()
-        bases = [urlsplit(url).path.rstrip("/") for url in self._config.public_urls] or [""]
-        return tuple(dict.fromkeys(path_of(item.kind, f"{base}{item.value}") for base in bases))
+        found = (path_of(item.kind, f"{base}{item.value}") for base in bases_of(self._config.public_urls))
+        return tuple(dict.fromkeys(found))
 
     async def purge(self, call: Call) -> Verdict:
         """See Provider. A token that is refused is fetched anew, and the call made a second time."""
@@ -459,10 +442,6 @@ class Azure:
             return replace(answer, state="pending", id=id, retry_after_s=after)
         return replace(judge_operation(answer.status, answer.headers, answer.body, self._now(), self._secrets), id=id)
 
-    async def check(self) -> Sequence[tuple[str, Verdict]]:
-        """The credentials, the endpoint, the action among the principal's roles, and whose the public hosts are."""
-        return [("", await self._check())]
-
     async def _check(self) -> Verdict:
         endpoint = await self._read(self._place.endpoint)
         if isinstance(endpoint, Verdict):
@@ -481,7 +460,7 @@ class Azure:
             return Verdict("done") if domains.code in ("cdn-forbidden", "cdn-not-found") else domains
         found = domains.get("value")
         customs = [it for it in found if isinstance(it, dict)] if isinstance(found, list) else []
-        return judge_hosts([endpoint, *customs], self._config.public_urls)
+        return judge_domains([endpoint, *customs], self._config.public_urls)
 
     async def level(self, since: float, until: float) -> Level:
         """By bytes, for the whole endpoint."""
@@ -539,11 +518,8 @@ class Azure:
                 self._token = token
             return token
 
-    async def _send(self, request: Request) -> Answer | Verdict:
-        answer = await exchange(self._web, request, self._secrets)
-        if not isinstance(answer, Verdict):
-            self._left = quota_left(answer.headers) or self._left
-        return answer
+    def _note_quota(self, headers: Mapping[str, str]) -> None:
+        self._left = quota_left(headers) or self._left
 
 
 _QUOTA = ("writes", WRITES)

@@ -12,14 +12,12 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 from rage_net.cdn.answers import (
     ID_CHARS_MAX,
     Request,
-    exchange,
     halved,
     hosts,
     judge_status,
@@ -28,9 +26,10 @@ from rage_net.cdn.answers import (
     said,
     text_of,
 )
+from rage_net.cdn.cloud import Cloud, Tally, judge_hosts, time_text
 from rage_net.cdn.provider import Abilities, Call, Item, Kind, Level, Quota, Verdict
 from rage_net.config import cdn as config_cdn
-from rage_net.web import Answer, Web
+from rage_net.web import Web
 
 URLS_MAX = 30
 """URLs in one call, but 500 with Enterprise. The vendor's table says 100 of late, yet calls with more than 30 were
@@ -114,7 +113,8 @@ def read_figures(
     api_url: str, zone_id: str, token: str, since: float, until: float, names: Sequence[str] = ()
 ) -> Request:
     """Requests by cache status and by data centre, of these host names or of all. Times: seconds since the epoch."""
-    chosen: dict[str, Any] = {"datetime_geq": _time(since), "datetime_lt": _time(until), "requestSource": "eyeball"}
+    span = {"datetime_geq": time_text(since), "datetime_lt": time_text(until)}
+    chosen: dict[str, Any] = {**span, "requestSource": "eyeball"}
     if names:
         chosen["clientRequestHTTPHost_in"] = list(names)
     body = {"query": QUERY, "variables": {"zone": zone_id, "filter": chosen}}
@@ -123,10 +123,6 @@ def read_figures(
 
 def _headers(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}", "Content-Type": "application/json", "Accept": "application/json"}
-
-
-def _time(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def judge(
@@ -189,45 +185,30 @@ def judge_figures(status: int, headers: Mapping[str, str], body: bytes, secrets:
         _, told = _errors(plain or {}, secrets)
         reason = told if plain is not None else judge_status(status, headers, "", 0.0, "Cloudflare", secrets).reason
         return Level(reason=f"{reason}; the token needs Zone, Analytics, Read for figures")
-    asked, hit = dict[str, float](), dict[str, float]()
+    tally = Tally()
     try:
         for row in plain["data"]["viewer"]["zones"][0]["httpRequestsAdaptiveGroups"]:
             colo, count = said(str(row["dimensions"]["coloCode"]), chars_max=16) or "all", float(row["count"])
-            if not 0 <= count < float("inf"):
-                raise ValueError("a count below 0")
-            asked[colo] = asked.get(colo, 0.0) + count
-            if str(row["dimensions"]["cacheStatus"]).lower() in HITS:
-                hit[colo] = hit.get(colo, 0.0) + count
+            tally.add(colo, count if str(row["dimensions"]["cacheStatus"]).lower() in HITS else 0.0, count)
     except (KeyError, IndexError, TypeError, ValueError, OverflowError):
         return Level(reason="Cloudflare's figures do not have the form that its API promises")
-    ratios = {colo: hit.get(colo, 0.0) / count for colo, count in asked.items() if count > 0}
-    return Level(ratios, reason="" if ratios else "no request in this time")
+    return tally.level()
 
 
-class Cloudflare:
+class Cloudflare(Cloud):
     """One zone. See Provider."""
 
     def __init__(self, config: config_cdn.Provider, web: Web, now: Callable[[], float]) -> None:
         """Nothing is sent. Args: now: seconds since the epoch."""
         assert isinstance(config.config, config_cdn.Cloudflare)
-        self._config = config
         self._keys = config.config
-        self._web = web
-        self._now = now
-        self._token = config.config.api_token.reveal()
-        self._secrets = (self._token,)
+        super().__init__(config, web, now, self._keys.api_token.reveal())
         self._left = dict[str, str]()
         self._has_tags = config.bucket is None
-
-    @property
-    def name(self) -> str:
-        """As in cdn.yaml."""
-        return self._config.name
-
-    @property
-    def edges(self) -> Sequence[str]:
-        """One."""
-        return [""]
+        self._wrong = refuse_token(self._secret, "cdn.providers[].config.api_token")
+        if not ZONE_ID.fullmatch(self._keys.zone_id):
+            reason = f"{said(self._keys.zone_id, self._secrets, 64)!r} is no zone id"
+            self._wrong = Verdict("failed", reason=reason, code="cdn-config", mend=ZONE_MENDS)
 
     @property
     def abilities(self) -> Abilities:
@@ -272,11 +253,10 @@ class Cloudflare:
 
     async def purge(self, call: Call) -> Verdict:
         """See Provider."""
-        wrong = self._wrong()
-        if wrong is not None:
-            return wrong
         keys = self._keys
-        answer = await self._send(purge(keys.api_url, keys.zone_id, self._token, call.kind, call.words, soft=call.soft))
+        answer = await self._send(
+            purge(keys.api_url, keys.zone_id, self._secret, call.kind, call.words, soft=call.soft)
+        )
         if isinstance(answer, Verdict):
             return answer
         verdict = judge(answer.status, answer.headers, answer.body, self._now(), self._secrets)
@@ -284,20 +264,9 @@ class Cloudflare:
             self._has_tags = False
         return halved(verdict, len(call.words))
 
-    async def ask(self, edge: str, id: str) -> Verdict:
-        """The API tells no more than that it accepted a purge."""
-        return Verdict("accepted", id=id)
-
-    async def check(self) -> Sequence[tuple[str, Verdict]]:
-        """The form of the ids, the token, the zone, what the token may do there, and whose the public hosts are."""
-        return [("", await self._check())]
-
     async def _check(self) -> Verdict:
-        wrong = self._wrong()
-        if wrong is not None:
-            return wrong
         keys = self._keys
-        answer = await self._send(verify_token(keys.api_url, self._token))
+        answer = await self._send(verify_token(keys.api_url, self._secret))
         if isinstance(answer, Verdict):
             return answer
         token = judge(answer.status, answer.headers, answer.body, self._now(), self._secrets)
@@ -308,7 +277,7 @@ class Cloudflare:
             reason = f"Cloudflare says that the token is {said(status, self._secrets, 40) or 'not known'}"
             return Verdict("failed", reason=reason, code="cdn-credentials", mend=TOKEN_MENDS)
         for _ in range(TRIES_OF_401_MAX):
-            answer = await self._send(read_zone(keys.api_url, keys.zone_id, self._token))
+            answer = await self._send(read_zone(keys.api_url, keys.zone_id, self._secret))
             if isinstance(answer, Verdict):
                 return answer
             zone = judge(answer.status, answer.headers, answer.body, self._now(), self._secrets)
@@ -324,12 +293,9 @@ class Cloudflare:
 
     async def level(self, since: float, until: float) -> Level:
         """By data centre; of the public hosts, or of the whole zone where none is configured."""
-        wrong = self._wrong()
-        if wrong is not None:
-            return Level(reason=wrong.reason)
         names = hosts(self._config.public_urls)
         answer = await self._send(
-            read_figures(self._keys.api_url, self._keys.zone_id, self._token, since, until, names)
+            read_figures(self._keys.api_url, self._keys.zone_id, self._secret, since, until, names)
         )
         left = "; ".join(self._left.values())
         if isinstance(answer, Verdict):
@@ -337,19 +303,10 @@ class Cloudflare:
         level = judge_figures(answer.status, answer.headers, answer.body, self._secrets)
         return Level(level.hit_ratio, quota_left=left, reason=level.reason)
 
-    def _wrong(self) -> Verdict | None:
-        """What the configuration alone tells, before any call."""
-        if not ZONE_ID.fullmatch(self._keys.zone_id):
-            reason = f"{said(self._keys.zone_id, self._secrets, 64)!r} is no zone id"
-            return Verdict("failed", reason=reason, code="cdn-config", mend=ZONE_MENDS)
-        return refuse_token(self._token, "cdn.providers[].config.api_token")
-
-    async def _send(self, request: Request) -> Answer | Verdict:
-        answer = await exchange(self._web, request, self._secrets)
-        left = None if isinstance(answer, Verdict) else quota_left(answer.headers)
+    def _note_quota(self, headers: Mapping[str, str]) -> None:
+        left = quota_left(headers)
         if left is not None and (left[0] in self._left or len(self._left) < BUCKETS_MAX):
             self._left[left[0]] = left[1]
-        return answer
 
 
 def judge_zone(zone: object, public_urls: Sequence[str]) -> Verdict:
@@ -359,11 +316,11 @@ def judge_zone(zone: object, public_urls: Sequence[str]) -> Verdict:
         reason = "Cloudflare says that the token may read this zone, but not purge it"
         return Verdict("failed", reason=reason, code="cdn-forbidden", mend=TOKEN_MENDS)
     domain = said(text_of(zone, "name"), chars_max=253).lower()
-    for name in hosts(public_urls):
-        if domain and name != domain and not name.endswith(f".{domain}"):
-            reason = f"the public host {name} is not in the zone {domain}: purges of its URLs would purge nothing"
-            return Verdict("failed", reason=reason, code="cdn-config", mend=("see public_urls and zone_id",))
-    return Verdict("done")
+
+    def is_ours(name: str) -> bool:
+        return not domain or name == domain or name.endswith(f".{domain}")
+
+    return judge_hosts(public_urls, is_ours, f"not in the zone {domain}: purges of its URLs", "zone_id")
 
 
 def _codes(body: bytes) -> frozenset[int]:

@@ -21,10 +21,10 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from rage_net.aws import NO_ANSWER, Account, Blocking, Failure
-from rage_net.cdn.answers import hosts, refuse_token, retry_after_s, said
+from rage_net.cdn.answers import bases_of, hosts, refuse_token, retry_after_s, said
 from rage_net.cdn.provider import Abilities, Call, Item, Kind, Level, Quota, Verdict
 
 if TYPE_CHECKING:
@@ -65,13 +65,15 @@ class CloudFront:
     Args: entry: the part of cdn.yaml. blocking: where boto3 runs, such as `Env.waiting`. now: seconds since the epoch.
     """
 
+    edges: Sequence[str] = ("",)
+
     def __init__(self, entry: Entry, blocking: Blocking, now: Callable[[], float]) -> None:
         keys: Keys = entry.config  # type: ignore[assignment]  # `software` says so
-        self._name = entry.name
+        self.name = entry.name
         self._public_urls = entry.public_urls
         self._distribution = keys.distribution_id
         self._has_tags = keys.cache_tags
-        self._bases = tuple(dict.fromkeys(urlsplit(url).path.rstrip("/") for url in entry.public_urls)) or ("",)
+        self._bases = bases_of(entry.public_urls)
         self._now = now
         found = None
         if keys.access_key_id is not None and keys.secret_access_key is not None:
@@ -81,22 +83,7 @@ class CloudFront:
             Account(service, blocking=blocking, keys=found, endpoint=keys.api_url, region=REGION, call_s=CALL_S)
             for service in ("cloudfront", "cloudwatch")
         )
-        self._abilities = abilities(has_tags=keys.cache_tags)
-
-    @property
-    def name(self) -> str:
-        """As in cdn.yaml."""
-        return self._name
-
-    @property
-    def edges(self) -> Sequence[str]:
-        """One: the cloud."""
-        return ("",)
-
-    @property
-    def abilities(self) -> Abilities:
-        """Paths, prefixes, all; tags where the distribution has them."""
-        return self._abilities
+        self.abilities = abilities(has_tags=keys.cache_tags)
 
     def words(self, item: Item) -> Sequence[str]:
         """How an invalidation names an item; nothing for what it cannot, such as a path of over 4,000 characters."""

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import parse_qsl, quote, urlsplit
 
-from rage_net.cdn.answers import Request, exchange, halved, hosts, judge_status, refuse_token, said
+from rage_net.cdn.answers import Request, bases_of, exchange, halved, hosts, judge_status, refuse_token, said
 from rage_net.cdn.provider import Abilities, Call, Item, ItemError, Verdict
 from rage_net.config import cdn as config_cdn
 from rage_net.web import Answer, Web
@@ -37,11 +37,6 @@ ROWS: Mapping[int, tuple[str, str, tuple[str, ...]]] = {
     501: ("cdn-config", "the edge does not know this method", (RENDER,)),
 }
 """By status: the error's id, what it means, what mends it."""
-
-
-def bases_of(urls: Sequence[str]) -> tuple[str, ...]:
-    """Each path that public addresses put before ours, once; one empty text when there is none."""
-    return tuple(dict.fromkeys(urlsplit(url).path.rstrip("/") for url in urls)) or ("",)
 
 
 def cached_path(path: str) -> str:

@@ -22,16 +22,16 @@ from rage_net.cdn.answers import (
     Request,
     exchange,
     halved,
-    hosts,
     judge_status,
     parse,
     refuse_token,
     said,
     text_of,
 )
+from rage_net.cdn.cloud import Cloud, Tally, judge_hosts
 from rage_net.cdn.provider import Abilities, Call, Item, Kind, Level, Quota, Verdict
 from rage_net.config import cdn as config_cdn
-from rage_net.web import Answer, Web
+from rage_net.web import Web
 
 KEYS_MAX = 256
 """Keys in one call."""
@@ -191,12 +191,12 @@ def judge_token(token: object, service_id: str) -> Verdict:
 def judge_domains(domains: object, public_urls: Sequence[str]) -> Verdict:
     """Whether each public host is one of the service's; `*.example.org` stands for one label."""
     found = [text_of(domain, "name").lower() for domain in domains] if isinstance(domains, list) else []
-    for name in hosts(public_urls):
-        is_ours = any(it == name or (it.startswith("*.") and it[2:] == name.partition(".")[2]) for it in found)
-        if found and not is_ours:
-            reason = f"the public host {name} is none of the service's: purges of its URLs would purge nothing"
-            return Verdict("failed", reason=reason, code="cdn-config", mend=("see public_urls and service_id",))
-    return Verdict("done")
+
+    def is_ours(name: str) -> bool:
+        wildcard = f"*.{name.partition('.')[2]}"
+        return not found or name in found or wildcard in found
+
+    return judge_hosts(public_urls, is_ours, "none of the service's: purges of its URLs", "service_id")
 
 
 def judge_realtime(status: int, body: bytes, since: float, until: float) -> Level:
@@ -205,16 +205,16 @@ def judge_realtime(status: int, body: bytes, since: float, until: float) -> Leve
     rows = plain.get("Data") if plain is not None else None
     if not isinstance(rows, list):
         return Level(reason=f"Fastly's figures in real time: {status}, without the form that its API promises")
-    hits, misses = dict[str, float](), dict[str, float]()
+    tally = Tally()
     try:
         for row in rows:
             if not since <= float(row["recorded"]) < until:
                 continue
             for centre, figures in row["datacenter"].items():
-                _add(figures, said(centre, (), 16) or "all", hits, misses)
+                _add(tally, said(centre, (), 16) or "all", figures)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return Level(reason="Fastly's figures in real time do not have the form that its API promises")
-    return _level(hits, misses)
+    return tally.level()
 
 
 def judge_history(status: int, body: bytes) -> Level:
@@ -225,53 +225,34 @@ def judge_history(status: int, body: bytes) -> Level:
         return Level(
             reason=f"Fastly's figures: {status}, without the form that its API promises; global:read is needed"
         )
-    hits, misses = dict[str, float](), dict[str, float]()
+    tally = Tally()
     try:
         for row in rows:
-            _add(row, "all", hits, misses)
+            _add(tally, "all", row)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return Level(reason="Fastly's figures do not have the form that its API promises")
-    return _level(hits, misses)
+    return tally.level()
 
 
-def _add(figures: Mapping[str, Any], region: str, hits: dict[str, float], misses: dict[str, float]) -> None:
-    hit, miss = float(figures.get("hits") or 0), float(figures.get("miss") or 0)
-    if not (0 <= hit < float("inf") and 0 <= miss < float("inf")):
-        raise ValueError("a count below 0")
-    hits[region] = hits.get(region, 0.0) + hit
-    misses[region] = misses.get(region, 0.0) + miss
+def _add(tally: Tally, region: str, figures: Mapping[str, Any]) -> None:
+    hits, misses = float(figures.get("hits") or 0), float(figures.get("miss") or 0)
+    tally.add(region, hits, hits + misses)
 
 
-def _level(hits: Mapping[str, float], misses: Mapping[str, float]) -> Level:
-    asked = {region: hits[region] + misses[region] for region in hits}
-    ratios = {region: hits[region] / count for region, count in asked.items() if count > 0}
-    return Level(ratios, reason="" if ratios else "no request in this time")
-
-
-class Fastly:
+class Fastly(Cloud):
     """One service. See Provider."""
 
     def __init__(self, config: config_cdn.Provider, web: Web, now: Callable[[], float]) -> None:
         """Nothing is sent. Args: now: seconds since the epoch."""
         assert isinstance(config.config, config_cdn.Fastly)
-        self._config = config
         self._keys = config.config
-        self._web = web
-        self._now = now
-        self._token = config.config.api_key.reveal()
-        self._secrets = (self._token,)
+        super().__init__(config, web, now, self._keys.api_key.reveal())
         self._left = ""
         self._has_keys = config.bucket is None
-
-    @property
-    def name(self) -> str:
-        """As in cdn.yaml."""
-        return self._config.name
-
-    @property
-    def edges(self) -> Sequence[str]:
-        """One."""
-        return [""]
+        self._wrong = refuse_token(self._secret, "cdn.providers[].config.api_key")
+        if not SERVICE_ID.fullmatch(self._keys.service_id):
+            reason = f"{said(self._keys.service_id, self._secrets, 64)!r} is no service id: it has letters and digits"
+            self._wrong = Verdict("failed", reason=reason, code="cdn-config", mend=SERVICE_MENDS)
 
     @property
     def abilities(self) -> Abilities:
@@ -307,49 +288,37 @@ class Fastly:
 
     async def purge(self, call: Call) -> Verdict:
         """See Provider. A URL without a key goes alone: a call that has one among others asks to be halved."""
-        wrong = self._wrong()
-        if wrong is not None:
-            return wrong
+        if self._wrong is not None:
+            return self._wrong
         keys = self._keys
         has_url = call.kind == "url" and any(is_url(word) for word in call.words)
         if call.kind == "all":
-            request = purge_all(keys.api_url, keys.service_id, self._token)
+            request = purge_all(keys.api_url, keys.service_id, self._secret)
         elif has_url and len(call.words) > 1:
             return Verdict("queued", reason="one URL goes in one call", code="cdn-rejected", is_too_large=True)
         elif has_url:
-            request = purge_url(keys.api_url, self._token, call.words[0], soft=call.soft)
+            request = purge_url(keys.api_url, self._secret, call.words[0], soft=call.soft)
         else:
-            request = purge_keys(keys.api_url, keys.service_id, self._token, call.words, soft=call.soft)
+            request = purge_keys(keys.api_url, keys.service_id, self._secret, call.words, soft=call.soft)
         answer = await self._send(request)
         if isinstance(answer, Verdict):
             return answer
         verdict = judge(answer.status, answer.headers, answer.body, self._now(), self._secrets)
         return halved(verdict, len(call.words))
 
-    async def ask(self, edge: str, id: str) -> Verdict:
-        """The API tells no more than that it accepted a purge."""
-        return Verdict("accepted", id=id)
-
-    async def check(self) -> Sequence[tuple[str, Verdict]]:
-        """The token, its scope and services, the service, and whose the public hosts are."""
-        return [("", await self._check())]
-
     async def _check(self) -> Verdict:
-        wrong = self._wrong()
-        if wrong is not None:
-            return wrong
         keys = self._keys
-        found = await self._read(read_token(keys.api_url, self._token))
+        found = await self._read(read_token(keys.api_url, self._secret))
         if isinstance(found, Verdict):
             return found
         verdict = judge_token(found, keys.service_id)
         if verdict.state != "done":
             return verdict
-        service = await self._read(read_service(keys.api_url, keys.service_id, self._token))
+        service = await self._read(read_service(keys.api_url, keys.service_id, self._secret))
         if isinstance(service, Verdict):
             # A token that may only purge may not read the service either: then its own scope is all that can be known.
             return Verdict("done") if service.code == "cdn-forbidden" and text_of(found, "scope") else service
-        domains = await self._read(read_domains(keys.api_url, keys.service_id, self._token))
+        domains = await self._read(read_domains(keys.api_url, keys.service_id, self._secret))
         if isinstance(domains, Verdict):
             return Verdict("done") if domains.code == "cdn-forbidden" else domains
         return judge_domains(domains, self._config.public_urls)
@@ -372,35 +341,24 @@ class Fastly:
 
     async def level(self, since: float, until: float) -> Level:
         """By data centre for the last two minutes, else of all together."""
-        wrong = self._wrong()
-        if wrong is not None:
-            return Level(reason=wrong.reason)
+        if self._wrong is not None:
+            return Level(reason=self._wrong.reason)
         keys = self._keys
         if since >= self._now() - REALTIME_S:
-            request = read_realtime(keys.stats_url, keys.service_id, self._token)
+            request = read_realtime(keys.stats_url, keys.service_id, self._secret)
             answer = await exchange(self._web, request, self._secrets, bytes_max=REALTIME_BYTES_MAX)
             if not isinstance(answer, Verdict):
                 level = judge_realtime(answer.status, answer.body, since, until)
                 if level.hit_ratio:
                     return Level(level.hit_ratio, quota_left=self._left)
-        answer = await self._send(read_history(keys.api_url, keys.service_id, self._token, since, until))
+        answer = await self._send(read_history(keys.api_url, keys.service_id, self._secret, since, until))
         if isinstance(answer, Verdict):
             return Level(quota_left=self._left, reason=answer.reason)
         level = judge_history(answer.status, answer.body)
         return Level(level.hit_ratio, quota_left=self._left, reason=level.reason)
 
-    def _wrong(self) -> Verdict | None:
-        """What the configuration alone tells, before any call."""
-        if not SERVICE_ID.fullmatch(self._keys.service_id):
-            reason = f"{said(self._keys.service_id, self._secrets, 64)!r} is no service id: it has letters and digits"
-            return Verdict("failed", reason=reason, code="cdn-config", mend=SERVICE_MENDS)
-        return refuse_token(self._token, "cdn.providers[].config.api_key")
-
-    async def _send(self, request: Request) -> Answer | Verdict:
-        answer = await exchange(self._web, request, self._secrets)
-        if not isinstance(answer, Verdict):
-            self._left = quota_left(answer.headers) or self._left
-        return answer
+    def _note_quota(self, headers: Mapping[str, str]) -> None:
+        self._left = quota_left(headers) or self._left
 
 
 def is_url(word: str) -> bool:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rage_net.cdn import edges, nginx, varnish
+from rage_net.cdn.answers import bases_of
 from rage_net.cdn.plan import Word, batches
 from rage_net.cdn.policy import paths_of, tag_for_cid
 from rage_net.cdn.provider import Call, Item, ItemError, Level, Verdict, check_tag
@@ -100,7 +101,7 @@ def test_what_would_change_the_meaning_of_a_call_is_no_word(item: Item) -> None:
 
 
 def test_public_addresses_with_a_path_come_before_each_path() -> None:
-    bases = edges.bases_of(["https://a.example/x/", "https://b.example", "https://c.example/x"])
+    bases = bases_of(["https://a.example/x/", "https://b.example", "https://c.example/x"])
     assert bases == ("/x", "")
     assert varnish.words(Item("prefix", "/chunks/a.b"), bases) == (r"/x/chunks/a\.b", r"/chunks/a\.b")
     assert nginx.words(Item("url", "/c"), bases) == ("/x/c", "/c")

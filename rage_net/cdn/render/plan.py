@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from rage_net.cdn.edges import bases_of
+from rage_net.cdn.answers import bases_of
 from rage_net.config.cdn import Cdn, Edge, Provider
 from rage_net.errors import ConfigError
 
