@@ -1,12 +1,34 @@
-"""moto's server, once for all tests of CDNs, and no credentials but those that a test gives."""
+"""What tests of CDNs stand on: a clock, a client, an origin, moto's server, and no credentials but those of a test."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from rage_net.web import Web
 from tests.cdn import aws_server
+from tests.cdn.clouds import NOW
+from tests.cdn.servers import Origin
+from tests.conftest import Clock
+
+
+@pytest.fixture
+def now() -> Clock:
+    return Clock(NOW)
+
+
+@pytest.fixture
+async def web() -> AsyncIterator[Web]:
+    async with Web() as web:
+        yield web
+
+
+@pytest.fixture(scope="module")
+def origin() -> Iterator[Origin]:
+    one = Origin()
+    yield one
+    one.close()
 
 
 @pytest.fixture(scope="session")

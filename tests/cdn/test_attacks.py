@@ -39,18 +39,6 @@ from tests.cdn.test_purging import working
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-def origin() -> Iterator[Origin]:
-    one = Origin()
-    yield one
-    one.close()
-
-
 @pytest.fixture(scope="module")
 def edges(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[VarnishServer, NginxServer]]:
     """One of each, as rage renders them."""

@@ -38,17 +38,6 @@ ABOVE = "https://management.azure.com/subscriptions/sub/resourceGroups/r%20g/pro
 
 
 @pytest.fixture
-def now() -> Clock:
-    return Clock(NOW)
-
-
-@pytest.fixture
-async def web() -> AsyncIterator[Web]:
-    async with Web() as web:
-        yield web
-
-
-@pytest.fixture
 async def fake(now: Clock) -> AsyncIterator[ContractFakeAzure]:
     async with ContractFakeAzure(now, secret=SENTINEL) as fake:
         yield fake

@@ -26,17 +26,6 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def now() -> Clock:
-    return Clock(NOW)
-
-
-@pytest.fixture
-async def web() -> AsyncIterator[Web]:
-    async with Web() as web:
-        yield web
-
-
-@pytest.fixture
 async def fake(now: Clock) -> AsyncIterator[ContractFakeCloudflare]:
     async with ContractFakeCloudflare(now, token=SENTINEL) as fake:
         yield fake

@@ -10,7 +10,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -85,13 +85,6 @@ BEARER = f"Bearer {TOKEN}"
 
 
 @pytest.fixture(scope="module")
-def origin() -> Iterator[Origin]:
-    one = Origin()
-    yield one
-    one.close()
-
-
-@pytest.fixture(scope="module")
 def pair(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[VarnishServer, VarnishServer]]:
     """Two Varnish edges."""
     servers.need("varnishd", os.environ.get("CI") == "true")
@@ -119,12 +112,6 @@ def ngx(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ng
         running.append(one)
         yield one
         assert one.faults() == [], "a worker ended with a fault"
-
-
-@pytest.fixture
-async def web() -> AsyncIterator[Web]:
-    async with Web() as one:
-        yield one
 
 
 @pytest.fixture

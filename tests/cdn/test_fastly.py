@@ -27,17 +27,6 @@ SERVICE = "SU1Z0isxPaozGVKXdv0eY"
 
 
 @pytest.fixture
-def now() -> Clock:
-    return Clock(NOW)
-
-
-@pytest.fixture
-async def web() -> AsyncIterator[Web]:
-    async with Web() as web:
-        yield web
-
-
-@pytest.fixture
 async def fake(now: Clock) -> AsyncIterator[ContractFakeFastly]:
     async with ContractFakeFastly(now, token=SENTINEL) as fake:
         yield fake

@@ -67,17 +67,6 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 @pytest.fixture
-def now() -> Clock:
-    return Clock(NOW)
-
-
-@pytest.fixture
-async def web() -> AsyncIterator[Web]:
-    async with Web() as web:
-        yield web
-
-
-@pytest.fixture
 async def served(case: Case, now: Clock) -> AsyncIterator[Any]:
     """What the provider talks to. Where it checks a contract, nothing may have broken it when the test ends."""
     async with case.serve(now) as served:
