@@ -19,8 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "chunk"))
-import object_store
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+import aws_server
 
 MIB = 1 << 20
 SIZE = 256 * MIB
@@ -28,10 +28,8 @@ SIZE = 256 * MIB
 
 @contextmanager
 def server() -> Iterator[str]:
-    program = (
-        "import object_store, sys\nwith object_store.serving() as url:\n print(url, flush=True)\n sys.stdin.read()"
-    )
-    environ = {**os.environ, "PYTHONPATH": str(Path(object_store.__file__).parent)}
+    program = "import aws_server, sys\nwith aws_server.serving() as url:\n print(url, flush=True)\n sys.stdin.read()"
+    environ = {**os.environ, "PYTHONPATH": str(Path(aws_server.__file__).parent)}
     command = [sys.executable, "-c", program]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ) as process:
         assert process.stdout is not None and process.stdin is not None
@@ -46,7 +44,7 @@ def timed(label: str, began: float, size: int = SIZE) -> None:
 
 def main() -> None:
     cache_bytes = int(sys.argv[1]) if len(sys.argv) > 1 else 1 << 30
-    os.environ.update(object_store.KEYS)
+    os.environ.update(aws_server.KEYS)
     rng = random.Random(1)
     data = b"".join(rng.randbytes(MIB) for _ in range(SIZE // MIB))
     with server() as url, tempfile.TemporaryDirectory() as directory:
@@ -57,7 +55,7 @@ def main() -> None:
         from rage_net.chunk.store import open_store, walk_chunks
         from rage_net.env import SystemEnv
 
-        place = Place(object_store.make_bucket(url), "bench", endpoint=url)
+        place = Place(aws_server.make_bucket(url), "bench", endpoint=url)
         env = SystemEnv()
         began = time.perf_counter()
         store = open_store(Path(directory), env, objects=place, cache_bytes=cache_bytes)

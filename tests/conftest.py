@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import aws_server
+
 settings.register_profile("quick", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("long", max_examples=5000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("RAGE_TEST_PROFILE", "quick"))
@@ -36,6 +38,13 @@ def anyio_backend() -> str:
 def rng(request: pytest.FixtureRequest) -> Iterator[random.Random]:
     """A generator seeded from the run's seed and the test's name; a failure prints how to repeat it."""
     yield random.Random(f"{SEED}:{request.node.name}")
+
+
+@pytest.fixture(scope="session")
+def aws_url() -> Iterator[str]:
+    """moto's server."""
+    with aws_server.serving() as url:
+        yield url
 
 
 @pytest.hookimpl(hookwrapper=True)

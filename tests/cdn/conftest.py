@@ -1,4 +1,4 @@
-"""What tests of CDNs stand on: a clock, a client, an origin, moto's server, and no credentials but those of a test."""
+"""What tests of CDNs stand on: a clock, a client, an origin, a recorder of calls, and no credentials but a test's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from rage_net.web import Web
-from tests.cdn import aws_server
+from tests import aws_server
 from tests.cdn.clouds import NOW
 from tests.cdn.servers import Origin
 from tests.conftest import Clock
@@ -29,12 +29,6 @@ def origin() -> Iterator[Origin]:
     one = Origin()
     yield one
     one.close()
-
-
-@pytest.fixture(scope="session")
-def aws_url() -> Iterator[str]:
-    with aws_server.serving() as url:
-        yield url
 
 
 @pytest.fixture

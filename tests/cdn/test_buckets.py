@@ -57,7 +57,7 @@ from rage_net.errors import (
     UsageError,
 )
 from rage_net.web import Web
-from tests.cdn.aws_server import Recorder
+from tests.aws_server import Recorder
 from tests.cdn.fakes.azure_blob import ContractFakeAzureBlob
 
 KEY, SECRET = "AKIASENTINELKEY00001", "sentinel-of-the-secret-that-nobody-may-see"  # in the form of AWS's

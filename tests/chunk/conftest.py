@@ -7,13 +7,13 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import object_store
 import pytest
 
 from rage_net.chunk.bucket import Place
 from rage_net.chunk.documents import Document, Documents
 from rage_net.chunk.store import ChunkStore, Quota, memory_store, open_store
 from rage_net.cid import Cid
+from tests import aws_server
 
 ROOMY = Quota(free_bytes_min=0, free_inodes_min=0)
 
@@ -38,20 +38,14 @@ def world(rng: random.Random) -> World:
     return World(rng)
 
 
-@pytest.fixture(scope="session")
-def object_server() -> Iterator[str]:
-    with object_store.serving() as url:
-        yield url
-
-
 @pytest.fixture
-def object_place(object_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Place:
+def object_place(aws_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Place:
     """A bucket of its own, and credentials in the environment and nowhere else."""
-    for name, text in object_store.KEYS.items():
+    for name, text in aws_server.KEYS.items():
         monkeypatch.setenv(name, text)
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, str(tmp_path / "none"))
-    return Place(object_store.make_bucket(object_server), "some/prefix", endpoint=object_server)
+    return Place(aws_server.make_bucket(aws_url), "some/prefix", endpoint=aws_url)
 
 
 @pytest.fixture(params=["files", "memory", "objects"])

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import object_store
 import pytest
 
 from rage_net.aws import SAID_CHARS_MAX, said_by
@@ -40,6 +39,7 @@ from rage_net.errors import (
     StorageFullError,
     UnavailableError,
 )
+from tests import aws_server
 
 ROOMY = Quota(free_bytes_min=0, free_inodes_min=0)
 CACHE_BYTES = 1_000_000
@@ -48,9 +48,9 @@ Open = Callable[..., ChunkStore]
 
 
 @pytest.fixture
-def proxy(object_place: Place) -> Iterator[object_store.Proxy]:
+def proxy(object_place: Place) -> Iterator[aws_server.Proxy]:
     assert object_place.endpoint is not None
-    made = object_store.Proxy(object_place.endpoint)
+    made = aws_server.Proxy(object_place.endpoint)
     yield made
     made.close()
 
@@ -65,7 +65,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture
 def opened(
-    proxy: object_store.Proxy, object_place: Place, world: object, tmp_path: Path, waits: list[float]
+    proxy: aws_server.Proxy, object_place: Place, world: object, tmp_path: Path, waits: list[float]
 ) -> Iterator[Open]:
     """Opens the store of a home, through the proxy."""
     stores: list[ChunkStore] = []
@@ -120,7 +120,7 @@ def test_objects_are_named_as_files_are_and_carry_their_checksum(opened: Open, r
 
 
 def test_an_object_is_durable_before_its_row_and_the_lock_waits_for_no_write(
-    opened: Open, proxy: object_store.Proxy, rng: random.Random
+    opened: Open, proxy: aws_server.Proxy, rng: random.Random
 ) -> None:
     store = opened()
     data = rng.randbytes(50_000)
@@ -134,7 +134,7 @@ def test_an_object_is_durable_before_its_row_and_the_lock_waits_for_no_write(
 
 
 def test_a_put_is_conditional_and_signed_and_has_one_part(
-    opened: Open, proxy: object_store.Proxy, rng: random.Random
+    opened: Open, proxy: aws_server.Proxy, rng: random.Random
 ) -> None:
     store = opened()
     data = rng.randbytes(4 << 20)
@@ -147,7 +147,7 @@ def test_a_put_is_conditional_and_signed_and_has_one_part(
 
 
 def test_what_is_there_already_is_written_again_only_when_it_differs(
-    opened: Open, proxy: object_store.Proxy, rng: random.Random
+    opened: Open, proxy: aws_server.Proxy, rng: random.Random
 ) -> None:
     store = opened()
     for there, puts in (("whole", 1), ("torn", 2), ("foreign", 2)):
@@ -163,7 +163,7 @@ def test_what_is_there_already_is_written_again_only_when_it_differs(
 
 
 def test_a_server_without_conditional_writes_is_written_to_all_the_same(
-    opened: Open, proxy: object_store.Proxy, rng: random.Random
+    opened: Open, proxy: aws_server.Proxy, rng: random.Random
 ) -> None:
     store = opened()
     proxy.fail(501, method="PUT", times=1)
@@ -227,7 +227,7 @@ def test_an_aborted_put_leaves_objects_to_gc(opened: Open, rng: random.Random) -
 
 
 def test_shards_are_listed_in_pages(
-    opened: Open, proxy: object_store.Proxy, rng: random.Random, monkeypatch: pytest.MonkeyPatch
+    opened: Open, proxy: aws_server.Proxy, rng: random.Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = opened()
     blocks = [rng.randbytes(20_000) for _ in range(60)]
@@ -253,7 +253,7 @@ def test_shards_are_listed_in_pages(
 
 @pytest.mark.parametrize("fault", [500, 503, "drop"])
 def test_what_passes_by_itself_is_tried_again(
-    opened: Open, proxy: object_store.Proxy, waits: list[float], rng: random.Random, fault: int | str
+    opened: Open, proxy: aws_server.Proxy, waits: list[float], rng: random.Random, fault: int | str
 ) -> None:
     store = opened()
     data = rng.randbytes(50_000)
@@ -268,7 +268,7 @@ def test_what_passes_by_itself_is_tried_again(
 
 @pytest.mark.parametrize("fault", [500, 503, "drop"])
 def test_what_does_not_pass_is_unavailable_and_no_chunk_is_given_up_for_it(
-    opened: Open, proxy: object_store.Proxy, world: object, rng: random.Random, fault: int | str
+    opened: Open, proxy: aws_server.Proxy, world: object, rng: random.Random, fault: int | str
 ) -> None:
     store = opened()
     data, other = rng.randbytes(50_000), rng.randbytes(50_000)
@@ -295,7 +295,7 @@ def test_what_does_not_pass_is_unavailable_and_no_chunk_is_given_up_for_it(
 
 
 def test_a_store_that_is_down_is_not_asked_by_every_thread_in_turn(
-    opened: Open, proxy: object_store.Proxy, rng: random.Random, monkeypatch: pytest.MonkeyPatch
+    opened: Open, proxy: aws_server.Proxy, rng: random.Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = opened()
     data = rng.randbytes(50_000)
@@ -312,7 +312,7 @@ def test_a_store_that_is_down_is_not_asked_by_every_thread_in_turn(
 
 
 def test_a_body_that_breaks_off_is_read_again_and_is_no_rot(
-    opened: Open, proxy: object_store.Proxy, rng: random.Random
+    opened: Open, proxy: aws_server.Proxy, rng: random.Random
 ) -> None:
     store = opened()
     data = rng.randbytes(200_000)
@@ -328,7 +328,7 @@ def test_a_body_that_breaks_off_is_read_again_and_is_no_rot(
 
 
 def test_a_body_that_is_shortened_with_its_length_is_read_again_and_is_rot_when_it_stays_so(
-    opened: Open, proxy: object_store.Proxy, rng: random.Random
+    opened: Open, proxy: aws_server.Proxy, rng: random.Random
 ) -> None:
     store = opened(cache_bytes=CACHE_BYTES)
     data = rng.randbytes(200_000)
@@ -348,7 +348,7 @@ def test_a_body_that_is_shortened_with_its_length_is_read_again_and_is_rot_when_
 
 
 def test_credentials_that_are_lost_midway_are_a_matter_of_configuration(
-    opened: Open, proxy: object_store.Proxy, rng: random.Random
+    opened: Open, proxy: aws_server.Proxy, rng: random.Random
 ) -> None:
     store = opened()
     data = rng.randbytes(50_000)
@@ -368,7 +368,7 @@ def test_credentials_that_are_lost_midway_are_a_matter_of_configuration(
 
 
 def test_credentials_are_read_again_when_they_are_refused(
-    opened: Open, proxy: object_store.Proxy, tmp_path: Path, rng: random.Random
+    opened: Open, proxy: aws_server.Proxy, tmp_path: Path, rng: random.Random
 ) -> None:
     path = tmp_path / "keys"
 
@@ -404,7 +404,7 @@ def test_a_file_of_keys_must_be_there_private_and_hold_some(opened: Open, tmp_pa
 
 
 def test_without_any_credentials_it_says_where_they_belong(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in object_store.KEYS:
+    for name in aws_server.KEYS:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(ConfigError) as caught:
@@ -412,9 +412,7 @@ def test_without_any_credentials_it_says_where_they_belong(opened: Open, monkeyp
     assert "AWS_ACCESS_KEY_ID" in caught.value.mend[0]
 
 
-def test_a_bucket_that_is_missing_is_named_with_its_key(
-    proxy: object_store.Proxy, world: object, tmp_path: Path
-) -> None:
+def test_a_bucket_that_is_missing_is_named_with_its_key(proxy: aws_server.Proxy, world: object, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         open_store(tmp_path, world, objects=Place("nowhere", "p", endpoint=proxy.url))  # type: ignore[arg-type]
     assert caught.value.exit_code == 10
@@ -424,7 +422,7 @@ def test_a_bucket_that_is_missing_is_named_with_its_key(
 
 
 def test_a_bucket_that_goes_missing_is_no_missing_chunk(
-    opened: Open, proxy: object_store.Proxy, rng: random.Random
+    opened: Open, proxy: aws_server.Proxy, rng: random.Random
 ) -> None:
     store = opened()
     data = rng.randbytes(50_000)
@@ -452,7 +450,7 @@ def test_a_store_that_nobody_answers_for_is_unavailable_at_the_start(
     assert not (tmp_path / "index.db").exists()
 
 
-def test_a_server_without_room_is_a_full_store(opened: Open, proxy: object_store.Proxy, rng: random.Random) -> None:
+def test_a_server_without_room_is_a_full_store(opened: Open, proxy: aws_server.Proxy, rng: random.Random) -> None:
     store = opened()
     proxy.fail(507, method="PUT")
     data = rng.randbytes(50_000)
@@ -499,7 +497,7 @@ def test_rot_in_an_object_is_found_and_quarantined(opened: Open, rng: random.Ran
         assert store.get(cid) == data
 
 
-def test_rot_that_cannot_be_removed_keeps_its_row(opened: Open, proxy: object_store.Proxy, rng: random.Random) -> None:
+def test_rot_that_cannot_be_removed_keeps_its_row(opened: Open, proxy: aws_server.Proxy, rng: random.Random) -> None:
     store = opened()
     data = rng.randbytes(50_000)
     cid = Cid.of(data)
@@ -527,7 +525,7 @@ def test_a_missing_object_is_not_found_and_a_put_brings_it_back(opened: Open, rn
 
 
 def test_what_was_read_once_comes_from_the_cache_and_after_a_restart_too(
-    opened: Open, proxy: object_store.Proxy, rng: random.Random
+    opened: Open, proxy: aws_server.Proxy, rng: random.Random
 ) -> None:
     data = rng.randbytes(50_000)
     store = opened()
@@ -570,7 +568,7 @@ def test_verify_reads_the_objects_and_not_the_cache(opened: Open, rng: random.Ra
 
 
 def test_a_scrub_reads_the_objects_and_pauses_while_they_are_out_of_reach(
-    opened: Open, proxy: object_store.Proxy, world: Any, rng: random.Random
+    opened: Open, proxy: aws_server.Proxy, world: Any, rng: random.Random
 ) -> None:
     store = opened(cache_bytes=CACHE_BYTES)
     blocks = [rng.randbytes(50_000) for _ in range(4)]
@@ -673,7 +671,7 @@ def test_a_prefix_that_changes_hands_under_a_running_home_is_not_swept(opened: O
 
 
 def test_a_home_whose_chunks_are_elsewhere_is_not_opened(
-    opened: Open, proxy: object_store.Proxy, world: object, tmp_path: Path, rng: random.Random, object_place: Place
+    opened: Open, proxy: aws_server.Proxy, world: object, tmp_path: Path, rng: random.Random, object_place: Place
 ) -> None:
     data = rng.randbytes(50_000)
     (tmp_path / "home").mkdir()
@@ -745,7 +743,7 @@ def test_a_mark_that_went_is_written_again_when_the_chunks_are_there(opened: Ope
 
 
 def test_a_document_goes_in_by_several_workers_while_the_server_stumbles(
-    opened: Open, proxy: object_store.Proxy, rng: random.Random
+    opened: Open, proxy: aws_server.Proxy, rng: random.Random
 ) -> None:
     store = opened(cache_bytes=CACHE_BYTES)
     documents = Documents(store)

@@ -2,56 +2,36 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+
+from tests import aws_server
 
 from .conftest import Home, Homes
 
 
-def _load() -> ModuleType:
-    """tests/chunk/object_store.py, which is on no path here."""
-    path = Path(__file__).parents[1] / "chunk" / "object_store.py"
-    spec = importlib.util.spec_from_file_location("object_store", path)
-    assert spec is not None and spec.loader is not None
-    module = sys.modules.setdefault("object_store", importlib.util.module_from_spec(spec))
-    spec.loader.exec_module(module)
-    return module
-
-
-object_store = _load()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with object_store.serving() as url:
-        yield url
-
-
 @pytest.fixture
-def proxy(server: str) -> Iterator[object]:
-    made = object_store.Proxy(server)
+def proxy(aws_url: str) -> Iterator[object]:
+    made = aws_server.Proxy(aws_url)
     yield made
     made.close()
 
 
 def configured(homes: Homes, uri: str, endpoint: str) -> Home:
     home = homes.new(f"  store: {{uri: {uri}, endpoint: '{endpoint}', cache: 1MiB, grace: 0}}\n")
-    home.environ.update(object_store.KEYS, AWS_EC2_METADATA_DISABLED="true")
+    home.environ.update(aws_server.KEYS, AWS_EC2_METADATA_DISABLED="true")
     home.environ.update(AWS_SHARED_CREDENTIALS_FILE=str(home.path / "none"), AWS_CONFIG_FILE=str(home.path / "none"))
     return home
 
 
-def test_put_get_verify_gc_and_a_restart(homes: Homes, server: str, rng: random.Random, tmp_path: Path) -> None:
-    bucket = object_store.make_bucket(server)
-    home = configured(homes, f"s3://{bucket}/a", server)
+def test_put_get_verify_gc_and_a_restart(homes: Homes, aws_url: str, rng: random.Random, tmp_path: Path) -> None:
+    bucket = aws_server.make_bucket(aws_url)
+    home = configured(homes, f"s3://{bucket}/a", aws_url)
     document = tmp_path / "document"
     document.write_bytes(rng.randbytes(5_000_000))
     home.start()
@@ -68,13 +48,13 @@ def test_put_get_verify_gc_and_a_restart(homes: Homes, server: str, rng: random.
     home.ok("chunk", "rm", put["doc_id"], "--yes")
     assert home.ok("chunk", "gc", "--yes")["chunks"] > 4
     assert home.stop() == 0
-    second = configured(homes, f"s3://{bucket}/a", server)
+    second = configured(homes, f"s3://{bucket}/a", aws_url)
     refused = second.run("node", "start", "--json")
     assert refused.returncode == 9
     assert json.loads(refused.stderr.splitlines()[-1])["code"] == "objects-owned"
 
 
-def test_a_store_that_is_gone_stops_a_start_with_words(homes: Homes, server: str) -> None:
+def test_a_store_that_is_gone_stops_a_start_with_words(homes: Homes, aws_url: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     home = configured(homes, "s3://chunks/a", f"http://127.0.0.1:{port}")
@@ -90,18 +70,18 @@ def test_a_store_that_is_gone_stops_a_start_with_words(homes: Homes, server: str
     assert checked.returncode == 6
     (check,) = json.loads(checked.stdout)["checks"]
     assert check["level"] == "error" and f"127.0.0.1:{port}" in check["why"]
-    missing = configured(homes, "s3://no-such-bucket/a", server)
+    missing = configured(homes, "s3://no-such-bucket/a", aws_url)
     done = missing.run("node", "start")
     assert done.returncode == 10 and b"NoSuchBucket" in done.stderr and b"network.store.uri" in done.stderr
 
 
 def test_a_node_says_that_its_store_is_out_of_reach_and_comes_back(
     homes: Homes,
-    server: str,
-    proxy: object_store.Proxy,
+    aws_url: str,
+    proxy: aws_server.Proxy,
     rng: random.Random,  # type: ignore[name-defined]
 ) -> None:
-    home = configured(homes, f"s3://{object_store.make_bucket(server)}", proxy.url)
+    home = configured(homes, f"s3://{aws_server.make_bucket(aws_url)}", proxy.url)
     home.start()
     root = home.ok("chunk", "put", "-", data=rng.randbytes(3_000_000))["root"]
     assert home.ok("status")["problems"] == []
