@@ -10,7 +10,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -294,6 +294,7 @@ def show(path: Annotated[str, typer.Argument(metavar="PATH", help="As in a URL: 
     examples=(
         "rage cdn render varnish --origin http://10.0.0.5:4080 --token /etc/varnish/rage-token -o edge.vcl",
         "rage cdn render nginx --cert /etc/ssl/edge.pem --key /etc/ssl/edge.key > edge.conf    # in CI",
+        "rage cdn render nginx --cache-dir /srv/cache --log off    # where Debian's folders are not yours",
         "rage cdn render tls --cert /etc/ssl/edge.pem --key /etc/ssl/edge.key -o front.conf    # before a Varnish",
     ),
     exits=(5, 10),
@@ -314,6 +315,33 @@ def render_(
     behind: Annotated[
         str, typer.Option("--behind", metavar="HOST:PORT", help="For tls: where the Varnish listens.")
     ] = "127.0.0.1:6081",
+    cache_dir: Annotated[
+        str, typer.Option("--cache-dir", metavar="DIR", help="On an nginx: its cache. Default: /var/cache/nginx/rage.")
+    ] = "",
+    cache_size: Annotated[
+        str,
+        typer.Option(
+            "--cache-size", metavar="SIZE", help="On an nginx: the most of it, as nginx writes it. Default: 10g."
+        ),
+    ] = "",
+    dav_dir: Annotated[
+        str,
+        typer.Option(
+            "--dav-dir", metavar="DIR", help="On an nginx: where puts lie, with dav_path. Default: /var/lib/rage-dav."
+        ),
+    ] = "",
+    log: Annotated[
+        str,
+        typer.Option(
+            "--log", metavar="FILE|off", help="On an nginx: its access log. Default: /var/log/nginx/rage-cdn.log."
+        ),
+    ] = "",
+    inner: Annotated[
+        str,
+        typer.Option(
+            "--inner", metavar="HOST:PORT", help="On an nginx: free there, for itself. Default: 127.0.0.1:8479."
+        ),
+    ] = "",
     out: Annotated[str, typer.Option("-o", "--out", metavar="FILE", help="Write it there instead of stdout.")] = "",
 ) -> None:
     """Write the commented configuration of a self-hosted edge, or its token's map, from cdn.yaml."""
@@ -324,11 +352,27 @@ def render_(
     allowed = tuple(callers) or ("127.0.0.1", "::1")
     if bool(cert) != bool(key) or (software == "tls" and tls is None):
         raise UsageError("TLS needs --cert and --key")
+    names = {
+        "cache_dir": cache_dir,
+        "cache_bytes_max": cache_size,
+        "dav_dir": dav_dir,
+        "access_log": log,
+        "inner": inner,
+    }
+    of_nginx: dict[str, Any] = {name: value for name, value in names.items() if value}
+    if of_nginx and software != "nginx":
+        raise UsageError(
+            f"{software} has no --cache-dir, --cache-size, --dav-dir, --log and --inner",
+            why="they are nginx's; varnishd and its service are told elsewhere what is kept where",
+            mend=[f"rage cdn render {software}", "rage cdn render nginx"],
+        )
+    if log == "off":
+        of_nginx["access_log"] = None
     if software == "varnish":
         varnish = edges.VarnishOptions(token or "/etc/varnish/rage-token", allowed)
         text = edges.render_varnish(_config(), found, origin, varnish)
     elif software == "nginx":
-        nginx = edges.NginxOptions(token or "/etc/nginx/rage-token.map", allowed, tls, listen or "80")
+        nginx = edges.NginxOptions(token or "/etc/nginx/rage-token.map", allowed, tls, listen or "80", **of_nginx)
         text = edges.render_nginx(_config(), found, origin, nginx)
     elif software == "token":
         secret = found.config.auth_token if isinstance(found.config, Edge) else None

@@ -1,0 +1,65 @@
+"""rage cdn, without a CDN: what is written, what is refused, and what a person is told."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from conftest_cli import Rage
+
+from rage_net.cdn.render import NginxOptions
+
+YAML = """\
+cdn:
+  providers:
+    - name: nginx-edge
+      type: self-hosted
+      public_urls: ["http://cdn.example.org"]
+      config: {endpoints: ["http://127.0.0.1:9"], auth_token: "a-token", dav_path: "/dav"}
+    - name: varnish-edge
+      type: self-hosted
+      public_urls: ["http://cdn.example.org"]
+      config: {endpoints: ["http://127.0.0.1:9"], auth_token: "a-token"}
+"""
+
+OF_NGINX = {
+    "--cache-dir": ("/srv/cache", "proxy_cache_path /srv/cache "),
+    "--cache-size": ("512m", "max_size=512m\n"),
+    "--dav-dir": ("/srv/puts", "root /srv/puts;"),
+    "--log": ("/srv/edge.log", "access_log /srv/edge.log rage_cdn;"),
+    "--inner": ("127.0.0.1:9999", "listen 127.0.0.1:9999;"),
+}
+
+
+@pytest.fixture
+def edges(home: Path) -> Path:
+    (home / "config" / "cdn.yaml").write_text(YAML)
+    return home
+
+
+# --- render ---
+
+
+def test_where_an_nginx_keeps_what_can_be_said_and_is_as_before_where_nobody_says(edges: Path, rage: Rage) -> None:
+    plain = rage("cdn", "render", "nginx").stdout.decode()
+    words = [word for name, (value, _) in OF_NGINX.items() for word in (name, value)]
+    told = rage("cdn", "render", "nginx", *words).stdout.decode()
+    for _, line in OF_NGINX.values():
+        assert line in told and line not in plain
+    options = NginxOptions("/x")
+    defaults = {options.cache_dir, options.cache_bytes_max, options.dav_dir, options.access_log, options.inner}
+    assert all(str(value) in plain for value in defaults)
+    assert not any(str(value) in told for value in defaults - {options.cache_bytes_max})
+    page = re.sub(r"\s+", " ", rage("cdn", "render", "--help").stdout.decode())
+    assert all(f"Default: {value}." in page for value in defaults)
+    assert "access_log /" not in rage("cdn", "render", "nginx", "--log", "off").stdout.decode()
+
+
+@pytest.mark.parametrize("software", ["varnish", "token", "tls"])
+def test_what_is_told_to_nginx_is_refused_for_others(edges: Path, rage: Rage, software: str) -> None:
+    more = (
+        ["--cert", "/c", "--key", "/k"] if software == "tls" else ["--provider", "nginx-edge"] * (software != "varnish")
+    )
+    said = rage("cdn", "render", software, *more, "--dav-dir", "/x", code=2).stderr.decode().splitlines()
+    assert "--dav-dir" in said[0] and said[1].startswith("  why:") and "rage cdn render nginx" in said[2]
