@@ -148,6 +148,9 @@ def status(
     """Show each CDN: hit ratio by its own figures, quota left, purges that wait, and what is wrong."""
     result = run(verbs.ShowCdn(hours))
     render(result, cdns.PROVIDER, items=result.items, identifier=lambda it: it.provider)
+    for row in result.items:
+        if row.hint:
+            say(f"{row.provider}: no hit ratio: {row.hint}")
     if not result.items:
         say("no CDN is configured: config/cdn.yaml names them, docs/CDN.md leads through each")
 

@@ -350,7 +350,8 @@ def judge_figures(status: int, headers: Mapping[str, str], body: bytes, endpoint
         return Level(basis="bytes", reason="Azure's figures do not have the form that its API promises")
     points = own or others
     if not points:
-        return Level(basis="bytes", reason="no request in this time; the figures come up to three minutes late")
+        reason = "no request in this time; the figures come up to three minutes late"
+        return Level(basis="bytes", reason=reason, is_fault=False)
     return Level({"all": sum(points) / len(points) / 100}, basis="bytes")
 
 

@@ -90,7 +90,7 @@ class Tally:
     def level(self) -> Level:
         """The hit ratio of each region that was asked."""
         ratios = {region: self._hits[region] / asked for region, asked in self._asked.items() if asked > 0}
-        return Level(ratios, reason="" if ratios else "no request in this time")
+        return Level(ratios, reason="" if ratios else "no request in this time", is_fault=False)
 
 
 def time_text(at: float) -> str:

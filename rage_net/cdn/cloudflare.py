@@ -301,7 +301,7 @@ class Cloudflare(Cloud):
         if isinstance(answer, Verdict):
             return Level(quota_left=left, reason=answer.reason)
         level = judge_figures(answer.status, answer.headers, answer.body, self._secrets)
-        return Level(level.hit_ratio, quota_left=left, reason=level.reason)
+        return replace(level, quota_left=left)
 
     def _note_quota(self, headers: Mapping[str, str]) -> None:
         left = quota_left(headers)

@@ -443,6 +443,7 @@ def level_of(found: Any, distribution: str, quota_left: str) -> Level:
             f"cost money, are off: aws cloudfront create-monitoring-subscription --distribution-id {distribution} "
             "--monitoring-subscription "
             "RealtimeMetricsSubscriptionConfig={RealtimeMetricsSubscriptionStatus=Enabled}",
+            is_fault=False,
         )
     percent = sum(average * samples for average, samples in points) / weight
     if not 0 <= percent <= 100:

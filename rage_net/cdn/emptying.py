@@ -64,7 +64,7 @@ class Emptying:
 
     async def level(self, since: float, until: float) -> Level:
         """A bucket has no hits."""
-        return Level(reason="a bucket has no hits to count")
+        return Level(reason="a bucket has no hits to count", is_fault=False)
 
 
 def _verdict(error: RageError) -> Verdict:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -355,7 +356,7 @@ class Fastly(Cloud):
         if isinstance(answer, Verdict):
             return Level(quota_left=self._left, reason=answer.reason)
         level = judge_history(answer.status, answer.body)
-        return Level(level.hit_ratio, quota_left=self._left, reason=level.reason)
+        return replace(level, quota_left=self._left)
 
     def _note_quota(self, headers: Mapping[str, str]) -> None:
         self._left = quota_left(headers) or self._left

@@ -63,4 +63,4 @@ class Nginx(edges.SelfHosted):
 
     async def level(self, since: float, until: float) -> Level:
         """None: see NO_FIGURES."""
-        return Level(reason=NO_FIGURES)
+        return Level(reason=NO_FIGURES, is_fault=False)

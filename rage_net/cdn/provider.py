@@ -119,6 +119,8 @@ class Level:
     """As the vendor says it, for people; empty where it does not."""
     reason: str = ""
     """Why there is no hit ratio."""
+    is_fault: bool = True
+    """Of the reason: something is wrong. False where nobody asked, or nothing is configured that counts."""
 
 
 class Provider(Protocol):

@@ -30,6 +30,7 @@ PATTERNS_MAX = 50
 """Prefixes or hosts in one ban: a lookup tries all of them on each older object."""
 STATS_S = 5.0
 STATS_BYTES_MAX = 1024 * 1024
+NO_STATS = "stats_name names no instance: of one that runs on this machine it would be read (`varnishd -n`)"
 NOTHING = "CHECK:nothing"
 """A tag that no object has: an origin's tags are in lower case."""
 
@@ -165,14 +166,16 @@ class Varnish(edges.SelfHosted):
     async def level(self, since: float, until: float) -> Level:
         """Hits of lookups since the last call, or since the instance began: Varnish counts, and keeps no history."""
         if self._keys.stats_name is None:
-            return Level(reason="no instance on this machine is named by stats_name")
+            return Level(reason=NO_STATS, is_fault=False)
         try:
             counters = parse_counters(await _read_stats(self._stats, self._keys.stats_name))
         except (OSError, ValueError, TimeoutError) as error:
             return Level(reason=f"{self._stats} -n {self._keys.stats_name}: {str(error) or 'no answer in time'}")
         before, self._counters = self._counters, counters
         share = ratio(before, counters)
-        return Level(reason="nothing was asked for since") if share is None else Level(hit_ratio={"all": share})
+        if share is None:
+            return Level(reason="nothing was asked for since", is_fault=False)
+        return Level(hit_ratio={"all": share})
 
 
 async def _read_stats(program: str, name: str) -> bytes:

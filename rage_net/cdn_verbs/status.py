@@ -44,7 +44,8 @@ async def _row(engine: Engine, cdns: Cdns, name: str, since: float, until: float
         hit_ratios=dict(level.hit_ratio),
         quota_left=level.quota_left,
         waiting=sum(waiting),
-        problem=level.reason if ratio is None else "",
+        problem=level.reason if ratio is None and level.is_fault else "",
+        hint=level.reason if ratio is None and not level.is_fault else "",
     )
 
 
@@ -52,7 +53,7 @@ async def level_of(cdns: Cdns, name: str, since: float, until: float) -> Level:
     """A provider's own figures, or why there are none."""
     client = cdns.purging.providers.get(name)
     if client is None:
-        return Level(reason="chunks are only read from it")
+        return Level(reason="chunks are only read from it", is_fault=False)
     try:
         async with asyncio.timeout(LEVEL_S_MAX):
             return await client.level(since, until)

@@ -123,6 +123,8 @@ class CdnRow:
     quota_left: str
     waiting: int
     problem: str
+    hint: str = ""
+    """Why no hit ratio is known though nothing is wrong: nobody asked, or nothing that counts is configured."""
 
 
 @dataclass(frozen=True, slots=True)

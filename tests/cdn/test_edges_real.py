@@ -652,10 +652,12 @@ async def test_the_hit_ratio_is_that_of_the_requests_since_the_last_question(
         assert time.monotonic() < ends
     assert (await provider.level(1, 2)).hit_ratio == {"all": 0.75}
     idle = await provider.level(2, 3)
-    assert (dict(idle.hit_ratio), idle.reason) == ({}, "nothing was asked for since")
+    assert (dict(idle.hit_ratio), idle.reason, idle.is_fault) == ({}, "nothing was asked for since", False)
     nobody = Varnish(servers.settings("varnish", [pair[0].url], stats_name="/nowhere/at-all"), web, NOW)
-    assert "no such instance" in (await nobody.level(0, 1)).reason
-    assert "stats_name" in (await Varnish(servers.settings("varnish", [pair[0].url]), web, NOW).level(0, 1)).reason
+    wrong = await nobody.level(0, 1)
+    assert "no such instance" in wrong.reason and wrong.is_fault
+    unnamed = await Varnish(servers.settings("varnish", [pair[0].url]), web, NOW).level(0, 1)
+    assert "stats_name" in unnamed.reason and not unnamed.is_fault
     absent = Varnish(settings, web, NOW, stats="no-such-varnishstat")
     assert "no-such-varnishstat" in (await absent.level(0, 1)).reason
 

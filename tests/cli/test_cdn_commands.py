@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 from conftest_cli import Rage
+from conftest_terminal import Terminal, finish
 
 from rage_net.cdn.render import NginxOptions
 
@@ -63,3 +65,21 @@ def test_what_is_told_to_nginx_is_refused_for_others(edges: Path, rage: Rage, so
     )
     said = rage("cdn", "render", software, *more, "--dav-dir", "/x", code=2).stderr.decode().splitlines()
     assert "--dav-dir" in said[0] and said[1].startswith("  why:") and "rage cdn render nginx" in said[2]
+
+
+# --- status ---
+
+
+@pytest.mark.usefixtures("edges")
+def test_a_hit_ratio_that_nobody_counts_is_no_problem_but_a_hint(rage: Rage, terminal: Terminal) -> None:
+    rows = json.loads(rage("cdn", "status", "--json").stdout)["items"]
+    assert [(row["provider"], row["hit_ratio"], row["problem"]) for row in rows] == [
+        ("nginx-edge", None, ""),
+        ("varnish-edge", None, ""),
+    ]
+    assert "stats_name" in rows[1]["hint"] and "varnishd -n" in rows[1]["hint"]
+    shown, code = finish(terminal("cdn", "status", "--color", "never", columns=80))
+    lines = shown.splitlines()
+    assert code == 0 and [line.split()[1] for line in lines[1:3]] == ["-", "-"]
+    assert lines[1].rstrip().endswith("-"), "no problem"
+    assert any(line.startswith("varnish-edge: no hit ratio: stats_name") for line in lines)

@@ -5,54 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pexpect
 import pytest
 from conftest_cli import RAGE, Rage, environment
-
-TIMEOUT_S = 30
-
-
-class Terminal:
-    """Starts `rage` on a terminal of 100 columns."""
-
-    def __init__(self, home: Path) -> None:
-        self._home = home
-        self._children: list[Any] = []
-
-    def __call__(self, *words: str, columns: int = 100, **env: str) -> Any:
-        child = pexpect.spawn(
-            RAGE[0],
-            [*RAGE[1:], *words],
-            env=environment(self._home, **env),
-            cwd=str(self._home.parent),
-            dimensions=(40, columns),
-            timeout=TIMEOUT_S,
-            encoding="utf-8",
-        )
-        self._children.append(child)
-        return child
-
-    def close(self) -> None:
-        for child in self._children:
-            child.close(force=True)
-
-
-@pytest.fixture
-def terminal(home: Path) -> Iterator[Terminal]:
-    terminal = Terminal(home)
-    yield terminal
-    terminal.close()
-
-
-def finish(child: Any) -> tuple[str, int]:
-    """All it still says, and its exit code."""
-    child.expect(pexpect.EOF)
-    child.wait()
-    return child.before, child.exitstatus
+from conftest_terminal import Terminal, finish
 
 
 def test_the_answer_is_a_table(rage: Rage, terminal: Terminal) -> None:
@@ -161,7 +119,7 @@ def test_a_signal_ends_a_put_cleanly_and_records_nothing(
         with pytest.raises(BrokenPipeError):
             for _ in range(16_384):  # a GiB: it must not end by reading all of it
                 pipe.write(b"x" * 65536)
-    assert put.wait(TIMEOUT_S) == code
+    assert put.wait(30) == code
     assert put.stderr is not None and put.stderr.read() == b""
     put.stderr.close()
     assert rage("chunk", "list").stdout == b""
