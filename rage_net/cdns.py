@@ -97,10 +97,9 @@ async def open_cdns(engine: Engine) -> AsyncIterator[Cdns]:
         for section in named:
             ca_file = section.config.ca_file if isinstance(section.config, keys.Edge) else None
             webs[section.name] = web = await stack.enter_async_context(Web(ca_file=ca_file))
-            client = make(section, web, engine.env)
+            client = make(section, web, engine.env, stack)
             if client is not None:
                 clients.append(client)
-                stack.callback(getattr(client, "close", lambda: None))  # CloudFront has connections of its own
         path = engine.home.root / FILE
         is_kept = bool(named) or await engine.env.blocking(has_any, engine.home)
         journal = await engine.env.blocking(Journal, path if is_kept else None)
@@ -148,8 +147,8 @@ async def look_and_wait(engine: Engine, cdns: Cdns, doc_ids: Collection[str] | N
         await asyncio.sleep(LOOK_S)
 
 
-def make(section: keys.Provider, web: Web, env: Env) -> Provider | None:
-    """The client of one provider; None for one of which things are only read."""
+def make(section: keys.Provider, web: Web, env: Env, closing: AsyncExitStack) -> Provider | None:
+    """The client of one provider; None for one of which things are only read. `closing` ends what is its own."""
     match section.config:
         case keys.Cloudflare():
             return Cloudflare(section, web, env.now)
@@ -160,7 +159,9 @@ def make(section: keys.Provider, web: Web, env: Env) -> Provider | None:
         case keys.CloudFront():
             from rage_net.cdn.cloudfront import CloudFront
 
-            return CloudFront(section, blocking=env.waiting, now=env.now)
+            client = CloudFront(section, blocking=env.waiting, now=env.now)
+            closing.callback(client.close)
+            return client
         case keys.Edge() if section.software == "nginx":
             return Nginx(section, web, env.now)
         case keys.Edge():

@@ -15,14 +15,15 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
 from rage_net import sealings
-from rage_net.cdn.buckets import Bucket, key_of
+from rage_net.cdn.buckets import key_of
+from rage_net.cdn.filling import Filling
 from rage_net.cdn.plan import Target
 from rage_net.cdn.sealing import SealedBlock
 from rage_net.cdn_verbs import targets
@@ -58,19 +59,6 @@ class Publication:
     sealing: Sealing
     stores: tuple[Filling, ...]
     objects: int
-
-
-@dataclass(slots=True)
-class Filling:
-    """What became of a publication at one bucket."""
-
-    provider: str
-    bucket: Bucket
-    put: int = 0
-    existed: int = 0
-    failed: int = 0
-    bytes: int = 0
-    errors: list[RageError] = field(default_factory=list)
 
 
 async def publish(

@@ -11,12 +11,14 @@ Source: issue 6, B; cdn-apis 2, 11. Not here: what a document's URLs are (cdn_ve
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
 from rage_net.cdn.provider import UNLIMITED, Abilities, Item, Kind, Provider
+from rage_net.errors import ConfigError, NotFoundError
 
 LATE_S = 60.0
 """What a choice with fewer calls may take longer."""
@@ -25,6 +27,30 @@ BREADTHS: dict[Kind, int] = {"url": 0, "tag": 0, "prefix": 1, "host": 1, "all": 
 REFERENCE_CHARS = 40
 WORDS_MAX = 1_000_000
 """Of one purge on one provider; more is refused."""
+
+
+def chosen(known: Collection[str], named: Sequence[str]) -> list[str]:
+    """Of the providers that there are those that are named, or all, in their order.
+
+    Raises: ConfigError `cdn-none` where there are none; NotFoundError `cdn-unknown` for a name that none has.
+    """
+    if not known:
+        raise ConfigError(
+            "no CDN is configured",
+            why="cdn.yaml names no provider, or CDNs are switched off",
+            mend=["rage config show cdn", "rage config check"],
+            id="cdn-none",
+        )
+    for name in named:
+        if name not in known:
+            like = difflib.get_close_matches(name, known, 1) or list(known)[:1]
+            raise NotFoundError(
+                f"no CDN provider {name!r}",
+                why=f"there are {', '.join(known)}",
+                mend=[f"--provider {like[0]}", "rage cdn status"],
+                id="cdn-unknown",
+            )
+    return [name for name in known if not named or name in named]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from rage_net.acl import ANYONE
 from rage_net.cdn import policy
 from rage_net.cdn.buckets import Bucket, key_of
+from rage_net.cdn.filling import Filling
 from rage_net.cdn.plan import Target
 from rage_net.cdn_verbs import targets
 from rage_net.cdn_verbs.probing import public_root
@@ -27,9 +28,11 @@ if TYPE_CHECKING:
     from rage_net.cdns import Cdns
     from rage_net.chunk.documents import Document
     from rage_net.engine import Engine, Io
-    from rage_net.sealed_cdns import Filling
 
 log = logging.getLogger("rage.cdn")
+
+Store = tuple[str, Bucket]
+"""A provider's name, and a bucket that it reads."""
 
 PUTS_AT_ONCE = 8
 """Blocks under way to one bucket; each is in memory."""
@@ -51,26 +54,53 @@ async def publish_cdn(engine: Engine, verb: verbs.PublishCdn, io: Io) -> verbs.P
         )
     sealed = await _sealed(engine, verb.ref)
     if sealed is not None:
-        return await _publish_sealed(engine, cdns, sealed, names, verb.dry_run, io)
+        return await _publish_sealed(engine, sealed, names, stores, verb.dry_run, io)
     root = await public_root(engine, verb.ref)
     blocks = await engine.env.blocking(targets.blocks_of, engine, root)
     if blocks is None:
         raise NotFoundError(f"the blocks of {verb.ref} are not all here", mend=[f"rage chunk get {verb.ref} -o FILE"])
-    sizes = await engine.env.blocking(_sizes, engine, blocks)
+    size = sum(await engine.env.blocking(_sizes, engine, blocks))
     if verb.dry_run:
-        rows = [verbs.PublishRow(name, str(bucket), len(blocks), 0, 0, sum(sizes)) for name, bucket in stores]
-        return verbs.PublishCdnResult(str(root), len(blocks), sum(sizes), tuple(rows), True)
+        return _planned(stores, root, len(blocks), size)
+    tell = _telling(io, len(blocks) * len(stores))
+    fillings = [Filling(name, bucket) for name, bucket in stores]
+    run = await _note(engine, cdns, blocks)
+    await asyncio.gather(*(_fill(engine, filling, blocks, tell) for filling in fillings))
+    await engine.env.blocking(cdns.holdings.filled, run)
+    return _published(root, len(blocks), size, fillings)
+
+
+def _planned(stores: Sequence[Store], root: Cid, objects: int, size: int) -> verbs.PublishCdnResult:
+    """What a dry run answers."""
+    rows = tuple(verbs.PublishRow(name, str(bucket), objects, 0, 0, size) for name, bucket in stores)
+    return verbs.PublishCdnResult(str(root), objects, size, rows, True)
+
+
+def _published(root: Cid, objects: int, size: int, fillings: Sequence[Filling]) -> verbs.PublishCdnResult:
+    """What became of a document, in the clear or sealed, at each bucket."""
+    rows = tuple(map(_row, fillings))
+    return verbs.PublishCdnResult(str(root), objects, size, rows, False)
+
+
+def _row(filling: Filling) -> verbs.PublishRow:
+    last = filling.errors[-1] if filling.errors else None
+    reason = "" if last is None else f"{last.message}: {last.why}" if last.why else last.message
+    return verbs.PublishRow(
+        filling.provider, str(filling.bucket), filling.put, filling.existed, filling.failed, filling.bytes, reason,
+        "" if last is None else last.id,
+    )  # fmt: skip
+
+
+def _telling(io: Io, total: int | None) -> Callable[[], None]:
+    """To be called for each block that was dealt with, at any bucket."""
     done = 0
 
     def tell() -> None:
         nonlocal done
         done += 1
-        io.report(Progress(done, len(blocks) * len(stores), "items", "publish"))
+        io.report(Progress(done, total, "items", "publish"))
 
-    run = await _note(engine, cdns, blocks)
-    found = await asyncio.gather(*(_fill(engine, name, bucket, blocks, tell) for name, bucket in stores))
-    await engine.env.blocking(cdns.holdings.filled, run)
-    return verbs.PublishCdnResult(str(root), len(blocks), sum(sizes), tuple(found), False)
+    return tell
 
 
 async def _sealed(engine: Engine, ref: str) -> Document | None:
@@ -90,38 +120,15 @@ async def _sealed(engine: Engine, ref: str) -> Document | None:
 
 
 async def _publish_sealed(
-    engine: Engine, cdns: Cdns, document: Document, names: Sequence[str], dry_run: bool, io: Io
+    engine: Engine, document: Document, names: Sequence[str], stores: Sequence[Store], dry_run: bool, io: Io
 ) -> verbs.PublishCdnResult:
     """Ciphertext into every bucket, and the word to readers."""
-    root, size = str(document.root), document.size
     if dry_run:
-        rows = [
-            verbs.PublishRow(name, str(bucket), document.chunks + 1, 0, 0, size)
-            for name in names
-            for bucket in _buckets(cdns, name)
-        ]
-        return verbs.PublishCdnResult(root, document.chunks + 1, size, tuple(rows), True)
-    done = 0
-
-    def tell() -> None:
-        nonlocal done
-        done += 1
-        io.report(Progress(done, None, "items", "publish"))
-
-    found = await engine.publish_sealed(document.doc_id, names, tell)
+        return _planned(stores, document.root, document.chunks + 1, document.size)
+    found = await engine.publish_sealed(document.doc_id, names, _telling(io, None))
     if found is None:
-        return verbs.PublishCdnResult(root, 0, 0, (), False)
-    rows = [_sealed_row(store) for store in found.stores]
-    return verbs.PublishCdnResult(root, found.objects, size, tuple(rows), False)
-
-
-def _sealed_row(store: Filling) -> verbs.PublishRow:
-    last = store.errors[-1] if store.errors else None
-    reason = "" if last is None else f"{last.message}: {last.why}" if last.why else last.message
-    code = "" if last is None else last.id
-    return verbs.PublishRow(
-        store.provider, str(store.bucket), store.put, store.existed, store.failed, store.bytes, reason, code
-    )
+        return verbs.PublishCdnResult(str(document.root), 0, 0, (), False)
+    return _published(document.root, found.objects, document.size, found.stores)
 
 
 def _buckets(cdns: Cdns, name: str) -> Sequence[Bucket]:
@@ -132,35 +139,27 @@ def _sizes(engine: Engine, blocks: Sequence[Cid]) -> list[int]:
     return [stat.size if (stat := engine.store.stat(cid)) is not None else 0 for cid in blocks]
 
 
-async def _fill(
-    engine: Engine, name: str, bucket: Bucket, blocks: Sequence[Cid], tell: Callable[[], None]
-) -> verbs.PublishRow:
+async def _fill(engine: Engine, filling: Filling, blocks: Sequence[Cid], tell: Callable[[], None]) -> None:
+    """Blocks that anyone may read into one bucket."""
     work: Iterator[Cid] = iter(blocks)
-    counts = {"put": 0, "existed": 0, "failed": 0, "bytes": 0}
-    reasons: list[RageError] = []
 
     async def put() -> None:
         for cid in work:
-            if counts["failed"] >= FAILURES_MAX and not counts["put"]:
-                counts["failed"] += 1
+            if filling.failed >= FAILURES_MAX and not filling.put:
+                filling.failed += 1
                 continue
             try:
-                size, existed = await put_block(engine, bucket, cid)
+                size, existed = await put_block(engine, filling.bucket, cid)
             except RageError as error:
-                counts["failed"] += 1
-                reasons.append(error)
+                filling.failed += 1
+                filling.errors.append(error)
             else:
-                counts["existed" if existed else "put"] += 1
-                counts["bytes"] += 0 if existed else size
+                filling.existed += existed
+                filling.put += not existed
+                filling.bytes += 0 if existed else size
             tell()
 
     await asyncio.gather(*(put() for _ in range(PUTS_AT_ONCE)))
-    last = reasons[-1] if reasons else None
-    reason = "" if last is None else f"{last.message}: {last.why}" if last.why else last.message
-    return verbs.PublishRow(
-        name, str(bucket), counts["put"], counts["existed"], counts["failed"], counts["bytes"], reason,
-        "" if last is None else last.id,
-    )  # fmt: skip
 
 
 async def fill_buckets(engine: Engine, cdns: Cdns, cid: Cid) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from rage_net.cdn.emptying import SUFFIX
 from rage_net.cdn.evidence import judge
 from rage_net.cdn.journal import Asked, Standing
-from rage_net.cdn.plan import Planned
+from rage_net.cdn.plan import Planned, chosen
 from rage_net.cdn.probe import Place, Probe, places, probe
 from rage_net.cdn_verbs import targets
 from rage_net.cid import Cid, CidError
@@ -231,16 +231,4 @@ def _cid_in(path: str) -> Cid | None:
 
 def sections_of(cdns: Cdns, names: Sequence[str]) -> list[str]:
     """Names of the providers that a verb is for: those named, or all. Raises NotFoundError, ConfigError."""
-    if not cdns.sections:
-        raise ConfigError(
-            "no CDN is configured",
-            why="cdn.yaml names no provider, or CDNs are switched off",
-            mend=["rage config show cdn", "rage config check"],
-            id="cdn-none",
-        )
-    for name in names:
-        if name not in cdns.sections:
-            raise NotFoundError(
-                f"no CDN provider {name!r}", why=f"there are {', '.join(cdns.sections)}", id="cdn-unknown"
-            )
-    return [name for name in cdns.sections if not names or name in names]
+    return chosen(cdns.sections, names)

@@ -8,6 +8,7 @@ import logging
 import random
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -194,9 +195,18 @@ def test_public_addresses_with_a_path_stand_before_ours() -> None:
     assert provider.words(Item("url", "chunks/x")) == (), "a path begins with /"
 
 
-def test_cdn_yaml_makes_it() -> None:
+@pytest.mark.anyio
+async def test_cdn_yaml_makes_it_and_its_connections_end_with_what_they_were_made_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended: list[CloudFront] = []
+    close = CloudFront.close
+    monkeypatch.setattr(CloudFront, "close", lambda client: (ended.append(client), close(client)))
     env = SystemEnv()
-    assert isinstance(make_client(entry("http://127.0.0.1:9", "E1"), Web(), env), CloudFront)
+    async with AsyncExitStack() as stack:
+        made = make_client(entry("http://127.0.0.1:9", "E1"), Web(), env, stack)
+        assert isinstance(made, CloudFront) and not ended
+    assert ended == [made]
     env.close()
 
 

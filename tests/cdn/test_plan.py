@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rage_net.cdn import retry
-from rage_net.cdn.plan import Target, Word, batches, cost, plan, reference
+from rage_net.cdn.plan import Target, Word, batches, chosen, cost, plan, reference
 from rage_net.cdn.provider import Abilities, Item, ItemError, Quota, Verdict, check_prefix, check_tag
+from rage_net.errors import ConfigError, NotFoundError
 from tests.cdn.scripted import Scripted
 
 TAG = Item("tag", "doc:a")
@@ -117,3 +118,14 @@ def test_pauses_are_bounded(tries, chance, asked):
     assert 0 <= pause <= 330
     if asked is not None and 0 <= asked <= 300:
         assert pause >= asked
+
+
+def test_providers_are_chosen_by_name_in_their_own_order_and_a_wrong_name_is_told_the_right_one():
+    assert chosen(["b", "a"], []) == ["b", "a"] == chosen(["b", "a"], ["a", "b"])
+    with pytest.raises(NotFoundError) as unknown:
+        chosen({"varnish-edge": 1, "fastly": 2}, ["fastlly"])
+    assert unknown.value.id == "cdn-unknown" and unknown.value.why == "there are varnish-edge, fastly"
+    assert unknown.value.mend[0] == "--provider fastly"
+    with pytest.raises(ConfigError) as none:
+        chosen([], ["fastly"])
+    assert none.value.id == "cdn-none" and none.value.why and none.value.mend
