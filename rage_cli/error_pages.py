@@ -177,6 +177,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         "No CDN of that name is configured.",
         "rage cdn status -q",
     ),
+    "cdn-unsealed": (
+        NotFoundError,
+        "A document that is sealed for CDNs and has not changed is not in a bucket that came into cdn.yaml later.",
+        "rage acl set DOC --cdn none; when rage cdn journal --open shows nothing, --cdn encrypted, and publish",
+    ),
     "cdn-unreachable": (
         UnavailableError,
         "A CDN or an edge does not answer; it is asked again until it does.",

@@ -176,6 +176,12 @@ class Holdings:
             rows = db.execute("SELECT cid FROM sealed WHERE epoch = ? ORDER BY cid LIMIT ?", (epoch, limit))
             return [row[0] for row in rows]
 
+    def count_sealed(self, epoch: str) -> int:
+        """How many were put for an epoch and are not forgotten."""
+        with self._db.read() as db:
+            row = db.execute("SELECT count(*) FROM sealed WHERE epoch = ?", (epoch,)).fetchone()
+        return int(row[0])
+
     def forget_sealed(self, epoch: str, last: str) -> None:
         """Those up to this one are gone everywhere."""
         with self._db.write() as db:

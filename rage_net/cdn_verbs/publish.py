@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rage_net.acl import ANYONE
@@ -122,13 +123,45 @@ async def _sealed(engine: Engine, ref: str) -> Document | None:
 async def _publish_sealed(
     engine: Engine, document: Document, names: Sequence[str], stores: Sequence[Store], dry_run: bool, io: Io
 ) -> verbs.PublishCdnResult:
-    """Ciphertext into every bucket, and the word to readers."""
-    if dry_run:
+    """Ciphertext into every bucket, and the word to readers; where nothing has changed, what is there."""
+    assert engine.metadata is not None  # else it would not be sealed
+    due = await engine.env.blocking(engine.metadata.cdns.due, document.doc_id)
+    if due is not None and dry_run:
         return _planned(stores, document.root, document.chunks + 1, document.size)
-    found = await engine.publish_sealed(document.doc_id, names, _telling(io, None))
+    found = None if due is None else await engine.publish_sealed(document.doc_id, names, _telling(io, None))
     if found is None:
-        return verbs.PublishCdnResult(str(document.root), 0, 0, (), False)
+        return await _current(engine, document, stores, dry_run)
     return _published(document.root, found.objects, document.size, found.stores)
+
+
+async def _current(
+    engine: Engine, document: Document, stores: Sequence[Store], dry_run: bool
+) -> verbs.PublishCdnResult:
+    """A sealed document that has not changed: each bucket is asked for the root page, the last that is ever put.
+
+    Objects are those that this node put; where another did, as many as there are at least.
+    """
+    assert engine.metadata is not None
+    (held,) = (await engine.env.blocking(engine.metadata.cdns.held, document.doc_id))[:1]
+    holdings = (await engine.cdns()).holdings
+    objects = await engine.env.blocking(holdings.count_sealed, held.epoch.hex()) or document.chunks + 1
+    fillings = [Filling(name, bucket) for name, bucket in stores]
+
+    async def look(filling: Filling) -> None:
+        try:
+            if await filling.bucket.head(key_of(held.sealed)) is not None:
+                filling.existed = objects
+                return
+            error: RageError = NotFoundError(
+                f"{filling.bucket} has not got it", why="it came into cdn.yaml after this was sealed", id="cdn-unsealed"
+            )
+        except RageError as failed:
+            error = failed
+        filling.failed = objects
+        filling.errors.append(error)
+
+    await asyncio.gather(*map(look, fillings))
+    return replace(_published(document.root, objects, document.size, fillings), dry_run=dry_run, is_current=True)
 
 
 def _buckets(cdns: Cdns, name: str) -> Sequence[Bucket]:

@@ -267,6 +267,8 @@ class PublishCdnResult:
     bytes: int
     items: tuple[PublishRow, ...]
     dry_run: bool
+    is_current: bool = False
+    """Of a sealed document: it has not changed since it was sealed, and nothing was put."""
 
 
 @dataclass(frozen=True, slots=True)

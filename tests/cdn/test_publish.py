@@ -217,7 +217,11 @@ async def test_a_sealed_document_is_read_from_a_cdn_that_learns_nothing_and_seal
         sink = Sink()
         got = await engine.run(GetChunk(str(root), sources=("cdn",), cache=False), sink=sink)
         assert bytes(sink.data) == data and got.sources["cdn"] > 0
-        assert (await engine.run(PublishCdn("plan.md"))).objects == 0, "it is there"
+        for dry_run in (True, False):
+            again = await engine.run(PublishCdn("plan.md", dry_run=dry_run))
+            assert again.is_current and not done.is_current and again.dry_run == dry_run
+            assert [(row.put, row.existed, row.failed) for row in again.items] == [(0, done.objects, 0)]
+        assert await asyncio.to_thread(shop.held) == first
 
         await engine.run(acl.RevokeAcl("plan.md", "org:birch", "read"))
         await until(lambda: not set(first) & set(shop.held()))
@@ -260,6 +264,22 @@ async def test_a_public_block_that_a_killed_process_was_putting_while_it_was_hid
         await until(lambda: set(shop.held()) == {stays})
         holdings = (await engine.cdns()).holdings
         await until(lambda: holdings.fillings() == {})
+
+
+async def test_a_sealed_document_that_is_current_is_told_to_lack_at_a_bucket_that_came_later(
+    shop: Shop, aws_url: str, tmp_path: Path, rng: random.Random
+) -> None:
+    async with opened(tmp_path / "a", shop.yaml, rng) as engine:
+        await put(engine, rng.randbytes(5000), "plan.md", visibility="private", cdn="encrypted")
+        done = await engine.run(PublishCdn("plan.md"))
+    later = shop.yaml.replace("name: shop", "name: late").replace(f"s3://{shop.name}", f"s3://{shop.name}/late")
+    both = shop.yaml + later[later.index("    - name") :]
+    (tmp_path / "a" / "config" / "cdn.yaml").write_text(both)
+    async with opened(tmp_path / "a", both) as engine:
+        rows = {row.provider: row for row in (await engine.run(PublishCdn("plan.md"))).items}
+        assert (rows["shop"].existed, rows["shop"].failed) == (done.objects, 0)
+        assert (rows["late"].existed, rows["late"].failed, rows["late"].code) == (0, done.objects, "cdn-unsealed")
+        assert "after this was sealed" in rows["late"].reason
 
 
 async def test_what_a_process_left_half_published_is_deleted_by_the_next(
