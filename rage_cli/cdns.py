@@ -60,7 +60,7 @@ STEP = (
     Column("provider", lambda it: it.provider),
     Column("edge", lambda it: it.edge, "address"),
     Column("step", lambda it: it.step),
-    Column("ok", lambda it: "yes" if it.ok else "no"),
+    Column("ok", lambda it: "yes" if it.ok else "pending" if it.is_pending else "no"),
     Column("status", lambda it: it.status or None, "count"),
     Column("evidence", lambda it: it.evidence, "prose"),
     Column("time", lambda it: it.seconds or None, "seconds"),

@@ -190,6 +190,10 @@ class StepRow:
     evidence: str
     seconds: float
     reason: str = ""
+    is_pending: bool = False
+    """Not ok yet: the vendor is at it, or its quota makes us wait."""
+    purge_id: str = ""
+    """Of a purge: its name in the journal, which knows how it ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,13 +205,17 @@ class TestCdnResult:
 
 @dataclass(frozen=True, slots=True)
 class TestCdn(Verb[TestCdnResult]):
-    """Put a public probe, get it twice through every edge, purge it, get it again, remove it: what the caches say."""
+    """Put a public probe, get it twice through every edge, purge it, get it again, remove it: what the caches say.
+
+    `timeout_s`: all of it, the wait for a vendor that takes minutes among it; 0 waits a minute for the purge.
+    """
 
     route: ClassVar[str] = "cdn/test"
     result: ClassVar[type] = TestCdnResult
     mutates: ClassVar[bool] = True
 
     providers: tuple[str, ...] = ()
+    timeout_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest_cli import Rage
+from conftest_engine import FakeEngine
 from conftest_terminal import Terminal, finish
 
 from rage_net.cdn.render import NginxOptions
+from rage_net.verbs import cdn
 
 YAML = """\
 cdn:
@@ -83,3 +86,28 @@ def test_a_hit_ratio_that_nobody_counts_is_no_problem_but_a_hint(rage: Rage, ter
     assert code == 0 and [line.split()[1] for line in lines[1:3]] == ["-", "-"]
     assert lines[1].rstrip().endswith("-"), "no problem"
     assert any(line.startswith("varnish-edge: no hit ratio: stats_name") for line in lines)
+
+
+# --- test ---
+
+
+def step(name: str, step: str, *, ok: bool, **more: Any) -> cdn.StepRow:
+    return cdn.StepRow(name, "", step, ok, 0, "pending" if more.get("is_pending") else "done", 0.0, **more)
+
+
+def test_a_purge_that_its_vendor_has_not_ended_is_pending_and_no_no(engine: FakeEngine, rage: Rage) -> None:
+    done = step("varnish-edge", "purge", ok=True)
+    late = step("azure", "purge", ok=False, is_pending=True, purge_id="t1")
+    bad = step("fastly", "get", ok=False, reason="it answers 502")
+    for rows, code, words in (((done,), 0, {"yes"}), ((done, late), 124, {"yes", "pending"}), ((late, bad), 6, {"no"})):
+        engine.answer(cdn.TestCdn, cdn.TestCdnResult(rows))
+        told = rage("cdn", "test", code=code)
+        shown = [line.split("\t") for line in told.stdout.decode().splitlines()]
+        assert [row[0] for row in shown] == [row.provider for row in rows]
+        assert words <= {row[3] for row in shown}
+    engine.answer(cdn.TestCdn, cdn.TestCdnResult((late,)))
+    said = rage("cdn", "test", code=124).stderr.decode()
+    assert "not ended within 1m 00s at azure" in said and "why:" in said
+    assert "rage cdn journal t1" in said and "rage cdn test --timeout 30m" in said
+    said = rage("cdn", "test", "--timeout", "20s", code=124).stderr.decode()
+    assert engine.asked[-1].timeout_s == 20.0 and "within 20.0 s" in said and "--timeout 80s" in said

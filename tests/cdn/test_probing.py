@@ -1,0 +1,55 @@
+"""rage cdn test where a vendor takes its time."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from rage_net import home as homes
+from rage_net.engine import Engine
+from rage_net.errors import UsageError
+from rage_net.home import Home
+from rage_net.verbs import cdn as verbs
+from tests.cdn.fakes.azure import ContractFakeAzure
+
+pytestmark = pytest.mark.anyio
+
+YAML = """\
+cdn:
+  providers:
+    - name: azure
+      type: commercial
+      config:
+        {{subscription_id: "00000000-0000-0000-0000-000000000000", resource_group: rg, profile_name: profile1,
+         endpoint_name: endpoint1, tenant_id: t-1, client_id: c-1, client_secret: "azure-secret", api_url: "{url}",
+         login_url: "{url}"}}
+    - name: nginx-edge
+      type: self-hosted
+      config: {{endpoints: ["http://127.0.0.1:9"]}}
+"""
+
+
+async def test_a_purge_that_takes_minutes_is_pending_and_one_that_nobody_answers_is_not(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    homes.init(home)
+    async with ContractFakeAzure(time.time) as azure:
+        azure.lasts_s = 1200.0
+        (home.config / "cdn.yaml").write_text(YAML.format(url=azure.url))
+        async with Engine.open(home, serves=True) as engine:  # which does not stay for what it removed
+            began = time.monotonic()
+            result = await engine.run(verbs.TestCdn(("azure",), timeout_s=2.0))
+            assert time.monotonic() - began < 30.0, "not a minute"
+            (purge,) = result.items
+            assert (purge.step, purge.ok, purge.is_pending, purge.evidence) == ("purge", False, True, "pending")
+            (kept,) = (await engine.run(verbs.ListPurges(purge_id=purge.purge_id))).items
+            assert [row.state for row in kept.rows] == ["pending"], "the journal goes on with it"
+
+            steps = (await engine.run(verbs.TestCdn(("nginx-edge",), timeout_s=1.0))).items
+            assert {row.step for row in steps} == {"get", "get again", "purge"}
+            assert not any(row.ok or row.is_pending for row in steps)
+
+            with pytest.raises(UsageError, match="a test lasts"):
+                await engine.run(verbs.TestCdn(timeout_s=1e9))
+    assert not azure.broken
