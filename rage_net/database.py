@@ -72,6 +72,8 @@ class Database:
         self._closed = False
         if path is not None:
             _refuse_newer(path, name, application_id, len(migrations))
+            with disk(f"open the {name}", path):
+                _create(path)
         try:
             self._writer = self._open(migrations)
         except StorageFullError:
@@ -98,8 +100,6 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         name = ":memory:" if self._path is None else str(self._path)
-        if self._path is not None:  # SQLite would leave the mode to the umask; its log takes the mode of the file
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         db = sqlite3.connect(name, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         db.execute("PRAGMA trusted_schema = OFF")
         return db
@@ -169,6 +169,17 @@ class Database:
             while self._readers:
                 self._readers.pop().close()
             self._writer.close()
+
+
+def _create(path: Path) -> None:
+    """An empty file for its owner alone: SQLite would leave the mode to the umask; its log takes that of the file.
+
+    Only where there is none. To close any descriptor of a file gives up all locks that the process has on it, those of
+    SQLite's connections too; then whoever reads the file beside us takes itself for the last one, and deletes the log
+    under our hands (sqlite.org/howtocorrupt.html, 2.2).
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def _refuse_newer(path: Path, name: str, application_id: int, known: int) -> None:
