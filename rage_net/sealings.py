@@ -26,11 +26,12 @@ from rage_net.cid import Cid
 from rage_net.errors import AccessDeniedError
 
 if TYPE_CHECKING:
+    from rage_net.chunk.source import Source
     from rage_net.engine import Engine
     from rage_net.libp2p.peer_id import PeerId
     from rage_net.metadata import Metadata
     from rage_net.services.ledger.cdns import Due
-    from rage_net.services.sealing.source import SealedSource, Source
+    from rage_net.services.sealing.source import SealedSource
     from rage_net.sync.facts import Fact
 
 _STATE = b"rage:sealing:1\0"

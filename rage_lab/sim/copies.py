@@ -29,6 +29,7 @@ from rage_lab.sim.virtual_loop import VirtualLoop
 from rage_net.acl import Principal, Rules
 from rage_net.chunk.manifest import blocks
 from rage_net.chunk.shelf import Seen
+from rage_net.chunk.source import Received
 from rage_net.chunk.store import ChunkStore, Quota, memory_store
 from rage_net.cid import DAG_CBOR, Cid
 from rage_net.config.replication import Replication
@@ -166,12 +167,6 @@ class _Look:
     found: Seen | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Received:
-    header: ChunkHeader
-    buffers: tuple[bytes, ...]
-
-
 class _Node:
     """One node: what survives a crash, and what runs while it is up."""
 
@@ -302,14 +297,14 @@ class _Node:
         await self.world.pass_back(self, node)
         return found
 
-    async def _fetch(self, peer: PeerId, cid: Cid) -> _Received:
+    async def _fetch(self, peer: PeerId, cid: Cid) -> Received:
         node = await self.world.pass_to(self, peer)
         stat, stored = node.store.get_stored(cid)
         await self.world.pass_back(self, node)
         if node.is_liar:
             stored = bytes(len(stored))
         names = tuple(DocumentName(ORGANIZATION, name) for name in sorted(self.world.named.get(cid, ())))
-        return _Received(ChunkHeader(stat.size, len(stored), stat.encoding, documents=names), (stored,))
+        return Received(ChunkHeader(stat.size, len(stored), stat.encoding, documents=names), [stored])
 
 
 class _World:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from rage_net import config as configuration
 from rage_net import env as environment
 from rage_net.acl import AccessList
+from rage_net.chunk.source import Received
 from rage_net.chunk.store import ChunkStore
 from rage_net.cid import Cid
 from rage_net.config import Config
@@ -31,7 +32,7 @@ from rage_net.replication.inventory import Wanted, open_inventory
 from rage_net.replication.place import Candidate
 from rage_net.replication.policy import Policies, Subject
 from rage_net.services.auditing import Auditing
-from rage_net.services.exchange import Exchange, Received
+from rage_net.services.exchange import Exchange
 from rage_net.services.membership import Membership
 from rage_net.services.replicating import Replicating, Sources
 from rage_net.services.replicating.view import Node, View

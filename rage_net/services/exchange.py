@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from rage_net import bandwidth, messages
 from rage_net.acl import Action, Principal, Rules
 from rage_net.chunk.shelf import Hidden, Seen
+from rage_net.chunk.source import Received
 from rage_net.chunk.store import ChunkStore
 from rage_net.cid import BLOCK_BYTES_MAX, Cid
 from rage_net.denials import Denials
@@ -83,14 +84,6 @@ _LANES: dict[Traffic, bandwidth.Traffic] = {
     "replication": "replication",
     "background": "background_sync",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """A chunk from a peer, in the stored form, not verified yet."""
-
-    header: ChunkHeader
-    buffers: list[bytes | memoryview]
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Literal
 from rage_net.cdn.breaker import Breaker
 from rage_net.cdn.probe import is_page
 from rage_net.cdn.signing import SigningKey, sign
+from rage_net.chunk.source import Received
 from rage_net.cid import BLOCK_BYTES_MAX, Cid
 from rage_net.config.cdn import Edge, Provider
 from rage_net.durable import write_replacing
@@ -83,14 +84,6 @@ class Front:
     def key(self) -> str:
         """Who it is, over processes: a provider's name alone may come to mean another address."""
         return f"{self.provider} {self.url}"
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """A chunk from a CDN, plain and not verified yet."""
-
-    header: ChunkHeader
-    buffers: list[bytes | memoryview]
 
 
 def fronts(

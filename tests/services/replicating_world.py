@@ -13,6 +13,7 @@ from typing import Any
 from blake3 import blake3
 
 from rage_net.chunk import replicas
+from rage_net.chunk.source import Received
 from rage_net.chunk.store import ChunkStore, Quota, admit, memory_store
 from rage_net.cid import RAW, Cid
 from rage_net.errors import NotFoundError, StorageFullError, UnavailableError
@@ -55,12 +56,6 @@ class Clock:
     waiting = blocking
 
     def close(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class Received:
-    header: ChunkHeader
-    buffers: Sequence[bytes]
 
 
 @dataclass

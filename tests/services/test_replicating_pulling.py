@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from rage_net.chunk import replicas
+from rage_net.chunk.source import Received
 from rage_net.cid import Cid
 from rage_net.errors import UnavailableError
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.replication.inventory import Item
 from rage_net.services.replicating import pulling
 
-from .replicating_world import OWNER, Peer, Received, World, peer_id
+from .replicating_world import OWNER, Peer, World, peer_id
 
 pytestmark = pytest.mark.anyio
 

@@ -12,6 +12,7 @@ import pytest
 from rage_net.cdn import sealing
 from rage_net.cdn.sealing import Epoch, Sealed, seal
 from rage_net.chunk import manifest
+from rage_net.chunk.source import Received
 from rage_net.cid import Cid
 from rage_net.errors import IntegrityError, NotFoundError
 from rage_net.messages import ChunkHeader, DocumentName, Traffic
@@ -22,12 +23,6 @@ from tests.services.conftest import Collect, Peer, World
 pytestmark = pytest.mark.anyio
 
 DOC = "a" * 26
-
-
-@dataclass
-class Received:
-    header: ChunkHeader
-    buffers: list[bytes | memoryview]
 
 
 @dataclass

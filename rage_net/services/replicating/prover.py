@@ -11,31 +11,18 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
+from rage_net.chunk.source import Received
 from rage_net.chunk.store import ChunkStore, admit
 from rage_net.cid import Cid
 from rage_net.env import Env
 from rage_net.errors import IntegrityError, NotFoundError, RageError
 from rage_net.libp2p.errors import Libp2pError
 from rage_net.libp2p.peer_id import PeerId
-from rage_net.messages import HAVE_MAX, ChunkHeader
+from rage_net.messages import HAVE_MAX
 from rage_net.replication.audit import CHALLENGES_MAX, UNKNOWN, Answer
 
 FETCHES_AT_ONCE = 8
 ASKED_AT_ONCE = 8
-
-
-class Received(Protocol):
-    """A chunk as a node sent it."""
-
-    @property
-    def header(self) -> ChunkHeader:
-        """Its sizes and encoding."""
-        ...
-
-    @property
-    def buffers(self) -> Sequence[bytes | memoryview]:
-        """The bytes, in order."""
-        ...
 
 
 class Auditing(Protocol):
@@ -187,4 +174,4 @@ def _check(cid: Cid, received: Received) -> None:
     admit(cid, header.encoding, b"".join(received.buffers), header.size)
 
 
-__all__ = ["UNKNOWN", "Answer", "Answers", "Auditing", "Fetch", "Have", "Prover", "Received"]
+__all__ = ["UNKNOWN", "Answer", "Answers", "Auditing", "Fetch", "Have", "Prover"]

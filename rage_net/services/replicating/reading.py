@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 
 from rage_net.chunk.manifest import Walk
 from rage_net.chunk.shelf import attest
+from rage_net.chunk.source import Received
 from rage_net.chunk.store import ChunkStore, admit
 from rage_net.cid import Cid
 from rage_net.env import Env
@@ -18,7 +19,7 @@ from rage_net.errors import IntegrityError, NotFoundError, RageError
 from rage_net.libp2p.errors import Libp2pError
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.replication.inventory import Inventory, Item, Unread
-from rage_net.services.replicating.prover import Fetch, Received
+from rage_net.services.replicating.prover import Fetch
 from rage_net.services.replicating.view import View
 
 log = logging.getLogger("rage.replication")

@@ -19,13 +19,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rage_net.chunk.manifest import Walk
+from rage_net.chunk.source import Kind, Source
 from rage_net.chunk.store import ChunkStore
 from rage_net.cid import Cid
 from rage_net.env import Env
 from rage_net.errors import ConfigError, IntegrityError, NotFoundError, RageError, UnavailableError
 from rage_net.messages import Traffic
 from rage_net.services.retrieval.remote import Remote
-from rage_net.services.retrieval.source import Kind, Source, Stage, Way, known, later
+from rage_net.services.retrieval.source import Stage, Way, known, later
 from rage_net.verbs import Sink
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from rage_net.chunk.schedule import Ask, Outcome, Schedule
 from rage_net.chunk.shelf import attest
+from rage_net.chunk.source import Received, Source
 from rage_net.chunk.store import Admitted, admit
 from rage_net.cid import BLOCK_BYTES_MAX, Cid
 from rage_net.errors import (
@@ -26,7 +27,7 @@ from rage_net.errors import (
     UnavailableError,
 )
 from rage_net.messages import ChunkHeader
-from rage_net.services.retrieval.source import Received, Source, Stage, Way
+from rage_net.services.retrieval.source import Stage, Way
 
 if TYPE_CHECKING:
     from rage_net.services.retrieval import Outcomes, Retrieval, Want

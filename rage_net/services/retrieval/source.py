@@ -1,4 +1,4 @@
-"""What a download asks for chunks: sources, ways to them, and stages of ways. Words only.
+"""Where a download looks for chunks: ways to sources, and stages of ways. Words only.
 
 A stage is one place to look: connected peers, the CDN, the DHT. It gives ways as it learns of them; the next stage
 begins when it has none left or is slow. Source: seed, "Retrieval Flow"; issue 3, E.
@@ -6,59 +6,10 @@ begins when it has none left or is slow. Source: seed, "Retrieval Flow"; issue 3
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
 
-from rage_net.cid import Cid
-from rage_net.messages import ChunkHeader, Traffic
-
-Kind = Literal["cdn", "p2p"]
-
-
-class Received(Protocol):
-    """A chunk in the stored form, not verified yet."""
-
-    @property
-    def header(self) -> ChunkHeader:
-        """Its sizes and encoding."""
-        ...
-
-    @property
-    def buffers(self) -> list[bytes | memoryview]:
-        """The bytes, in order."""
-        ...
-
-
-class Source(Protocol):
-    """Something that may have chunks: a peer, a CDN."""
-
-    @property
-    def key(self) -> Hashable:
-        """Who it is: two ways to one source give the same key."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """For people."""
-        ...
-
-    @property
-    def kind(self) -> Kind:
-        """What its chunks are counted as."""
-        ...
-
-    async def have(self, cids: Sequence[Cid], traffic: Traffic, /) -> Sequence[bool]:
-        """Which of `cids` it has. Raises RageError."""
-        ...
-
-    async def fetch(self, cid: Cid, size_max: int, traffic: Traffic, /) -> Received:
-        """One chunk. Raises RageError; IntegrityError `size-differs` when it is more than `size_max` plain bytes."""
-        ...
-
-    async def drop(self, reason: str) -> None:
-        """It sent wrong bytes: have nothing to do with it."""
-        ...
+from rage_net.chunk.source import Source
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 from rage_net.cdn.sealing import SEALED_BYTES_MAX, TAG_BYTES, Epoch, Page, Sealed, open_block, open_page
+from rage_net.chunk.source import Received, Source
 from rage_net.cid import BLOCK_BYTES_MAX, Cid
 from rage_net.env import Env
 from rage_net.errors import IntegrityError, NotFoundError
@@ -23,56 +23,11 @@ PAGES_KEPT = 8
 """Opened pages of an index in memory; one takes a megabyte."""
 
 
-class Received(Protocol):
-    """As retrieval's."""
-
-    @property
-    def header(self) -> ChunkHeader:
-        """Its sizes and encoding."""
-        ...
-
-    @property
-    def buffers(self) -> list[bytes | memoryview]:
-        """The bytes, in order."""
-        ...
-
-
-class Source(Protocol):
-    """As retrieval's: a CDN, which is asked for ciphertexts."""
-
-    @property
-    def key(self) -> Hashable:
-        """Who it is."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """For people."""
-        ...
-
-    async def have(self, cids: Sequence[Cid], traffic: Traffic, /) -> Sequence[bool]:
-        """Which of `cids` it has. Raises RageError."""
-        ...
-
-    async def fetch(self, cid: Cid, size_max: int, traffic: Traffic, /) -> Received:
-        """The bytes. Raises RageError. `size_max` may be SEALED_BYTES_MAX, 16 more than a chunk's."""
-        ...
-
-    async def drop(self, reason: str) -> None:
-        """It sent wrong bytes."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A chunk that came sealed, plain now; not yet verified."""
-
-    header: ChunkHeader
-    buffers: list[bytes | memoryview] = field(repr=False)
-
-
 class SealedSource:
-    """What a CDN holds of one sealed document, as its plain chunks. A source in retrieval's sense."""
+    """What a CDN holds of one sealed document, as its plain chunks; another source.
+
+    Args: source: the CDN, which is asked for ciphertexts: of up to SEALED_BYTES_MAX, 16 more than a chunk's.
+    """
 
     kind: Literal["cdn"] = "cdn"
 
@@ -102,7 +57,7 @@ class SealedSource:
         held = dict(zip(listed, await self._source.have(listed, traffic), strict=True)) if listed else {}
         return [cid is not None and held[cid] for cid in found]
 
-    async def fetch(self, cid: Cid, size_max: int = BLOCK_BYTES_MAX, traffic: Traffic = "user", /) -> Opened:
+    async def fetch(self, cid: Cid, size_max: int = BLOCK_BYTES_MAX, traffic: Traffic = "user", /) -> Received:
         """One chunk, plain. Raises RageError; IntegrityError `size-differs` as any source, `sealed-broken`."""
         name = await self._find(cid, traffic)
         if name is None:
@@ -110,7 +65,7 @@ class SealedSource:
         sealed = await self._fetch(name, min(size_max + TAG_BYTES, SEALED_BYTES_MAX), traffic)
         plain = await self._env.blocking(self._open, name, cid, sealed)
         header = ChunkHeader(len(plain), len(plain), "raw", False, self._documents)
-        return Opened(header, [plain])
+        return Received(header, [plain])
 
     async def drop(self, reason: str) -> None:
         """See `Source`."""
