@@ -6,6 +6,7 @@
     journal     what was asked and what became of it, in SQLite
     policy      the headers with which the origin answers
     evidence    what an edge's headers say of its cache
+    cloud edges    what the clients of clouds, and those of self-hosted caches, have in common
     answers     one exchange with an API, what statuses mean with any vendor, a vendor's words made fit to show
     cloudflare fastly cloudfront azure varnish nginx    a module for each CDN: pure requests and verdicts, a thin client
     buckets     the stores that publish fills: S3 and its kin, Azure Blob, nginx's DAV

@@ -28,7 +28,6 @@ from rage_net import aws
 from rage_net.cdn import buckets
 from rage_net.cdn.buckets import (
     KEYS_MAX,
-    OBJECT_BYTES_MAX,
     S3,
     AzureBlob,
     Bucket,
@@ -36,13 +35,13 @@ from rage_net.cdn.buckets import (
     Found,
     Page,
     PutOutcome,
-    check_key,
     key_of,
     keys_of,
     open_bucket,
     open_buckets,
-    parse_blobs,
 )
+from rage_net.cdn.buckets.azure_blob import parse_blobs
+from rage_net.cdn.buckets.objects import OBJECT_BYTES_MAX, check_key
 from rage_net.cid import Cid
 from rage_net.config.cdn import Bucket as Keys
 from rage_net.config.cdn import CloudFront, Edge, Provider
@@ -157,7 +156,8 @@ async def test_an_object_is_written_once_found_tagged_and_removed(opened: Callab
 async def test_keys_are_listed_below_the_prefix_in_pages(
     opened: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(buckets, "KEYS_MAX", 3)
+    for module in (buckets.s3, buckets.azure_blob):
+        monkeypatch.setattr(module, "KEYS_MAX", 3)
     async with opened() as bucket:
         names = [f"chunks/{at:02}" for at in range(8)]
         for name in [*names, "other/1"]:
@@ -213,7 +213,7 @@ async def test_more_bytes_than_go_in_one_piece_are_refused(
     opened: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert OBJECT_BYTES_MAX >= 4 * 1024 * 1024
-    monkeypatch.setattr(buckets, "OBJECT_BYTES_MAX", 10)
+    monkeypatch.setattr(buckets.objects, "OBJECT_BYTES_MAX", 10)
     async with opened() as bucket:
         with pytest.raises(UsageError, match="11 bytes"):
             await bucket.put("chunks/a", b"x" * 11, **TOLD)
@@ -527,7 +527,7 @@ def test_names_that_xml_cannot_hold_come_encoded() -> None:
 @pytest.mark.anyio
 async def test_lists_that_are_too_long_or_packed_are_refused(azure: ContractFakeAzureBlob) -> None:
     def long(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, content=b"x" * (buckets.PAGE_BYTES_MAX + 1))
+        return httpx.Response(200, content=b"x" * (buckets.azure_blob.PAGE_BYTES_MAX + 1))
 
     def packed(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, headers={"Content-Encoding": "gzip"}, content=gzip.compress(b"x" * 10_000))
