@@ -1,16 +1,15 @@
-"""Azure Front Door (and Azure CDN classic, at another address): purge, checks, figures, tokens; and a thin client.
+"""Azure Front Door (and Azure CDN classic, at another address): purge, checks, figures; and a thin client.
 
 A good answer means that the purge is under way: its id is the address that tells its end. It takes minutes, and each
 purge queues behind the one before. Words: paths without scheme, host and query; a prefix is `/dir/*`, everything `/*`.
 The token is sent to the resource manager and to no other host, whatever an answer says.
 
 Source: cdn-apis 6; azure-rest-api-specs, `AFDEndpoints_PurgeContent` and `Endpoints_PurgeContent` of 2025-06-01;
-Microsoft's pages on client credentials, on managed identities (IMDS), and on metrics of Microsoft.Cdn/profiles.
+Microsoft's page on metrics of Microsoft.Cdn/profiles. Not here: tokens (azure_login).
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,16 +20,15 @@ from urllib.parse import SplitResult, quote, urlencode, urljoin, urlsplit
 from rage_net.cdn.answers import (
     Request,
     bases_of,
-    exchange,
     halved,
     hosts,
     judge_status,
     parse,
-    refuse_token,
     retry_after_s,
     said,
     text_of,
 )
+from rage_net.cdn.azure_login import IMDS_URL, LOGIN_MENDS, Login
 from rage_net.cdn.cloud import Cloud, judge_hosts, time_text
 from rage_net.cdn.provider import Abilities, Call, Item, Level, Quota, Verdict
 from rage_net.config import cdn as config_cdn
@@ -48,16 +46,8 @@ CONFLICT_S = 30.0
 """Until the next try while somebody changes the profile."""
 ASK_AGAIN_S = 10.0
 """Until the next question for the end of a purge, where the answer does not say."""
-TOKEN_EARLY_S = 300.0
-"""Before its end a token is not used any more."""
-TOKEN_LEAST_S = 30.0
-"""How long a token is used in any case: one that is given for less would be fetched for every call."""
-TOKEN_S_MAX = 86_400.0
-TOKEN_CHARS_MAX = 16 * 1024
 ID_CHARS_MAX = 8192
 """Of the address that tells the end of a purge: newer ones carry a signature."""
-IMDS_URL = "http://169.254.169.254"
-"""Where a machine in Azure asks for the token of its managed identity."""
 MINUTES_S_MAX = 86_400.0
 """A longer span is asked for by the hour."""
 
@@ -70,8 +60,6 @@ ROLE_MENDS = (
     "the role CDN Endpoint Contributor is for classic endpoints alone",
 )
 IDS_MENDS = ("see subscription_id, resource_group, profile_name, endpoint_name and classic in cdn.yaml",)
-LOGIN_MENDS = ("see tenant_id, client_id and client_secret in cdn.yaml: a secret has an end, in App registrations",)
-IDENTITY_MENDS = ("give this machine a managed identity, or set tenant_id, client_id and client_secret in cdn.yaml",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,65 +87,6 @@ class Place:
         """The address of the endpoint."""
         kind = "endpoints" if self.is_classic else "afdEndpoints"
         return f"{self.profile}/{kind}/{quote(self.endpoint_name, safe='')}"
-
-
-# --- tokens ---
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A token, and until when it is used, in seconds since the epoch. Its repr shows neither."""
-
-    text: str
-    until: float
-
-    def __repr__(self) -> str:
-        return "Token(<set>)"
-
-
-def ask_login(login_url: str, tenant_id: str, client_id: str, client_secret: str, api_url: str) -> Request:
-    """A token for a service principal, by its secret."""
-    form = {
-        "grant_type": "client_credentials",
-        "client_id": client_id,
-        "client_secret": client_secret,
-        "scope": f"{api_url}/.default",
-    }
-    headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
-    url = f"{login_url}/{quote(tenant_id, safe='')}/oauth2/v2.0/token"
-    return Request("POST", url, headers, urlencode(form).encode())
-
-
-def ask_identity(imds_url: str, client_id: str | None, api_url: str) -> Request:
-    """A token for this machine's managed identity, or for the one of several that `client_id` names."""
-    query = {"api-version": "2018-02-01", "resource": f"{api_url}/"} | ({"client_id": client_id} if client_id else {})
-    url = f"{imds_url}/metadata/identity/oauth2/token?{urlencode(query)}"
-    return Request("GET", url, {"Metadata": "true", "Accept": "application/json"})
-
-
-def judge_token(
-    status: int, headers: Mapping[str, str], body: bytes, now: float, secrets: Sequence[str] = ()
-) -> Token | Verdict:
-    """A token, or the verdict on why there is none."""
-    plain = parse(body)
-    if status == 200 and plain is not None:
-        text, seconds = plain.get("access_token"), text_of(plain, "expires_in")
-        if isinstance(text, str) and len(text) <= TOKEN_CHARS_MAX and refuse_token(text, "it") is None:
-            lasts = float(seconds) if seconds.isascii() and seconds.isdigit() and len(seconds) < 9 else 0.0
-            return Token(text, now + max(TOKEN_LEAST_S, min(lasts, TOKEN_S_MAX) - TOKEN_EARLY_S))
-        return Verdict("queued", reason="Azure's login answers 200 without a token", code="cdn-answer")
-    told = "" if plain is None else said(_login_told(plain), secrets)
-    usual = judge_status(status, headers, told, now, "Azure's login", secrets)
-    if usual.state == "queued" and not usual.is_too_large:
-        return usual
-    is_unknown = any(word in told for word in ("AADSTS90002", "AADSTS900023", "AADSTS700016", "unauthorized_client"))
-    return Verdict(
-        "failed", reason=usual.reason, code="cdn-config" if is_unknown else "cdn-credentials", mend=LOGIN_MENDS
-    )
-
-
-def _login_told(plain: Mapping[str, Any]) -> str:
-    return ": ".join(it for it in (text_of(plain, "error"), text_of(plain, "error_description")) if it)
 
 
 # --- purges ---
@@ -374,8 +303,7 @@ class Azure(Cloud):
         """Nothing is sent. Args: now: seconds since the epoch. imds_url: where managed identities get their tokens."""
         assert isinstance(config.config, config_cdn.Azure)
         self._keys = keys = config.config
-        super().__init__(config, web, now, keys.client_secret.reveal() if keys.client_secret is not None else "")
-        self._imds_url = imds_url
+        super().__init__(config, web, now)
         self._place = Place(
             keys.api_url.rstrip("/"),
             keys.subscription_id,
@@ -384,8 +312,7 @@ class Azure(Cloud):
             keys.endpoint_name,
             keys.classic,
         )
-        self._token: Token | None = None
-        self._lock = asyncio.Lock()
+        self._login = Login(keys, self._place.api_url, web, now, imds_url)
         self._left = ""
 
     @property
@@ -472,8 +399,8 @@ class Azure(Cloud):
         return replace(level, quota_left=self._left)
 
     @property
-    def _secrets(self) -> tuple[str, ...]:
-        return (self._secret, self._token.text if self._token is not None else "")
+    def _secrets(self) -> Sequence[str]:
+        return self._login.secrets
 
     async def _read(self, url: str, query: Mapping[str, str] | None = None) -> Mapping[str, Any] | Verdict:
         """A resource as JSON, or the verdict that there is none."""
@@ -487,37 +414,14 @@ class Azure(Cloud):
 
     async def _with_token(self, request: Callable[[str], Request]) -> Answer | Verdict:
         """Send with the token at hand; once more with a new one where it is refused."""
-        token = await self._fresh(refused=None)
+        token = await self._login.token()
         if isinstance(token, Verdict):
             return token
         answer = await self._send(request(token.text))
         if isinstance(answer, Verdict) or answer.status != 401:
             return answer
-        token = await self._fresh(refused=token)
+        token = await self._login.token(refused=token)
         return token if isinstance(token, Verdict) else await self._send(request(token.text))
-
-    async def _fresh(self, *, refused: Token | None) -> Token | Verdict:
-        """A token that is good for a while, and not the refused one; fetched once for all that wait for it."""
-        async with self._lock:
-            held = self._token
-            if held is not None and held is not refused and self._now() < held.until:
-                return held
-            keys = self._keys
-            if keys.tenant_id is None:
-                request = ask_identity(self._imds_url, keys.client_id, self._place.api_url)
-            elif not keys.client_id or not self._secret:
-                reason = "a service principal needs client_id and client_secret beside tenant_id"
-                return Verdict("failed", reason=reason, code="cdn-config", mend=LOGIN_MENDS)
-            else:
-                login_url = keys.login_url.rstrip("/")
-                request = ask_login(login_url, keys.tenant_id, keys.client_id, self._secret, self._place.api_url)
-            answer = await exchange(self._web, request, self._secrets)
-            if isinstance(answer, Verdict):
-                return replace(answer, mend=(*answer.mend, *IDENTITY_MENDS)) if keys.tenant_id is None else answer
-            token = judge_token(answer.status, answer.headers, answer.body, self._now(), self._secrets)
-            if isinstance(token, Token):
-                self._token = token
-            return token
 
     def _note_quota(self, headers: Mapping[str, str]) -> None:
         self._left = quota_left(headers) or self._left

@@ -18,26 +18,23 @@ from rage_net.web import Answer, Web
 
 
 class Cloud(ABC):
-    """A provider of `rage_net.cdn.provider` but for abilities, words, purges and level: one API, asked by HTTP.
-
-    Args: secret: what calls carry; hidden wherever an answer is quoted.
-    """
+    """A provider of `rage_net.cdn.provider` but for abilities, words, purges and level: one API, asked by HTTP."""
 
     edges: Sequence[str] = ("",)
     _wrong: Verdict | None = None
     """What the configuration alone tells: then nothing is sent."""
 
-    def __init__(self, config: config_cdn.Provider, web: Web, now: Callable[[], float], secret: str) -> None:
+    def __init__(self, config: config_cdn.Provider, web: Web, now: Callable[[], float]) -> None:
         """Nothing is sent. Args: now: seconds since the epoch."""
         self.name = config.name
         self._config = config
         self._web = web
         self._now = now
-        self._secret = secret
 
     @property
+    @abstractmethod
     def _secrets(self) -> Sequence[str]:
-        return (self._secret,)
+        """What calls carry; hidden wherever an answer is quoted."""
 
     @abstractmethod
     async def _check(self) -> Verdict:

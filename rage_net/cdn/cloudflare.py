@@ -202,13 +202,18 @@ class Cloudflare(Cloud):
         """Nothing is sent. Args: now: seconds since the epoch."""
         assert isinstance(config.config, config_cdn.Cloudflare)
         self._keys = config.config
-        super().__init__(config, web, now, self._keys.api_token.reveal())
+        super().__init__(config, web, now)
+        self._token = self._keys.api_token.reveal()
         self._left = dict[str, str]()
         self._has_tags = config.bucket is None
-        self._wrong = refuse_token(self._secret, "cdn.providers[].config.api_token")
+        self._wrong = refuse_token(self._token, "cdn.providers[].config.api_token")
         if not ZONE_ID.fullmatch(self._keys.zone_id):
             reason = f"{said(self._keys.zone_id, self._secrets, 64)!r} is no zone id"
             self._wrong = Verdict("failed", reason=reason, code="cdn-config", mend=ZONE_MENDS)
+
+    @property
+    def _secrets(self) -> Sequence[str]:
+        return (self._token,)
 
     @property
     def abilities(self) -> Abilities:
@@ -254,9 +259,7 @@ class Cloudflare(Cloud):
     async def purge(self, call: Call) -> Verdict:
         """See Provider."""
         keys = self._keys
-        answer = await self._send(
-            purge(keys.api_url, keys.zone_id, self._secret, call.kind, call.words, soft=call.soft)
-        )
+        answer = await self._send(purge(keys.api_url, keys.zone_id, self._token, call.kind, call.words, soft=call.soft))
         if isinstance(answer, Verdict):
             return answer
         verdict = judge(answer.status, answer.headers, answer.body, self._now(), self._secrets)
@@ -266,7 +269,7 @@ class Cloudflare(Cloud):
 
     async def _check(self) -> Verdict:
         keys = self._keys
-        answer = await self._send(verify_token(keys.api_url, self._secret))
+        answer = await self._send(verify_token(keys.api_url, self._token))
         if isinstance(answer, Verdict):
             return answer
         token = judge(answer.status, answer.headers, answer.body, self._now(), self._secrets)
@@ -277,7 +280,7 @@ class Cloudflare(Cloud):
             reason = f"Cloudflare says that the token is {said(status, self._secrets, 40) or 'not known'}"
             return Verdict("failed", reason=reason, code="cdn-credentials", mend=TOKEN_MENDS)
         for _ in range(TRIES_OF_401_MAX):
-            answer = await self._send(read_zone(keys.api_url, keys.zone_id, self._secret))
+            answer = await self._send(read_zone(keys.api_url, keys.zone_id, self._token))
             if isinstance(answer, Verdict):
                 return answer
             zone = judge(answer.status, answer.headers, answer.body, self._now(), self._secrets)
@@ -295,7 +298,7 @@ class Cloudflare(Cloud):
         """By data centre; of the public hosts, or of the whole zone where none is configured."""
         names = hosts(self._config.public_urls)
         answer = await self._send(
-            read_figures(self._keys.api_url, self._keys.zone_id, self._secret, since, until, names)
+            read_figures(self._keys.api_url, self._keys.zone_id, self._token, since, until, names)
         )
         left = "; ".join(self._left.values())
         if isinstance(answer, Verdict):

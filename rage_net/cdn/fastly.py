@@ -247,13 +247,18 @@ class Fastly(Cloud):
         """Nothing is sent. Args: now: seconds since the epoch."""
         assert isinstance(config.config, config_cdn.Fastly)
         self._keys = config.config
-        super().__init__(config, web, now, self._keys.api_key.reveal())
+        super().__init__(config, web, now)
+        self._token = self._keys.api_key.reveal()
         self._left = ""
         self._has_keys = config.bucket is None
-        self._wrong = refuse_token(self._secret, "cdn.providers[].config.api_key")
+        self._wrong = refuse_token(self._token, "cdn.providers[].config.api_key")
         if not SERVICE_ID.fullmatch(self._keys.service_id):
             reason = f"{said(self._keys.service_id, self._secrets, 64)!r} is no service id: it has letters and digits"
             self._wrong = Verdict("failed", reason=reason, code="cdn-config", mend=SERVICE_MENDS)
+
+    @property
+    def _secrets(self) -> Sequence[str]:
+        return (self._token,)
 
     @property
     def abilities(self) -> Abilities:
@@ -294,13 +299,13 @@ class Fastly(Cloud):
         keys = self._keys
         has_url = call.kind == "url" and any(is_url(word) for word in call.words)
         if call.kind == "all":
-            request = purge_all(keys.api_url, keys.service_id, self._secret)
+            request = purge_all(keys.api_url, keys.service_id, self._token)
         elif has_url and len(call.words) > 1:
             return Verdict("queued", reason="one URL goes in one call", code="cdn-rejected", is_too_large=True)
         elif has_url:
-            request = purge_url(keys.api_url, self._secret, call.words[0], soft=call.soft)
+            request = purge_url(keys.api_url, self._token, call.words[0], soft=call.soft)
         else:
-            request = purge_keys(keys.api_url, keys.service_id, self._secret, call.words, soft=call.soft)
+            request = purge_keys(keys.api_url, keys.service_id, self._token, call.words, soft=call.soft)
         answer = await self._send(request)
         if isinstance(answer, Verdict):
             return answer
@@ -309,17 +314,17 @@ class Fastly(Cloud):
 
     async def _check(self) -> Verdict:
         keys = self._keys
-        found = await self._read(read_token(keys.api_url, self._secret))
+        found = await self._read(read_token(keys.api_url, self._token))
         if isinstance(found, Verdict):
             return found
         verdict = judge_token(found, keys.service_id)
         if verdict.state != "done":
             return verdict
-        service = await self._read(read_service(keys.api_url, keys.service_id, self._secret))
+        service = await self._read(read_service(keys.api_url, keys.service_id, self._token))
         if isinstance(service, Verdict):
             # A token that may only purge may not read the service either: then its own scope is all that can be known.
             return Verdict("done") if service.code == "cdn-forbidden" and text_of(found, "scope") else service
-        domains = await self._read(read_domains(keys.api_url, keys.service_id, self._secret))
+        domains = await self._read(read_domains(keys.api_url, keys.service_id, self._token))
         if isinstance(domains, Verdict):
             return Verdict("done") if domains.code == "cdn-forbidden" else domains
         return judge_domains(domains, self._config.public_urls)
@@ -346,13 +351,13 @@ class Fastly(Cloud):
             return Level(reason=self._wrong.reason)
         keys = self._keys
         if since >= self._now() - REALTIME_S:
-            request = read_realtime(keys.stats_url, keys.service_id, self._secret)
+            request = read_realtime(keys.stats_url, keys.service_id, self._token)
             answer = await exchange(self._web, request, self._secrets, bytes_max=REALTIME_BYTES_MAX)
             if not isinstance(answer, Verdict):
                 level = judge_realtime(answer.status, answer.body, since, until)
                 if level.hit_ratio:
                     return Level(level.hit_ratio, quota_left=self._left)
-        answer = await self._send(read_history(keys.api_url, keys.service_id, self._secret, since, until))
+        answer = await self._send(read_history(keys.api_url, keys.service_id, self._token, since, until))
         if isinstance(answer, Verdict):
             return Level(quota_left=self._left, reason=answer.reason)
         level = judge_history(answer.status, answer.body)

@@ -13,17 +13,17 @@ from urllib.parse import parse_qsl
 import pytest
 
 from rage_net.cdn import azure as module
+from rage_net.cdn import azure_login
 from rage_net.cdn.azure import (
     Place,
-    Token,
     judge,
     judge_figures,
     judge_operation,
     judge_permissions,
-    judge_token,
     operation_url,
     quota_left,
 )
+from rage_net.cdn.azure_login import Token, judge_token
 from rage_net.cdn.provider import Item, Verdict
 from rage_net.web import Web
 from tests.cdn.clouds import CID, NOW, SENTINEL, azure, call
@@ -69,7 +69,7 @@ def test_classic_is_another_address_and_knows_no_domains() -> None:
 
 
 def test_a_login_asks_for_the_scope_that_the_vendors_sdk_asks_for() -> None:
-    request = module.ask_login("https://login.example", "t/1", "c", "s&x", "https://management.azure.com")
+    request = azure_login.ask_login("https://login.example", "t/1", "c", "s&x", "https://management.azure.com")
     assert request.url == "https://login.example/t%2F1/oauth2/v2.0/token"
     assert request.body is not None
     assert dict(parse_qsl(request.body.decode())) == {
@@ -82,13 +82,13 @@ def test_a_login_asks_for_the_scope_that_the_vendors_sdk_asks_for() -> None:
 
 
 def test_a_managed_identity_is_asked_of_the_machine() -> None:
-    request = module.ask_identity(module.IMDS_URL, None, "https://management.azure.com")
+    request = azure_login.ask_identity(azure_login.IMDS_URL, None, "https://management.azure.com")
     assert (request.method, request.headers["Metadata"]) == ("GET", "true")
     assert request.url == (
         "http://169.254.169.254/metadata/identity/oauth2/token"
         "?api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com%2F"
     )
-    assert module.ask_identity(module.IMDS_URL, "c-9", "https://a").url.endswith("&client_id=c-9")
+    assert azure_login.ask_identity(azure_login.IMDS_URL, "c-9", "https://a").url.endswith("&client_id=c-9")
 
 
 async def test_words_are_paths_without_host_and_query(web: Web, now: Clock) -> None:
@@ -309,7 +309,7 @@ async def test_one_token_is_fetched_for_all_that_want_it_at_once(fake: ContractF
 async def test_a_token_is_renewed_shortly_before_its_end(fake: ContractFakeAzure, web: Web, now: Clock) -> None:
     provider = azure(fake.url, web, now)
     await provider.purge(call("url", "/1"))
-    now.advance(3600 - module.TOKEN_EARLY_S - 1)
+    now.advance(3600 - azure_login.TOKEN_EARLY_S - 1)
     await provider.purge(call("url", "/2"))
     assert fake.logins == 1
     now.advance(2)
