@@ -84,7 +84,7 @@ class Clouds:
     def of(self, node: Node, name: str = "fastly") -> Timed:
         return self.providers.setdefault((node.name, name), Timed(name))
 
-    def make(self, section: sections.Provider, web: object, env: object) -> Timed:
+    def make(self, section: sections.Provider, web: object, env: object, closing: object) -> Timed:
         return self.providers.setdefault((NODE.get(), section.name), Timed(section.name))
 
     def open_buckets(self, section: sections.Provider, **_: object) -> list[Store]:
