@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from rage_net.home import Home
     from rage_net.metrics import Metrics
 
-FILE = "cdn.db"
 AFTER_FAILURE_S = 5.0
 COMMAND_S = 10.0
 """How long a command alone stays until what it changed is purged and proved; the next one goes on."""
@@ -100,7 +99,7 @@ async def open_cdns(engine: Engine) -> AsyncIterator[Cdns]:
             client = make(section, web, engine.env, stack)
             if client is not None:
                 clients.append(client)
-        path = engine.home.root / FILE
+        path = engine.home.purges
         is_kept = bool(named) or await engine.env.blocking(has_any, engine.home)
         journal = await engine.env.blocking(Journal, path if is_kept else None)
         stack.callback(journal.close)
@@ -132,7 +131,7 @@ async def open_cdns(engine: Engine) -> AsyncIterator[Cdns]:
 
 def has_any(home: Home) -> bool:
     """Whether a node of this home has had CDNs. Blocking."""
-    return (home.root / FILE).exists()
+    return home.purges.exists()
 
 
 async def look_and_wait(engine: Engine, cdns: Cdns, doc_ids: Collection[str] | None, *, is_ours: bool) -> None:

@@ -61,6 +61,7 @@ from rage_net.verbs import chunk as chunks
 from rage_net.verbs import node as nodes
 
 if TYPE_CHECKING:
+    from rage_net.cdn.glance import Glance
     from rage_net.cdns import Cdns
     from rage_net.config.cdn import Cdn
     from rage_net.libp2p.transport import Transport
@@ -507,6 +508,32 @@ class Engine:
             if self._cdns is None:
                 self._cdns = await self._closing.enter_async_context(open_cdns(self))
             return self._cdns
+
+    def glance_cdns(self) -> tuple[int, Glance] | None:
+        """How many CDNs there are, and how purges stand; None without cdn.yaml, or while it is wrong. Blocking.
+
+        No client is made for it, and nothing is sent.
+        """
+        try:
+            if not self.config.network.cdn.providers_config_file.exists() or not self.cdn_config.providers:
+                return None
+        except ConfigError:
+            return None  # config check and a node's own problems tell of it
+        if not self.cdn_config.enabled:
+            return None
+        from rage_net.cdn import glance as cdn_glance
+        from rage_net.cdn.journal import Journal
+
+        count = len(self.cdn_config.providers)
+        if self._cdns is not None:
+            return count, cdn_glance.look(self._cdns.journal, self.cdn_config)
+        if self.serves or not self.home.purges.exists():
+            return count, cdn_glance.Glance()
+        journal = Journal(self.home.purges)
+        try:
+            return count, cdn_glance.look(journal, self.cdn_config)
+        finally:
+            journal.close()
 
     async def publish_sealed(
         self, doc_id: str, only: Sequence[str] = (), tell: Callable[[], None] = lambda: None

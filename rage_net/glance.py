@@ -1,4 +1,6 @@
-"""What a node's status says of certificate, trust and log, at a glance. `rage sync status` and `rage doctor` say more.
+"""What a node's status says of certificate, trust, log and CDNs, at a glance.
+
+`rage sync status`, `rage cdn status` and `rage doctor` say more.
 
 Cheap enough to be asked every few seconds. Source: issue 4, G.
 """
@@ -9,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
+from rage_net.checkup.outcomes import span
 from rage_net.errors import RageError
-from rage_net.verbs.node import CertificateState, NodeStatus, SyncGlance
+from rage_net.verbs.node import CdnGlance, CertificateState, NodeStatus, SyncGlance
 from rage_net.verbs.sync import SyncPeerRow
 
 if TYPE_CHECKING:
@@ -32,7 +35,8 @@ def state_of(engine: Engine, metadata: Metadata, rows: Sequence[SyncPeerRow]) ->
 
 
 async def complete(engine: Engine, status: NodeStatus) -> NodeStatus:
-    """The status, with what certificate and log say; an open node has neither."""
+    """The status, with what CDNs, certificate and log say; an open node has neither certificate nor log."""
+    status = await _complete_cdn(engine, status)
     metadata = engine.metadata
     if metadata is None:
         return status
@@ -61,6 +65,31 @@ async def complete(engine: Engine, status: NodeStatus) -> NodeStatus:
         trusted=tuple(sorted({anchor.organization for anchor in foreign} - {metadata.organization})),
         sync=sync,
     )
+
+
+async def _complete_cdn(engine: Engine, status: NodeStatus) -> NodeStatus:
+    """How many CDNs, what of purges waits or failed; without cdn.yaml nothing is looked at."""
+    try:
+        found = await engine.env.blocking(engine.glance_cdns)
+    except RageError as error:  # the journal is damaged, or a newer version's
+        return replace(status, problems=(f"{error.message} (rage doctor --only purges)", *status.problems))
+    if found is None:
+        return status
+    from rage_net.cdn.glance import LONG_S
+
+    providers, seen = found
+    failed = sum(seen.failed.values())
+    problems = []
+    if failed:
+        where = ", ".join(seen.failed)
+        names = "a name" if failed == 1 else f"{failed} names"
+        problems.append(f"{names} could not be purged at {where}, and may be given out still (rage cdn check)")
+    if seen.open and engine.env.now() - seen.open_since > LONG_S:
+        problems.append(
+            f"a purge waits for {span(engine.env.now() - seen.open_since)} (rage cdn journal {seen.oldest})"
+        )
+    cdn = CdnGlance(providers, seen.open, seen.open_since, failed, tuple(seen.failed))
+    return replace(status, problems=(*problems, *status.problems), cdn=cdn)
 
 
 async def _glance(engine: Engine, metadata: Metadata) -> SyncGlance:

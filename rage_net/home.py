@@ -115,6 +115,11 @@ class Home:
         return self.root / "log.db"
 
     @property
+    def purges(self) -> Path:
+        """The journal of purges at CDNs: SQLite."""
+        return self.root / "cdn.db"
+
+    @property
     def inventory(self) -> Path:
         """What is known of chunks and their holders; made anew when it is gone."""
         return self.root / "replicas.db"

@@ -20,9 +20,9 @@ app = noun("Look at everything a node needs, one line a check.")
 
 OF_THE_NETWORK = (
     *("clock", "certificate", "addresses", "bootstrap", "discovery", "dht", "mdns"),
-    *("trust", "acl", "sync"),
+    *("trust", "acl", "sync", "cdn", "purges"),
 )
-"""Checks that need an engine. Clock and certificate are looked at from both sides."""
+"""Checks that need an engine. Clock, certificate and cdn are looked at from both sides."""
 NEEDED = ("home", "permissions", "config")
 """Where one of these is broken no engine opens."""
 RANKS = ("skipped", "ok", "warning", "error")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from rage_cli.command import noun, page
 from rage_cli.output import Column, render
 from rage_cli.session import run
+from rage_cli.text import counted
 from rage_net.errors import EXIT_FINDINGS, EXIT_OK
-from rage_net.verbs.node import ShowStatus
+from rage_net.verbs.node import CdnGlance, ShowStatus
 
 app = noun("How this home and its node are, problems first.")
 
@@ -35,7 +36,16 @@ STATUS = (
     Column("synced at", lambda it: (it.sync.synced_at or None) if it.sync else None, "time"),
     Column("facts", lambda it: it.sync.facts if it.sync else None, "count"),
     Column("conflicts", lambda it: it.sync.conflicts if it.sync else None, "count"),
+    Column("cdn", lambda it: cdn_in_words(it.cdn) if it.cdn else None),
 )
+
+
+def cdn_in_words(cdn: CdnGlance) -> str:
+    """`2 providers, 1 purge open, 3 names failed`: what is not so is left out."""
+    parts = [counted(cdn.providers, "provider")]
+    parts += [f"{counted(cdn.open, 'purge')} open"] if cdn.open else []
+    parts += [f"{counted(cdn.failed, 'name')} failed"] if cdn.failed else []
+    return ", ".join(parts)
 
 
 @app.command()

@@ -10,6 +10,7 @@ object store, without which there is no engine.
     node          whether it answers, and its ports
     certificates  this node's certificate and the CAs, from files
     ledger        the log's file
+    cdn           cdn.yaml, and the files with its secrets
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rage_net import config as configuration
+from rage_net.checkup.cdn import check_cdn
 from rage_net.checkup.certificates import check_ca, check_certificate
 from rage_net.checkup.ledger import check_log
 from rage_net.checkup.machine import check_clock, check_disk, check_files
@@ -34,6 +36,7 @@ __all__ = [
     "Answer",
     "ask_node",
     "check_ca",
+    "check_cdn",
     "check_certificate",
     "check_clock",
     "check_config",
@@ -82,6 +85,7 @@ def check_home(home: Home, environ: Mapping[str, str], now: float, *, file: str 
         check_node(home, answer, now),
         check_ports(config, answer),
         *([skipped(name, unread) for name in _OF_TRUST] if unread else _check_trust(home, config, now, answer)),
+        skipped("cdn", unread) if unread else check_cdn(config, environ),
     ]
 
 

@@ -32,6 +32,7 @@ _KNOWN_TAGS = {
 _READS_AS = {"int": "a number", "float": "a number", "bool": "true or false", "null": "nothing", "timestamp": "a date"}
 _VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{")
 _ALIASES = {"CLOUDFLARE_TOKEN": "CLOUDFLARE_API_TOKEN", "CLOUDFLARE_API_TOKEN": "CLOUDFLARE_TOKEN"}
+_OF_CLOUDFLARE = ("CLOUDFLARE_ZONE_ID", "CLOUDFLARE_API_TOKEN")
 _SIGNS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "="}
 _QUOTED_OR_PLAIN = (Seconds, Bytes, Share, Comparison)
 _NUMBERS = (int, float, bool)
@@ -330,6 +331,13 @@ def lookup(name: str, environ: Mapping[str, str], complain: Callable[[str], obje
                 complain(f"{word}_FILE names {file}, which cannot be read: {reason}")
                 return ""
     return None
+
+
+def files_of(text: str, environ: Mapping[str, str]) -> list[Path]:
+    """Files from which the `${NAME}`s of a file's text, and Cloudflare's own variables, are taken: `NAME_FILE`."""
+    named = dict.fromkeys([*(match[1] for match in _VARIABLE.finditer(text) if match[1]), *_OF_CLOUDFLARE])
+    words = dict.fromkeys(word for name in named for word in (name, _ALIASES.get(name, name)))
+    return [Path(environ[f"{word}_FILE"]) for word in words if environ.get(f"{word}_FILE") and not environ.get(word)]
 
 
 def _belongs(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The doctor's checks of the network; `ledger` has those of certificate, trust, rights and log."""
+"""The doctor's checks of the network; `ledger` has those of certificate, trust, rights and log, `cdns` of CDNs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
-from rage_net.diagnose import ledger
+from rage_net.diagnose import cdns, ledger
 from rage_net.errors import RageError
 from rage_net.libp2p.scope import Scope, scope_of
 from rage_net.online import Online
@@ -33,6 +33,8 @@ async def examine(engine: Engine, verb: Doctor) -> DoctorResult:
         "trust": lambda: ledger.check_trust(engine, online),
         "acl": lambda: ledger.check_acl(engine),
         "sync": lambda: ledger.check_sync(engine, online),
+        "cdn": lambda: cdns.check_cdn(engine),
+        "purges": lambda: cdns.check_purges(engine),
     }
     names = [name for name in checks if not verb.only or name in verb.only]
 

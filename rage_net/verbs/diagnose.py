@@ -84,6 +84,8 @@ DOCTOR_CHECKS = (
     "trust",
     "acl",
     "sync",
+    "cdn",
+    "purges",
 )
 """The ids, in the order in which they are made."""
 

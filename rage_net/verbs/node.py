@@ -50,6 +50,21 @@ class ScrubGlance:
 
 
 @dataclass(frozen=True, slots=True)
+class CdnGlance:
+    """How the CDNs of cdn.yaml stand; `rage cdn status` and `rage cdn journal` say more."""
+
+    providers: int
+    open: int
+    """Purges that have not ended; of more than 1,000 so many."""
+    open_since: float
+    """When the oldest of them was asked, since the epoch; 0 without one."""
+    failed: int
+    """Names (URLs, tags, ...) that a CDN or an edge refused, and that were not purged since."""
+    failed_at: tuple[str, ...]
+    """Providers that refused them."""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
     """A node at a glance. `state` is starting, ready, draining or read-only; `problems` come first for people."""
 
@@ -78,6 +93,8 @@ class NodeStatus:
     """Of a node with a CA."""
     scrub: ScrubGlance | None = None
     """Where it is on."""
+    cdn: CdnGlance | None = None
+    """Where cdn.yaml names CDNs."""
 
 
 @dataclass(frozen=True, slots=True)

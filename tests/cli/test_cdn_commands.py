@@ -111,3 +111,12 @@ def test_a_purge_that_its_vendor_has_not_ended_is_pending_and_no_no(engine: Fake
     assert "rage cdn journal t1" in said and "rage cdn test --timeout 30m" in said
     said = rage("cdn", "test", "--timeout", "20s", code=124).stderr.decode()
     assert engine.asked[-1].timeout_s == 20.0 and "within 20.0 s" in said and "--timeout 80s" in said
+
+
+def test_rage_status_tells_how_many_cdns_and_what_waits(edges: Path, rage: Rage) -> None:
+    assert "cdn        2 providers\n" in rage("status", "--format", "table").stdout.decode()
+    assert json.loads(rage("status", "--json").stdout)["cdn"]["open"] == 0
+    rage("cdn", "purge", "--prefix", "/chunks/", "--provider", "varnish-edge")
+    assert "cdn        2 providers, 1 purge open\n" in rage("status", "--format", "table").stdout.decode()
+    (edges / "config" / "cdn.yaml").unlink()
+    assert "cdn" not in rage("status", "--format", "table").stdout.decode()

@@ -51,9 +51,59 @@ def by_id(checks: list[Check]) -> dict[str, Check]:
 
 def test_a_sound_home_is_ok_in_every_check(place: Home) -> None:
     checks = checkup.check_home(place, {}, now_of(place))
-    assert [check.id for check in checks] == list(DOCTOR_CHECKS[:11])
+    assert [check.id for check in checks] == [*DOCTOR_CHECKS[:11], "cdn"]
     assert {check.level for check in checks[:8]} == {"ok"}, checks
     assert {check.level for check in checks[8:]} == {"skipped"}, checks
+
+
+CDN = """\
+cdn:
+  providers:
+    - name: varnish-edge
+      type: self-hosted
+      config: {endpoints: ["http://127.0.0.1:9"], auth_token: %s}
+    - name: cloudfront
+      type: commercial
+      public_urls: ["https://cdn.example.org"]
+      config: {distribution_id: E1, signing_key_id: K1, signing_key_file: %s}
+"""
+
+
+def test_secrets_of_cdns_are_for_no_stranger_of_this_machine(
+    place: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found() -> Check:
+        return by_id(checkup.check_home(place, {"EDGE_TOKEN_FILE": str(token)}, now_of(place)))["cdn"]
+
+    monkeypatch.setattr(checkup.cdn, "_is_reached", lambda file: True)  # a test's folders are its user's alone
+    token, key = tmp_path / "token", tmp_path / "signing.pem"
+    yaml = place.config / "cdn.yaml"
+    for path, text in ((token, "a-token"), (key, "PEM"), (yaml, CDN % ('"${EDGE_TOKEN}"', key))):
+        path.write_text(text)
+        path.chmod(0o640)
+    assert (found().level, found().message) == ("ok", "2 in cdn.yaml, 2 files with secrets, open to no stranger")
+    token.chmod(0o644)
+    check = found()
+    assert check.level == "error" and f"{token}: it has mode 0644" in check.why
+    assert check.mend == (f"chmod o-rwx {token}",) and "a-token" not in str(check)
+    token.chmod(0o600)
+    yaml.chmod(0o644)
+    assert found().level == "ok", "it holds no secret itself"
+    yaml.write_text(CDN % ('"a-token"', key))
+    assert found().mend == (f"chmod o-rwx {yaml}",)
+    key.unlink()
+    check = found()
+    assert check.message == "a file with secrets of CDNs cannot be read" and check.mend[0] == f"ls -l {key}"
+    assert f"chmod o-rwx {yaml}" in check.mend
+    yaml.unlink()
+    assert found().level == "skipped"
+
+
+def test_a_file_behind_a_closed_folder_is_out_of_reach(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o700)
+    (tmp_path / "closed" / "token").touch(0o644)
+    assert not checkup.cdn._is_reached(tmp_path / "closed" / "token")
+    assert checkup.cdn._is_reached(Path(os.devnull))
 
 
 def test_without_a_home_the_machine_is_looked_at_all_the_same(tmp_path: Path) -> None:

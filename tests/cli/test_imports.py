@@ -10,6 +10,8 @@ import pytest
 from conftest_cli import environment
 from conftest_engine import FakeEngine, answer_all
 
+from rage_net.cdn.journal import Journal
+
 HEAVY = {"rich", "yaml", "msgspec", "asyncio", "httpx", "aiohttp", "cryptography", "blake3", "zstandard", "google"}
 TYPER = {"typer", "click", "dataclasses", "json", "inspect", "pathlib"}
 
@@ -122,3 +124,17 @@ def test_each_noun_loads_the_verbs_it_needs_and_no_others(home: Path, engine: Fa
         )
         loaded = {name.split(".")[2] for name in done.stdout.split() if name.startswith("rage_net.verbs.")}
         assert loaded == needed, words
+
+
+def test_a_status_that_tells_of_cdns_loads_none_of_their_clients(home: Path) -> None:
+    edge = '{name: varnish, type: self-hosted, config: {endpoints: ["http://127.0.0.1:9"]}}'
+    keys = "{name: cloudfront, type: commercial, config: {distribution_id: E1}}"
+    (home / "config" / "cdn.yaml").write_text(f"cdn: {{providers: [{edge}, {keys}]}}\n")
+    Journal(home / "cdn.db").close()
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "status"], capture_output=True, text=True, env=environment(home), check=True
+    )
+    loaded = set(done.stdout.split())
+    assert "rage_net.cdn.glance" in loaded
+    assert not {name.split(".")[0] for name in loaded} & {"httpx", "boto3", "botocore"}
+    assert not loaded & {"rage_net.cdns", "rage_net.cdn.varnish", "rage_net.cdn.cloudfront"}

@@ -493,7 +493,7 @@ def test_a_node_whose_cdn_yaml_is_wrong_takes_in_what_others_write_and_says_that
     async def scenario(world: World) -> None:
         author, other = await pair(world, second=())
         home = other.engine.home
-        (home.root / cdns.FILE).touch()  # it has had CDNs
+        home.purges.touch()  # it has had CDNs
         (home.config / "cdn.yaml").write_text("cdn: {providers: 7}\n")
         doc_id, _ = await put(world, author)
         assert other.engine.metadata is not None
