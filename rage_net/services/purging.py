@@ -21,10 +21,10 @@ from dataclasses import dataclass, replace
 
 from rage_net.cdn import retry
 from rage_net.cdn.journal import Asked, Journal, Standing
-from rage_net.cdn.plan import Planned, Target, Word, cost, plan
+from rage_net.cdn.plan import Planned, Target, Word, chosen, cost, plan
 from rage_net.cdn.provider import Call, Provider, Verdict
 from rage_net.env import Env
-from rage_net.errors import ConfigError, NotFoundError, UsageError
+from rage_net.errors import UsageError
 
 log = logging.getLogger("rage.cdn")
 
@@ -97,23 +97,11 @@ class Purging:
 
     def plan(self, wish: Wish) -> list[Planned]:
         """What each provider would be asked. Raises: NotFoundError for an unknown provider; ConfigError without any."""
-        if not self.providers:
-            raise ConfigError(
-                "no CDN is configured",
-                why="cdn.yaml names no provider, or CDNs are switched off",
-                mend=["rage config show cdn", "rage config check"],
-                id="cdn-none",
-            )
-        for name in wish.only:
-            if name not in self.providers:
-                raise NotFoundError(
-                    f"no CDN provider {name!r}", why=f"there are {', '.join(self.providers)}", id="cdn-unknown"
-                )
+        names = chosen(self.providers, wish.only)
         try:
             return [
-                plan(provider, wish.targets, soft=name in self._soft if wish.soft is None else wish.soft)
-                for name, provider in self.providers.items()
-                if not wish.only or name in wish.only
+                plan(self.providers[name], wish.targets, soft=name in self._soft if wish.soft is None else wish.soft)
+                for name in names
             ]
         except ValueError as error:
             raise UsageError(str(error), mend=["purge by --tag or --prefix"]) from error
