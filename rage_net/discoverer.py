@@ -23,7 +23,7 @@ from rage_net import home as homes
 from rage_net import log as logs
 from rage_net.discovery.registry import Registry
 from rage_net.discovery.server import Server
-from rage_net.engine import STOP_WITHIN_S, Engine
+from rage_net.engine import Engine
 from rage_net.env import read_environment
 from rage_net.guard import every
 from rage_net.home import Home
@@ -32,6 +32,7 @@ from rage_net.libp2p.multiaddr import Multiaddr
 from rage_net.libp2p.peer_id import PeerId
 from rage_net.libp2p.scope import parse_ip
 from rage_net.libp2p.swarm import Limits, Swarm
+from rage_net.verbs.node import STOP_WITHIN_S
 
 log = logging.getLogger("rage.discovery")
 

@@ -1,10 +1,10 @@
-"""The engine: what a node and a one-shot command have in common. Composition, and the verbs of home and store.
+"""The engine: what a node and a one-shot command have in common, and the table of all verbs.
 
 Read it first. `Engine.open` takes the home's lock and opens the store; the network starts when a verb first needs it,
 so a command that only looks at the store starts none. Every verb goes through `run`, from the command line and from
 the control API alike.
 
-Not here: the verbs of the network (network_verbs); listeners, doors and background jobs (node).
+Not here: what a verb does (chunk_verbs, network_verbs and their like); listeners, doors and background jobs (node).
 Source: design 1, D8; style, "Five paths".
 """
 
@@ -13,51 +13,45 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import CancelledError
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rage_net import (
-    __version__,
     acl_verbs,
     cdn_verbs,
     cert_verbs,
-    glance,
+    chunk_verbs,
     network_verbs,
-    refusals,
+    node_verbs,
     replication_verbs,
     sharing,
     sync_verbs,
     trust_verbs,
-    upkeep,
 )
 from rage_net import config as configuration
 from rage_net import env as environment
 from rage_net import home as homes
 from rage_net.acl import Principal, Rules
 from rage_net.acl_ledger import LogRights
-from rage_net.chunk import views
 from rage_net.chunk.bucket import Place
-from rage_net.chunk.documents import Documents, check_words
+from rage_net.chunk.documents import Documents
 from rage_net.chunk.shelf import Hidden, Seen, is_public
 from rage_net.chunk.store import ChunkStore, Quota, open_store
 from rage_net.cid import Cid
 from rage_net.config import Config
 from rage_net.denials import Denials
 from rage_net.env import Env, SystemEnv
-from rage_net.errors import ConfigError, NotFoundError, StorageFullError, UnavailableError, UsageError
+from rage_net.errors import ConfigError, NotFoundError
 from rage_net.fronts import WaysIn
 from rage_net.gate import Gate, Served
 from rage_net.home import Home
 from rage_net.metrics import Metrics
-from rage_net.services.retrieval import Retrieval, Stage, Want, later
-from rage_net.services.retrieval.counted import Counted
+from rage_net.services.retrieval import Retrieval, Stage, later
 from rage_net.verbs import Progress, Sink, Source, Verb
-from rage_net.verbs import chunk as chunks
 from rage_net.verbs import node as nodes
 
 if TYPE_CHECKING:
@@ -84,8 +78,6 @@ LOCK_WAIT_S = 30.0
 LET_GO_S = 2.0
 """How long a verb that was given up waits for its thread to clean up: a commit takes a part of that, while a read from
 a terminal or a quiet pipe may never return. What a thread leaves undone then is what a crash would: gc finishes it."""
-STOP_WITHIN_S = 10.0
-"""What a node promises from SIGTERM to its end."""
 
 
 def rules_of(config: Config) -> Rules:
@@ -213,107 +205,7 @@ class Engine:
         result: R = await VERBS[type(verb)](self, verb, Io(source, sink, progress or nothing, tell or nothing))
         return result
 
-    # --- chunks ---
-
-    async def put_chunk(self, verb: chunks.PutChunk, source: Source, report: Report) -> chunks.PutChunkResult:
-        """Cut, store and record what `source` gives; durable when it returns."""
-        started = self.env.monotonic()
-        if self.metadata is not None and self.metadata.is_read_only:
-            self.metadata.require_writer()
-        sharing.check_words(self, verb.name, verb.tags)
-        if verb.cdn:
-            sharing.check_cdn(self, verb.cdn)
-        result = await self._stoppable(functools.partial(self._put, verb, source, report))
-        await sharing.publish(self, result.doc_id)
-        if verb.cdn:
-            await sharing.rule_cdn(self, result.doc_id, verb.cdn)
-        if self.metadata is None:
-            await self.reconsider_cdns([result.doc_id], is_ours=True)
-        if verb.wait:
-            within_s = verb.wait_s - (self.env.monotonic() - started)
-            replicas, wanted = await replication_verbs.wait_for_copies(self, result.doc_id, verb.wait, within_s, report)
-            result = replace(result, replicas=replicas, wanted=wanted)
-        if verb.visibility == "public":
-            self._announce(Cid.parse(result.root))
-        return result
-
-    async def get_chunk(self, verb: chunks.GetChunk, sink: Sink, report: Report) -> chunks.GetChunkResult:
-        """Give `sink` the bytes of a root, verified, from here and from peers."""
-        started = self.env.monotonic()
-        root = await sharing.find_root(self, verb.ref)
-        elsewhere = any(kind in verb.sources for kind in ("cdn", "p2p"))
-        want = Want(root, not verb.raw, "local" in verb.sources, elsewhere, verb.cache)
-        stages = functools.partial(self.stages, root, verb.sources, verb.peers)
-        try:
-            outcomes = await self.retrieval.fetch(want, stages, Counted(sink, report))
-        except (NotFoundError, UnavailableError) as error:
-            raise await sharing.explain_absence(self, root, error) from error
-        if outcomes.gave and outcomes.sources["local"] and want.join and want.cache:
-            await sharing.count_local(self, root)
-        if want.join:
-            await self._count_use(root)
-        is_kept = bool(outcomes.gave) and want.join and want.cache
-        if self.serves and is_kept and await self.env.blocking(self.is_public, root):
-            self._announce(root, is_fetched=True)
-            if outcomes.sources["p2p"]:
-                self.ways_in.note_fill(root)
-        seconds = round(self.env.monotonic() - started, 3)
-        return chunks.GetChunkResult(str(root), outcomes.size, "", outcomes.sources, seconds)
-
-    async def list_chunks(self, verb: chunks.ListChunks) -> chunks.ListChunksResult:
-        """Documents, or chunks, a page at a time."""
-        if verb.catalog:
-            return await sharing.list_catalog(self, verb)
-        return await self.env.blocking(views.list_chunks, self.store, self.documents, verb)
-
-    async def stat_chunk(self, verb: chunks.StatChunk) -> chunks.StatChunkResult:
-        """What is known here of one root."""
-        return await self.env.blocking(views.stat_root, self.store, self.documents, verb.ref)
-
-    async def remove_chunk(self, verb: chunks.RemoveChunk) -> chunks.RemoveChunkResult:
-        """Remove documents; gc deletes what they held."""
-        if verb.everywhere:
-            return await sharing.remove_everywhere(self, verb)
-        removed = await self.env.blocking(views.remove_documents, self.documents, verb)
-        self.read_roots_anew()
-        if not verb.dry_run:
-            await self.reconsider_cdns([document.doc_id for document in removed.removed], is_ours=True)
-        return removed
-
-    async def verify_chunks(self, verb: chunks.VerifyChunks, report: Report) -> chunks.VerifyChunksResult:
-        """Re-hash what is stored; what is rotten goes to quarantine."""
-        return await self._stoppable(functools.partial(self._verify, verb, report))
-
-    async def pin_chunk(self, verb: chunks.PinChunk) -> chunks.PinResult:
-        """Hold a root and all its chunks for good."""
-        return await self.env.blocking(views.pin_root, self.store, self.documents, verb.ref)
-
-    async def unpin_chunk(self, verb: chunks.UnpinChunk) -> chunks.PinResult:
-        """Let a pinned root go."""
-        return await self.env.blocking(views.unpin_root, self.documents, verb.ref)
-
-    async def collect_garbage(self, verb: chunks.CollectGarbage, report: Report) -> chunks.CollectGarbageResult:
-        """Delete what nothing has held for the grace time."""
-        return await self._stoppable(functools.partial(self._collect, verb, report))
-
-    async def export_chunk(self, verb: chunks.ExportChunk, sink: Sink, report: Report) -> chunks.ExportChunkResult:
-        """A CAR of a root and all its blocks."""
-        from rage_net.chunk.archive import export_archive
-
-        root = await self.env.blocking(views.find_root, self.documents, verb.ref)
-        return await self._stoppable(functools.partial(export_archive, self.store, root, sink, report))
-
-    async def import_chunks(
-        self, verb: chunks.ImportChunks, source: Source, report: Report
-    ) -> chunks.ImportChunksResult:
-        """Read a CAR; its roots become documents."""
-        if self.metadata is not None and self.metadata.is_read_only:
-            self.metadata.require_writer()
-        sharing.check_words(self, verb.name, verb.tags)
-        result = await self._stoppable(functools.partial(self._import, verb, source, report))
-        for document in result.documents:
-            await sharing.publish(self, document.doc_id)
-        return result
+    # --- what doors serve ---
 
     async def stat_served(self, cid: Cid, principal: Principal) -> Served | None:
         """A chunk that `principal` may read; None when it is absent or not for them (design D7)."""
@@ -342,52 +234,7 @@ class Engine:
 
         return await self.env.blocking(read)
 
-    # --- the node ---
-
-    async def show_status(self, verb: nodes.ShowStatus) -> nodes.NodeStatus:
-        """The home at a glance; a node adds what only it knows."""
-        totals = await self.env.blocking(self.store.totals)
-        documents = await self.env.blocking(self.documents.count)
-        network = self.config.network
-        free = await self.env.blocking(homes.free_bytes, network.store.path)
-        status = nodes.NodeStatus(
-            peer_id=await self.env.blocking(self.peer_id_text),
-            state="stopped",
-            listen=(),
-            http=(),
-            peers=0,
-            documents=documents,
-            chunks=totals.chunks,
-            bytes=totals.stored,
-            free_bytes=free,
-            uptime_s=round(self.env.monotonic() - self.started_at, 3),
-            version=__version__,
-            pid=0,
-            organization=network.organization_id,
-            region=network.region,
-            problems=(*(await self._room_problems()), *map(str, self.config.warnings)),
-            scrub=await self.env.blocking(upkeep.glance, self),
-        )
-        return self.node_status(await glance.complete(self, status))
-
-    async def _room_problems(self) -> list[str]:
-        """That chunks are out of reach; and that nothing can be put, where no node runs that watches for it."""
-        if self.store.bodies.problem:
-            return [self.store.bodies.problem]
-        if self.serves:
-            return []
-        try:
-            await self.env.blocking(functools.partial(self.store.check_room, 0, evict=False))
-        except StorageFullError as error:
-            return [f"{error.message}: nothing can be put ({error.why})"]
-        return []
-
-    async def stop_node(self, verb: nodes.StopNode) -> nodes.StopNodeResult:
-        """Begin to drain."""
-        if not self.serves:
-            raise refusals.no_node()
-        self.stop_requested.set()
-        return nodes.StopNodeResult(os.getpid(), STOP_WITHIN_S)
+    # --- configuration that is read when it is needed ---
 
     @functools.cached_property
     def cdn_config(self) -> Cdn:
@@ -485,14 +332,7 @@ class Engine:
         """Whether a root may be asked for outside the organisation: a public one, and any in an open network."""
         return self.config.network.security.ca_cert is None or await self.env.blocking(self.is_public, root)
 
-    async def _count_use(self, root: Cid) -> None:
-        """A document was asked for here: what is asked for often may come under another policy."""
-        replicating = self.replicating()
-        if replicating is not None and self.serves:
-            for doc_id in await self.env.blocking(replicating.inventory.documents_with, root):
-                replicating.usage.used(doc_id, replicating.now())
-
-    def _announce(self, root: Cid, *, is_fetched: bool = False) -> None:
+    def announce(self, root: Cid, *, is_fetched: bool = False) -> None:
         """A public root is here now: let the DHT know, where a node announces."""
         routing = self._online.routing if self._online is not None and self.serves else None
         if routing is not None:
@@ -569,9 +409,9 @@ class Engine:
             return
         await look_and_wait(self, found, doc_ids, is_ours=is_ours)
 
-    # --- blocking halves of the verbs ---
+    # --- long work ---
 
-    async def _stoppable(self, work: Callable[[Cancelled], T]) -> T:
+    async def stoppable(self, work: Callable[[Cancelled], T]) -> T:
         """Run long work in a thread of its own; when the caller gives up, tell it to stop and give it LET_GO_S."""
         cancelled = threading.Event()
         running = asyncio.ensure_future(self.env.waiting(work, cancelled.is_set))
@@ -583,81 +423,12 @@ class Engine:
             running.cancel()
             raise
 
-    def _put(
-        self, verb: chunks.PutChunk, source: Source, report: Report, cancelled: Cancelled
-    ) -> chunks.PutChunkResult:
-        from rage_net.chunk.put import put_document
-        from rage_net.chunk.split import Sizes
-
-        cut = self.config.network.store.split
-        return put_document(
-            self.store,
-            self.documents,
-            source,
-            verb,
-            sizes=Sizes(cut.min_size, cut.target_size, cut.max_size),
-            organization=self.organization,
-            owner=self.peer_id_text(),
-            clock=self.env.now,
-            progress=report,
-            cancelled=cancelled,
-        )
-
     def _new_document_id(self) -> str:
         """It names this node as the owner: nobody can claim to have written the document first."""
         from rage_net.libp2p.peer_id import PeerId
         from rage_net.sync.vocabulary import document_id
 
         return document_id(PeerId.parse(self.peer_id_text()), self.env.random.getrandbits(64))
-
-    def _verify(self, verb: chunks.VerifyChunks, report: Report, cancelled: Cancelled) -> chunks.VerifyChunksResult:
-        from rage_net.chunk.verify import blocks_here, verify
-
-        if not 0 < verb.sample <= 1:
-            raise UsageError("a sample is above 0 and at most 1", mend=["--sample 5%"])
-        cids = None
-        if verb.ref:
-            cids = blocks_here(self.store, views.find_root(self.documents, verb.ref))
-        return verify(self.store, cids, sample=verb.sample, progress=report, cancelled=cancelled)
-
-    def _collect(
-        self, verb: chunks.CollectGarbage, report: Report, cancelled: Cancelled
-    ) -> chunks.CollectGarbageResult:
-        from rage_net.chunk.gc import collect
-
-        grace_s = self.config.network.store.grace if verb.grace_s is None else verb.grace_s
-        return collect(
-            self.store,
-            self.documents,
-            grace_s=grace_s,
-            dry_run=verb.dry_run,
-            plan=verb.plan,
-            cache=verb.cache,
-            progress=report,
-            cancelled=cancelled,
-        )
-
-    def _import(
-        self, verb: chunks.ImportChunks, source: Source, report: Report, cancelled: Cancelled
-    ) -> chunks.ImportChunksResult:
-        from rage_net.chunk.archive import import_archive
-
-        check_words(verb.name, verb.tags)
-        found = import_archive(
-            self.store,
-            self.documents,
-            source,
-            organisation=self.organization,
-            owner=self.peer_id_text(),
-            name=verb.name,
-            tags=verb.tags,
-            visibility=verb.visibility,
-            progress=report,
-            cancelled=cancelled,
-        )
-        documents = tuple(map(views.show_document, found.documents))
-        roots = tuple(document.root for document in documents)
-        return chunks.ImportChunksResult(roots, documents, found.blocks, found.new_blocks, found.skipped, found.size)
 
     @functools.cache  # noqa: B019  an engine lives as long as its process's work
     def peer_id_text(self) -> str:
@@ -719,19 +490,8 @@ class Io:
 
 
 VERBS: dict[type[Verb[Any]], Callable[[Engine, Any, Io], Awaitable[Any]]] = {
-    chunks.PutChunk: lambda engine, verb, io: engine.put_chunk(verb, io.source, io.report),
-    chunks.GetChunk: lambda engine, verb, io: engine.get_chunk(verb, io.sink, io.report),
-    chunks.ListChunks: lambda engine, verb, io: engine.list_chunks(verb),
-    chunks.StatChunk: lambda engine, verb, io: engine.stat_chunk(verb),
-    chunks.RemoveChunk: lambda engine, verb, io: engine.remove_chunk(verb),
-    chunks.VerifyChunks: lambda engine, verb, io: engine.verify_chunks(verb, io.report),
-    chunks.PinChunk: lambda engine, verb, io: engine.pin_chunk(verb),
-    chunks.UnpinChunk: lambda engine, verb, io: engine.unpin_chunk(verb),
-    chunks.CollectGarbage: lambda engine, verb, io: engine.collect_garbage(verb, io.report),
-    chunks.ExportChunk: lambda engine, verb, io: engine.export_chunk(verb, io.sink, io.report),
-    chunks.ImportChunks: lambda engine, verb, io: engine.import_chunks(verb, io.source, io.report),
-    nodes.ShowStatus: lambda engine, verb, io: engine.show_status(verb),
-    nodes.StopNode: lambda engine, verb, io: engine.stop_node(verb),
+    **chunk_verbs.VERBS,
+    **node_verbs.VERBS,
     **network_verbs.VERBS,
     **sync_verbs.VERBS,
     **trust_verbs.VERBS,

@@ -27,7 +27,7 @@ from rage_net import log as logs
 from rage_net.bearer import Bearer
 from rage_net.cdn_verbs import status as cdn_status
 from rage_net.control import Control
-from rage_net.engine import STOP_WITHIN_S, Engine
+from rage_net.engine import Engine
 from rage_net.env import read_environment
 from rage_net.errors import ConfigError, StorageFullError, UnavailableError
 from rage_net.glance import show_certificate
@@ -39,7 +39,7 @@ from rage_net.libp2p.swarm import Disconnected, Event
 from rage_net.libp2p.transport import tune_malloc
 from rage_net.online import Online
 from rage_net.verbs.chunk import CollectGarbage
-from rage_net.verbs.node import NodeStatus, ShowStatus
+from rage_net.verbs.node import STOP_WITHIN_S, NodeStatus, ShowStatus
 from rage_net.web import Web
 
 if TYPE_CHECKING:

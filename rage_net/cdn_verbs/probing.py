@@ -123,14 +123,14 @@ async def test_cdn(engine: Engine, verb: verbs.TestCdn, io: Io) -> verbs.TestCdn
     names = sections_of(cdns, verb.providers)
     data = b"rage cdn test\n" + engine.env.random.getrandbits(8 * PROBE_BYTES).to_bytes(PROBE_BYTES, "big")
     put = chunks.PutChunk(name=f"rage-cdn-test-{engine.env.random.getrandbits(40):010x}", visibility="public")
-    document = await engine.put_chunk(put, files.BytesIO(data), io.report)
+    document = await engine.run(put, source=files.BytesIO(data), progress=io.report)
     root = Cid.parse(document.root)
     path = targets.paths_of(root)[0]
     try:
         tests = (_test(engine, cdns, name, root, path, ends, functools.partial(report, name)) for name in names)
         found = await asyncio.gather(*tests)
     finally:
-        await engine.remove_chunk(chunks.RemoveChunk(document.doc_id))
+        await engine.run(chunks.RemoveChunk(document.doc_id))
     return verbs.TestCdnResult(tuple(row for rows in found for row in rows))
 
 

@@ -6,6 +6,9 @@ from typing import ClassVar
 
 from rage_net.verbs import Verb, dataclass
 
+STOP_WITHIN_S = 10.0
+"""What a node promises from SIGTERM to its end."""
+
 
 @dataclass(frozen=True, slots=True)
 class CertificateState:
