@@ -134,7 +134,7 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
     ),
     "cdn-none": (
         ConfigError,
-        "cdn.yaml names no CDN, or CDNs are switched off.",
+        "cdn.yaml names no CDN, or none that can be purged; or CDNs are switched off.",
         "rage config show cdn",
     ),
     "cdn-not-found": (
@@ -606,6 +606,11 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
         NotFoundError,
         "No replication policy of this node's files has this name.",
         "rage replication policy list",
+    ),
+    "purge-not-found": (
+        NotFoundError,
+        "The journal of this home has no purge of that id.",
+        "rage cdn journal; what ended is forgotten after 30 days",
     ),
     "rate-limited": (UnavailableError, "A server was asked too often from this address.", "wait, then retry"),
     "read-failed": (RageError, "A file could not be read to its end.", "look at the disk: dmesg"),

@@ -5,8 +5,10 @@ Not here: how rows look to a person (`rage_cli.cdns`).
 
 from __future__ import annotations
 
+import difflib
 import functools
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,8 @@ rules = noun("See which cache rule is for a path, and what caches are told.")
 app.add_typer(rules, name="rules", help=str(rules.info.help))
 
 LINES_MAX = verbs.TARGETS_MAX
+SOFTWARE = ("varnish", "nginx", "tls", "token")
+"""What files are rendered for."""
 
 Providers = Annotated[
     list[str], typer.Option("--provider", metavar="NAME", help="Only this CDN of cdn.yaml; may be repeated.")
@@ -87,14 +91,20 @@ def _lines(words: list[str]) -> tuple[str, ...]:
     if "-" not in words:
         return tuple(words)
     if sys.stdin.isatty():
-        raise UsageError("- reads CIDs from a pipe", mend=["rage chunk list --chunks -q | rage cdn purge -"])
+        raise UsageError(
+            "- reads CIDs from a pipe",
+            why="stdin is a terminal",
+            mend=["rage chunk list --chunks -q | rage cdn purge -"],
+        )
     found = [word for word in words if word != "-"]
     for line in sys.stdin:
         if line.strip():
             found.append(line.strip())
         if len(found) > LINES_MAX:
             raise UsageError(
-                f"more than {LINES_MAX} CIDs in one purge", mend=["split -l 100000", "rage cdn purge --all"]
+                f"more than {LINES_MAX} CIDs in one purge",
+                why="each is kept in the journal with its words until it is done",
+                mend=["split -l 100000", "rage cdn purge --all"],
             )
     return tuple(found)
 
@@ -302,7 +312,11 @@ def show(path: Annotated[str, typer.Argument(metavar="PATH", help="As in a URL: 
     from rage_net.cdn import policy
 
     if not path.startswith("/"):
-        raise UsageError(f"{path!r} is no path", mend=[f"rage cdn rules show /{path}"])
+        raise UsageError(
+            f"{path!r} is no path",
+            why="rules are for what stands in a URL after the host: it begins with /",
+            mend=[f"rage cdn rules show {shlex.quote(_path_of(path))}"],
+        )
     cdn = _config()
     rule = policy.rule_for(cdn.cache_policy, path)
     headers = policy.headers_for(cdn.cache_policy, path, edges=policy.edges_of(cdn))
@@ -377,7 +391,11 @@ def render_(
     tls = edges.Tls(cert, key, listen or "443") if cert else None
     allowed = tuple(callers) or ("127.0.0.1", "::1")
     if bool(cert) != bool(key) or (software == "tls" and tls is None):
-        raise UsageError("TLS needs --cert and --key")
+        raise UsageError(
+            "TLS needs --cert and --key",
+            why="nginx reads a certificate and its key, and one alone is of no use",
+            mend=[f"rage cdn render {software} --cert /etc/ssl/edge.pem --key /etc/ssl/edge.key"],
+        )
     names = {
         "cache_dir": cache_dir,
         "cache_bytes_max": cache_size,
@@ -414,6 +432,11 @@ def render_(
         say(f"written to {out}")
 
 
+def _path_of(text: str) -> str:
+    """The path of a URL, or of a word that lacks the slash."""
+    return "/" + text.partition("://")[2].partition("/")[2] if "://" in text else f"/{text}"
+
+
 def _config() -> Cdn:
     """cdn.yaml of this home, or of --config."""
     environ = dict(os.environ)
@@ -424,16 +447,26 @@ def _config() -> Cdn:
 
 def _edge(software: str, name: str) -> Provider:
     """The one provider that is meant."""
-    if software not in ("varnish", "nginx", "tls", "token"):
-        raise UsageError(f"{software!r} is no edge that rage configures", mend=["rage cdn render varnish"])
+    if software not in SOFTWARE:
+        raise UsageError(
+            f"{software!r} is no edge that rage configures",
+            why=f"there are {', '.join(SOFTWARE)}; clouds are set up as docs/CDN.md says",
+            mend=[f"rage cdn render {it}" for it in difflib.get_close_matches(software, SOFTWARE, 1) or SOFTWARE],
+        )
     kinds = {"tls": ("varnish",), "token": ("varnish", "nginx")}.get(software, (software,))
-    found = [it for it in _config().providers if it.software in kinds and name in ("", it.name)]
+    named = _config().providers
+    found = [it for it in named if it.software in kinds and name in ("", it.name)]
     if not found:
         raise NotFoundError(
             f"no {' or '.join(kinds)} provider{f' {name!r}' if name else ''} in cdn.yaml",
-            mend=["rage config show cdn"],
+            why=f"there are {', '.join(it.name for it in named)}" if named else "it names no provider at all",
+            mend=["rage config show cdn", "rage config check"],
             id="cdn-unknown",
         )
     if len(found) > 1:
-        raise UsageError(f"{len(found)} providers are meant", mend=[f"--provider {it.name}" for it in found[:3]])
+        raise UsageError(
+            f"{len(found)} providers are meant",
+            why="each has a file of its own: hosts, paths and token differ",
+            mend=[f"--provider {it.name}" for it in found[:3]],
+        )
     return found[0]

@@ -180,7 +180,9 @@ def _step(place: Place, step: str, found: Probe, ok: bool) -> verbs.StepRow:
 async def warm_cdn(engine: Engine, verb: verbs.WarmCdn, io: Io) -> verbs.WarmCdnResult:
     """Every block of each document through every edge, WARMED_AT_ONCE at once."""
     if not verb.refs:
-        raise UsageError("a document is wanted", mend=["rage cdn warm report.md"])
+        raise UsageError(
+            "a document is wanted", why="edges are filled with what is named", mend=["rage cdn warm report.md"]
+        )
     cdns = await engine.cdns()
     names = sections_of(cdns, verb.providers)
     cids: dict[Cid, None] = {}
@@ -188,7 +190,11 @@ async def warm_cdn(engine: Engine, verb: verbs.WarmCdn, io: Io) -> verbs.WarmCdn
         root = await public_root(engine, ref)
         blocks = await engine.env.blocking(targets.blocks_of, engine, root)
         if blocks is None:
-            raise NotFoundError(f"the blocks of {ref} are not all known here", mend=[f"rage chunk get {ref}"])
+            raise NotFoundError(
+                f"the blocks of {ref} are not all known here",
+                why="a manifest is missing, or it has more blocks than are named",
+                mend=[f"rage chunk get {ref} -o FILE", f"rage why {ref}"],
+            )
         cids |= dict.fromkeys(blocks)
     where = [place for name in names for place in places(cdns.sections[name])]
     counts = {place: _Count() for place in where}

@@ -59,7 +59,11 @@ async def publish_cdn(engine: Engine, verb: verbs.PublishCdn, io: Io) -> verbs.P
     root = await public_root(engine, verb.ref)
     blocks = await engine.env.blocking(targets.blocks_of, engine, root)
     if blocks is None:
-        raise NotFoundError(f"the blocks of {verb.ref} are not all here", mend=[f"rage chunk get {verb.ref} -o FILE"])
+        raise NotFoundError(
+            f"the blocks of {verb.ref} are not all here",
+            why="a manifest is missing, or it has more blocks than are named",
+            mend=[f"rage chunk get {verb.ref} -o FILE", f"rage why {verb.ref}"],
+        )
     size = sum(await engine.env.blocking(_sizes, engine, blocks))
     if verb.dry_run:
         return _planned(stores, root, len(blocks), size)
@@ -234,7 +238,9 @@ async def put_block(engine: Engine, bucket: Bucket, cid: Cid) -> tuple[int, bool
     served = await engine.stat_served(cid, ANYONE)
     data = await engine.read_served(cid, ANYONE)
     if served is None or data is None:
-        raise NotFoundError(f"{cid} is not public any more, or not here")
+        raise NotFoundError(
+            f"{cid} is not public any more, or not here", why="it went while it was published", mend=["rage chunk list"]
+        )
     path = targets.paths_of(cid)[0]
     rules = (await engine.env.blocking(lambda: engine.cdn_config)).cache_policy
     headers = policy.headers_for(rules, path, is_permanent=served.is_permanent, edges="plain")

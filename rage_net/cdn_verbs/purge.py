@@ -37,18 +37,27 @@ async def purge_cdn(engine: Engine, verb: verbs.PurgeCdn, io: Io) -> verbs.Purge
     """Purge what the verb names; durable before the first call. Raises as `Purging.plan`, and UsageError."""
     count = len(verb.cids) + len(verb.docs) + len(verb.tags) + len(verb.prefixes) + len(verb.hosts) + verb.everything
     if not 0 <= verb.wait_s <= verbs.WAIT_S_MAX:
-        raise UsageError(f"a wait is 0 to {verbs.WAIT_S_MAX:.0f} s", mend=["--wait 2m"])
+        raise UsageError(
+            f"a wait is 0 to {verbs.WAIT_S_MAX:.0f} s",
+            why="what has not ended by then goes on by itself",
+            mend=["--wait 2m"],
+        )
     if verb.failed and count:
-        raise UsageError("--failed names all that is purged", mend=["rage cdn purge --failed"])
+        raise UsageError(
+            "--failed names all that is purged",
+            why="it is what the journal has as failed, and nothing beside it",
+            mend=["rage cdn purge --failed"],
+        )
     if verb.failed:
         return await _purge_failed(engine, verb, io)
     if not count or count > verbs.TARGETS_MAX:
         raise UsageError(
-            "nothing to purge was named" if not count else f"{count} targets; {verbs.TARGETS_MAX} are the most",
+            f"{count} targets in one purge" if count else "nothing to purge was named",
+            why=f"{verbs.TARGETS_MAX} are the most" if count else "a purge of everything is asked for by --all alone",
             mend=["rage cdn purge CID", "rage cdn purge --doc DOC", "rage cdn purge --tag TAG"],
         )
     cdns = await engine.cdns()
-    sections_of(cdns, [name for name in verb.providers if name not in cdns.buckets])
+    _check_named(cdns, verb.providers)
     wanted, objects, doc_id = await targets.of_verb(engine, verb)
     names = [target.name for target in wanted]
     label = (", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""))[:LABEL_CHARS_MAX]
@@ -58,6 +67,19 @@ async def purge_cdn(engine: Engine, verb: verbs.PurgeCdn, io: Io) -> verbs.Purge
         plans = await engine.env.blocking(cdns.purging.plan, wish)
         return _planned(cdns, wish, plans, engine.env.now())
     return await carry_out(engine, cdns, wish, verb.wait_s, io.report)
+
+
+def _check_named(cdns: Cdns, names: Sequence[str]) -> None:
+    """Whether a purge can be for these. Raises as `sections_of`, and ConfigError for what things are only read from."""
+    sections_of(cdns, [name for name in names if name not in cdns.buckets])
+    read_only = next((name for name in names if name not in cdns.purging.providers), None)
+    if read_only is not None:
+        raise ConfigError(
+            f"nothing can be purged at {read_only}",
+            why=f"chunks are only read from it: its software is {cdns.sections[read_only].software}",
+            mend=[f"--provider {name}" for name in cdns.purging.providers] or ["rage config show cdn"],
+            id="cdn-none",
+        )
 
 
 def _caches(cdns: Cdns) -> tuple[str, ...]:
@@ -141,7 +163,16 @@ def _impossible(found: Sequence[tuple[str, str]], rows: Sequence[verbs.PurgeRow]
     if any(not row.provider.endswith(SUFFIX) for row in rows):
         found = [(provider, name) for provider, name in found if not provider.endswith(SUFFIX)]
     return tuple(
-        verbs.PurgeRow(provider, "", "failed", 0, 0, reason=f"it has no way to purge {name}", code="cdn-impossible")
+        verbs.PurgeRow(
+            provider,
+            "",
+            "failed",
+            0,
+            0,
+            reason=f"it has no way to purge {name}",
+            code="cdn-impossible",
+            mend=("rage cdn purge --doc DOC", "rage cdn purge CID"),
+        )
         for provider, name in found
     )
 
@@ -169,7 +200,12 @@ async def list_purges(engine: Engine, verb: verbs.ListPurges, io: Io) -> verbs.L
         if verb.purge_id:
             asked = cdns.journal.find(verb.purge_id)
             if asked is None:
-                raise NotFoundError(f"no purge {verb.purge_id!r} in the journal", mend=["rage cdn journal"])
+                raise NotFoundError(
+                    f"no purge {verb.purge_id!r} in the journal",
+                    why="what ended is forgotten after 30 days; another home has another journal",
+                    mend=["rage cdn journal", "rage cdn journal --limit 1000"],
+                    id="purge-not-found",
+                )
             return [shown(asked, cdns.purging.states(asked.id))]
         found = cdns.journal.newest(limit, is_open=verb.is_open)
         return [shown(asked, cdns.purging.states(asked.id)) for asked in found]

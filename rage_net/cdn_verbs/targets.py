@@ -6,9 +6,11 @@ for. Source: issue 6, B; cdn-apis 1 and 10.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from rage_net import sharing
 from rage_net.cdn import policy
@@ -94,7 +96,7 @@ async def of_verb(engine: Engine, verb: PurgeCdn) -> tuple[list[Target], tuple[s
         try:
             cid = Cid.parse(text)
         except CidError as error:
-            raise UsageError(f"{text!r} is no CID", why=str(error), mend=[f"rage cdn purge --doc {text}"]) from error
+            raise UsageError(f"{text!r} is no CID", why=str(error), mend=_meant(text)) from error
         targets.append(await engine.env.blocking(of_cid, engine, cid))
         objects.append(cid)
     for ref in verb.docs:
@@ -113,7 +115,11 @@ async def of_verb(engine: Engine, verb: PurgeCdn) -> tuple[list[Target], tuple[s
             or len(name) > 253
             or not all(char.isascii() and (char.isalnum() or char in ".-:") for char in name)
         ):
-            raise UsageError(f"{host!r} is no host name", mend=["--host cdn.example.org"])
+            raise UsageError(
+                f"{host!r} is no host name",
+                why="letters, digits, - and . can stand there, 253 at most: no https://, no path",
+                mend=["--host cdn.example.org", "rage cdn purge --prefix /chunks/"],
+            )
         targets.append(Target(f"host {name}", ((Item("host", name),),)))
     if verb.everything:
         targets.append(Target("everything", ((Item("all"),), (Item("tag", policy.ALL),), PREFIXES)))
@@ -134,7 +140,10 @@ async def _documents(engine: Engine, ref: str) -> list[tuple[str, Cid]]:
         found = await engine.env.blocking(engine.documents.resolve, ref)
     except NotFoundError as error:
         raise NotFoundError(
-            f"no document {ref!r}", mend=["rage chunk list", "rage cdn purge CID"], id="document-not-found"
+            f"no document {ref!r}",
+            why="neither the store nor the log has one of that name or id",
+            mend=["rage chunk list", "rage cdn purge CID"],
+            id="document-not-found",
         ) from error
     return [(document.doc_id, document.root) for document in found]
 
@@ -152,11 +161,24 @@ async def _of_tag(engine: Engine, word: str, objects: list[Cid]) -> Target:
                 break
         return roots
 
+    if not word.strip():
+        raise UsageError("a tag is empty", why="no document has it", mend=["--tag legal", "rage cdn purge --all"])
     roots = await engine.env.blocking(find)
     objects += roots[:OBJECTS_MAX]
     listed = [await engine.env.blocking(blocks_of, engine, root) for root in roots]
     urls = items_of(dict.fromkeys(cid for blocks in listed if blocks is not None for cid in blocks))
     return Target(f"tag {word}", (_tags(policy.tag_for_word(word), policy.MANY_WORDS), *((urls,) if urls else ())))
+
+
+def _meant(text: str) -> list[str]:
+    """What somebody may have meant by a word that is no CID: a URL, a path, a document."""
+    path = urlsplit(text).path
+    try:
+        return [f"rage cdn purge {Cid.parse(path.rpartition('/')[2])}"]
+    except CidError:
+        if "/" in text and path.startswith("/"):
+            return [f"rage cdn purge --prefix {shlex.quote(path)}"]
+        return [f"rage cdn purge --doc {shlex.quote(text)}"]
 
 
 def _tags(*names: str) -> tuple[Item, ...]:
@@ -172,4 +194,4 @@ def _prefix(text: str) -> str:
     try:
         return check_prefix(text)
     except ItemError as error:
-        raise UsageError(f"wrong prefix {text!r}: {error}", mend=["--prefix /chunks/"]) from error
+        raise UsageError(f"{text!r} is no path's begin", why=str(error), mend=["--prefix /chunks/"]) from error

@@ -120,3 +120,64 @@ def test_rage_status_tells_how_many_cdns_and_what_waits(edges: Path, rage: Rage)
     assert "cdn        2 providers, 1 purge open\n" in rage("status", "--format", "table").stdout.decode()
     (edges / "config" / "cdn.yaml").unlink()
     assert "cdn" not in rage("status", "--format", "table").stdout.decode()
+
+
+# --- errors ---
+
+READ_ONLY = """\
+    - name: http-shop
+      type: commercial
+      public_urls: ["https://shop.example.org"]
+"""
+CID = "bafkr4ihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku"
+WRONG = {
+    "purge": (2, "nothing to purge", "rage cdn purge --tag TAG"),
+    "purge nonsense": (2, "is no CID", "rage cdn purge --doc nonsense"),
+    f"purge https://cdn.example.org/chunks/{CID}": (2, "is no CID", f"rage cdn purge {CID}"),
+    "purge /api/v1": (2, "is no CID", "rage cdn purge --prefix /api/v1"),
+    "purge --prefix chunks/": (2, "is no path's begin", "rage cdn purge --prefix /chunks/"),
+    "purge --host https://x/y": (2, "is no host name", "rage cdn purge --host cdn.example.org"),
+    "purge --tag=": (2, "a tag is empty", "rage cdn purge --tag=legal"),
+    "purge --doc nope": (5, "no document 'nope'", "rage chunk list"),
+    "purge --failed --all --yes": (2, "--failed names all", "rage cdn purge --failed"),
+    "purge --all --yes --provider varnish": (5, "no CDN provider 'varnish'", "--provider varnish-edge"),
+    "purge --all --yes --provider http-shop": (10, "nothing can be purged at http-shop", "--provider nginx-edge"),
+    f"purge {CID} --wait 30d": (2, "a wait is 0 to", "--wait 2m"),
+    "purge --prefix /x --provider nginx-edge": (2, "did not purge", "rage cdn purge CID"),
+    "journal nope": (5, "no purge 'nope'", "rage cdn journal"),
+    "rules show chunks/x": (2, "is no path", "rage cdn rules show /chunks/x"),
+    "rules show https://cdn.example.org/chunks/x": (2, "is no path", "rage cdn rules show /chunks/x"),
+    "render apache": (2, "no edge that rage configures", "rage cdn render varnish"),
+    "render ngnix": (2, "no edge that rage configures", "rage cdn render nginx"),
+    "render varnish --provider nope": (5, "no varnish provider 'nope'", "rage config show cdn"),
+    "render token": (2, "2 providers are meant", "rage cdn render token --provider nginx-edge"),
+    "render nginx --cert /c": (2, "TLS needs", "--key /etc/ssl/edge.key"),
+    "render nginx --cache-dir x": (10, "no absolute path", "rage cdn render --help"),
+    "render nginx --caller example.org": (10, "may purge", "rage cdn render nginx --caller 10.0.0.5"),
+    "render nginx --origin https://x": (10, "cannot fetch from", "http://HOST:PORT"),
+    "render nginx --inner ;": (10, "cannot be written", "rage cdn render --help"),
+    "check --provider nope": (5, "no CDN provider 'nope'", "rage cdn status"),
+    "warm nope": (5, "nope", "rage "),
+    "publish nope": (5, "nope", "rage "),
+    "test --provider nope": (5, "no CDN provider 'nope'", "rage cdn test --provider"),
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_each_error_says_what_why_and_what_mends_it(edges: Path, rage: Rage, words: str) -> None:
+    (edges / "config" / "cdn.yaml").write_text(YAML + READ_ONLY)
+    code, what, mend = WRONG[words]
+    said = rage("cdn", *words.split(" "), code=None)
+    lines = said.stderr.decode().splitlines()
+    assert said.returncode == code, lines
+    assert lines[0].startswith("error[") and what in lines[0], lines
+    assert any(line.startswith("  why:  ") or "error[cdn-impossible]" in line for line in lines), lines
+    assert lines[-1].startswith("  mend: ") and mend in lines[-1], lines
+
+
+@pytest.mark.parametrize("words", ["purge --all --yes", "check", "test", "warm x", "publish x", "render varnish"])
+def test_without_a_cdn_each_command_says_so(home: Path, rage: Rage, words: str) -> None:
+    said = rage("cdn", *words.split(" "), code=None)
+    lines = said.stderr.decode().splitlines()
+    assert said.returncode in (5, 10) and lines[0].startswith(("error[cdn-none]", "error[cdn-unknown]")), lines
+    assert lines[1].startswith("  why:  ") and lines[2].startswith("  mend: rage config show cdn"), lines

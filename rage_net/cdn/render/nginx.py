@@ -58,7 +58,13 @@ class NginxOptions:
 def render_token_map(token: str) -> str:
     """The line of `token_map` for `auth_token`. It holds the secret. Raises: ConfigError."""
     if not re.fullmatch(r"[A-Za-z0-9._~+/=-]{1,512}", token):
-        raise ConfigError("the token cannot be written into nginx's configuration", why="letters, digits, -._~+/= can")
+        raise ConfigError(
+            "the token cannot be written into nginx's configuration",
+            why="letters, digits, -._~+/= can, 512 of them at most"
+            if token
+            else "auth_token of the provider is not set",
+            mend=["openssl rand -hex 24", "set auth_token of the provider in cdn.yaml"],
+        )
     # As a regular expression, for nginx compares plain texts without regard to case.
     return f'"~^Bearer {re.sub(r"[.+]", lambda found: chr(92) + found[0], token)}$" 1;\n'
 
@@ -109,7 +115,11 @@ def _filled(text: str, fields: dict[str, object]) -> str:
 def _location(path: str, what: str) -> str:
     text = checked(path.rstrip("/"), what)
     if not re.fullmatch(r"(?:/[A-Za-z0-9_-]+)+", text):
-        raise ConfigError(f"{what} cannot be a location of nginx: {path!r}", why="letters, digits, _ and - between /")
+        raise ConfigError(
+            f"{what} cannot be a location of nginx: {path!r}",
+            why="letters, digits, _ and - between /",
+            mend=[f'{what}: "/{what.partition("_")[0]}" in cdn.yaml'],
+        )
     return text
 
 

@@ -85,11 +85,15 @@ def plan(cdn: Cdn, provider: Provider, origin: str, callers: Sequence[str]) -> P
     """Read cdn.yaml for one provider. Raises: ConfigError for what no edge can be told."""
     if not isinstance(provider.config, Edge):
         raise ConfigError(
-            f"{provider.name} is no edge of yours: {provider.software}", why="Varnish and nginx are rendered"
+            f"{provider.name} is no edge of yours: {provider.software}",
+            why="Varnish and nginx are rendered",
+            mend=["rage config show cdn"],
         )
     if bases_of(provider.public_urls) != ("",):
         raise ConfigError(
-            f"public_urls of {provider.name} have a path", why="the rendered edge serves rage at the root of a host"
+            f"public_urls of {provider.name} have a path",
+            why="the rendered edge serves rage at the root of a host",
+            mend=["name a host of its own in public_urls", "write the edge's configuration by hand"],
         )
     where = urlsplit(origin)
     if where.scheme != "http" or not where.hostname or where.path.strip("/") or where.query:
@@ -136,7 +140,9 @@ def checked(text: str, what: str) -> str:
     """A text that ends no quotation and no line in either language. Raises: ConfigError."""
     if not text or any(not "!" <= char <= "~" or char in "\"'`;\\{}<>#" for char in text):
         raise ConfigError(
-            f"{what} cannot be written into an edge's configuration: {text!r}", why="plain ASCII is wanted"
+            f"{what} cannot be written into an edge's configuration: {text!r}",
+            why="printable ASCII is wanted, without blanks, quotes and brackets" if text else "it is empty",
+            mend=["rage cdn render --help", "rage config show cdn"],
         )
     return text
 
@@ -145,7 +151,11 @@ def checked_path(path: Path | str, what: str) -> str:
     """A file's absolute path, likewise. Raises: ConfigError."""
     text = str(path)
     if not text.startswith("/") or any(not " " < char <= "~" or char in "\"'`;\\{}<>#$" for char in text):
-        raise ConfigError(f"{what} is no absolute path that an edge's configuration can hold: {text!r}")
+        raise ConfigError(
+            f"{what} is no absolute path that an edge's configuration can hold: {text!r}",
+            why="it is a path on the edge: / first, printable ASCII, without blanks, quotes, $ and brackets",
+            mend=["rage cdn render --help"],
+        )
     return text
 
 
@@ -154,7 +164,11 @@ def network(text: str) -> str:
     try:
         return str(ipaddress.ip_network(text, strict=False))
     except ValueError as error:
-        raise ConfigError(f"{text!r} is no address or network that may purge", why=str(error)) from error
+        raise ConfigError(
+            f"{text!r} is no address or network that may purge",
+            why=str(error),
+            mend=["--caller 10.0.0.5", "--caller 10.0.0.0/24"],
+        ) from error
 
 
 def above(number: int) -> str:
