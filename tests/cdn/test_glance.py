@@ -37,8 +37,10 @@ def ask(journal: Journal, id: str, at: float, *tags: str, provider: str = "varni
     journal.ask(Asked(id, at, "manual", id), [(Planned(provider, words, frozenset(), 1, 1.0), (edge,))])
 
 
-def end(journal: Journal, state: str, now: float, provider: str = "varnish", edge: str = EDGE) -> None:
-    taken = journal.take(provider, edge, ABLE, now)
+def end(
+    journal: Journal, state: str, now: float, provider: str = "varnish", edge: str = EDGE, *, one: bool = False
+) -> None:
+    taken = journal.take(provider, edge, Abilities({"tag": 1}, answer="done") if one else ABLE, now)
     assert taken.call is not None
     journal.settle(taken.call.reference, Verdict(state, reason="refused"), now)  # type: ignore[arg-type]
 
@@ -54,6 +56,13 @@ def test_what_waits_and_what_failed_and_was_not_purged_since() -> None:
     ask(journal, "p3", NOW + 2, "c")
     ask(journal, "p4", NOW + 3, "d")
     assert look(journal, config) == Glance(2, NOW + 2, "p3", {"varnish": 1}), "b failed, and a went later"
+    for word, soft in (("b", True), ("e", False)):
+        planned = Planned("varnish", (Word("tag", word),), frozenset({"tag"} if soft else ()), 1, 1.0)
+        journal.ask(Asked(f"s-{word}", NOW + 4, "manual", ""), [(planned, (EDGE,))])
+    for state in ("done", "failed", "done"):
+        end(journal, state, NOW + 5, one=True)
+    told = look(journal, config).failed["varnish"]
+    assert told == sum(len(words) for *_, words in journal.failed()), "as what purges it again has it"
     journal.close()
 
 
