@@ -24,7 +24,11 @@ EVERY_S = {"bar": 0.1, "plain": 3.0, "json": 0.5}
 QUIET_S = 0.3
 """What is done sooner shows no bar at all: a flicker tells nobody anything."""
 
+RATE_MIN = 0.5
+"""Items or bytes a second: what is shown as 0 says nothing of the time that is left."""
 BAR_COLUMNS_MAX = 30
+ECHO_COLUMNS = 3
+"""Left free: where a terminal's `^C` does not fit behind the bar it goes to the next line, and the bar stays."""
 LABEL_COLUMNS_MAX = 28
 
 
@@ -58,11 +62,12 @@ class Display:
         match self._form:
             case "bar":
                 columns = shutil.get_terminal_size((80, 24)).columns
-                _write("\r\x1b[K" + bar(progress, self._label, now - self._started, columns - 1))
+                _write("\r\x1b[K" + bar(progress, self._label, now - self._started, columns - ECHO_COLUMNS))
             case "plain":
                 _write(line(progress, self._label, now - self._started) + "\n")
             case "json":
-                plain = {"done": progress.done, "total": progress.total, "unit": progress.unit, "label": self._label}
+                plain = {"done": progress.done, "total": progress.total, "unit": progress.unit}
+                plain |= {"label": progress.label or self._label}
                 _write(json.dumps({"type": "progress", **plain}, ensure_ascii=False) + "\n")
 
 
@@ -102,6 +107,8 @@ def _rate(progress: Progress, elapsed_s: float) -> tuple[str, str]:
     if elapsed_s < QUIET_S or not progress.done:
         return "", ""
     rate = progress.done / elapsed_s
+    if rate < RATE_MIN:  # it waits for something else, and no figure says when that comes
+        return "", ""
     shown = f"{format_size(rate)}/s" if progress.unit == "bytes" else f"{rate:.0f} {progress.unit}/s"
     left = f"{format_clock(max(0, progress.total - progress.done) / rate)} left" if progress.total else ""
     return shown, left

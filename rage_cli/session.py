@@ -52,14 +52,18 @@ def run(
     sink: Sink | None = None,
     label: str = "",
     on_item: OnItem | None = None,
+    watch: Callable[[Progress], None] | None = None,
 ) -> R:
     """Carry out `verb` and give its result; `on_item` takes each item it tells, else progress is shown with `label`.
+
+    `watch` is told all progress, too, shown or not.
 
     Raises: RageError of any class, as the engine or the node had it; what source, sink and `on_item` raise.
     """
     _check_dry_run(verb)
     place = home()
-    with _display(label, on_item) as progress:
+    with _display(label, on_item) as shown:
+        progress = shown if watch is None else _both(watch, shown)
         node = client.connect(homes.socket_path(place), options.timeout_s)
         give_up_at = time.monotonic() + _lock_wait_s()
         while node is None:
@@ -98,6 +102,14 @@ def run_in_node(verb: Verb[R], *, source: Source | None = None, label: str = "",
 def _display(label: str, on_item: OnItem | None) -> AbstractContextManager[Callable[[Progress], None]]:
     """Progress on stderr; none beside items, which show by themselves that something happens."""
     return Display(label) if on_item is None else nullcontext(_nothing)
+
+
+def _both(one: Callable[[Progress], None], other: Callable[[Progress], None]) -> Callable[[Progress], None]:
+    def tell(progress: Progress) -> None:
+        one(progress)
+        other(progress)
+
+    return tell
 
 
 def _nothing(_: Any) -> None:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import difflib
 import functools
+import json
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +29,7 @@ from rage_cli.text import counted, format_duration
 from rage_net import config as configuration
 from rage_net.config.cdn import Cdn, Edge, Provider
 from rage_net.errors import EXIT_FINDINGS, EXIT_OK, DeadlineError, NotFoundError, UsageError
+from rage_net.verbs import Progress
 from rage_net.verbs import cdn as verbs
 
 app = noun("Purge CDNs and prove it, fill them, see how they do.")
@@ -79,7 +82,7 @@ def purge(
     )  # fmt: skip
     if all_ and not options.dry_run:
         confirm("Purge everything: until the caches are warm, every request comes to the origin. Go on?")
-    result = run(verb, label="purge")
+    result = _watched(verb)
     if failed and not (result.rows or is_json()):
         say("nothing has failed that was not purged since")
         return
@@ -109,6 +112,31 @@ def _lines(words: list[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _watched(verb: verbs.PurgeCdn) -> verbs.PurgeResult:
+    """Its result. Whoever stops waiting for it is told that it goes on, and where to look."""
+    from rage_cli.app import TerminatedError
+
+    name = ""
+
+    def watch(progress: Progress) -> None:
+        nonlocal name
+        name = progress.label.rpartition(" ")[2] or name
+
+    try:
+        return run(verb, label="purge", watch=watch)
+    except (KeyboardInterrupt, TerminatedError):
+        if name and is_json():
+            sys.stderr.write(json.dumps({"type": "interrupted", "purge_id": name}) + "\n")
+        elif name:
+            goes_on = "goes on, in the node or with the next rage cdn command"
+            sys.stderr.write(f"interrupted; {name} {goes_on}: rage cdn journal {name}\n")
+        raise
+    except DeadlineError as error:
+        if name:
+            error.mend = (f"rage cdn journal {name}", *error.mend)
+        raise
+
+
 def _show(result: verbs.PurgeResult, wait_s: float) -> None:
     rows = cdns.worst_first((*result.rows, *result.impossible))
     if is_json():
@@ -134,9 +162,18 @@ def _show(result: verbs.PurgeResult, wait_s: float) -> None:
     if wait_s and late:
         raise DeadlineError(
             f"not proved within {format_duration(wait_s)}: {', '.join(late[:3])}{' ...' if len(late) > 3 else ''}",
-            why=next((row.reason for row in rows if row.reason), "") or "the cache gives it still, or does not say",
+            why=_why_late(rows),
             mend=[f"rage cdn journal {result.purge_id}", "rage cdn check"],
         )
+
+
+def _why_late(rows: Sequence[verbs.PurgeRow]) -> str:
+    waits = [row for row in rows if row.state in ("queued", "pending")]
+    if reason := next((row.reason for row in waits if row.reason), ""):
+        return reason
+    if waits:
+        return "its vendor has not ended it yet" if waits[0].state == "pending" else "it has not answered yet"
+    return "the cache gives it still, or does not say"
 
 
 def _name(row: verbs.PurgeRow) -> str:

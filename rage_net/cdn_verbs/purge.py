@@ -134,7 +134,7 @@ async def carry_out(
     def tell(states: Sequence[Standing]) -> None:
         total = sum(it.words for it in states)
         done = sum(it.words for it in states if it.state not in ("queued", "pending"))
-        report(Progress(done, total, "items", "purge"))
+        report(Progress(done, total, "items", f"purge {asked.id}"))  # whoever stops waiting can look it up
 
     states = await cdns.purging.wait(wish.id, wait_s or FIRST_ANSWER_S, to_the_end=bool(wait_s), tell=tell)
     proofs: tuple[verbs.ProofRow, ...] = ()
