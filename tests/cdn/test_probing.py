@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -47,9 +48,30 @@ async def test_a_purge_that_takes_minutes_is_pending_and_one_that_nobody_answers
             assert [row.state for row in kept.rows] == ["pending"], "the journal goes on with it"
 
             steps = (await engine.run(verbs.TestCdn(("nginx-edge",), timeout_s=1.0))).items
-            assert {row.step for row in steps} == {"get", "get again", "purge"}
+            assert {row.step for row in steps} == {"get", "purge"}
             assert not any(row.ok or row.is_pending for row in steps)
 
             with pytest.raises(UsageError, match="a test lasts"):
                 await engine.run(verbs.TestCdn(timeout_s=1e9))
     assert not azure.broken
+
+
+async def test_an_edge_that_never_answers_does_not_take_more_than_the_time_there_is(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    homes.init(home)
+    kept: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda _, writer: kept.append(writer), "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    (home.config / "cdn.yaml").write_text(YAML.format(url=url).replace("http://127.0.0.1:9", url))
+    try:
+        async with Engine.open(home, serves=True) as engine:
+            began = time.monotonic()
+            rows = (await engine.run(verbs.TestCdn(("nginx-edge",), timeout_s=2.0))).items
+            assert time.monotonic() - began < 8.0, "a call alone may take 10 s"
+    finally:
+        for writer in kept:
+            writer.close()
+        server.close()
+        await server.wait_closed()
+    assert [(row.step, row.ok) for row in rows] == [("get", False), ("purge", False)]
+    assert "before the time was over" in rows[0].reason
