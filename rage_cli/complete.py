@@ -27,6 +27,7 @@ POLICIES_BYTES_MAX = 1024 * 1024
 CHECKS = (
     *("home", "permissions", "config", "clock", "disk", "files", "node", "ports"),
     *("certificate", "ca", "log", "addresses", "bootstrap", "discovery", "dht", "mdns", "trust", "acl", "sync"),
+    *("cdn", "purges"),
 )
 """The doctor's, as `rage_net.verbs.diagnose` has them; a test compares, since that import takes too long here."""
 
