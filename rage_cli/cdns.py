@@ -33,7 +33,7 @@ PROOF = (
     Column("reason", lambda it: it.reason, "prose", wide=True),
 )
 JOURNAL = (
-    Column("purge", lambda it: it.purge_id),
+    Column("purge", lambda it: it.purge_id, "id"),
     Column("asked", lambda it: it.asked_at, "time"),
     Column("cause", lambda it: it.cause),
     Column("what", lambda it: it.label, "prose"),

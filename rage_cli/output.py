@@ -45,8 +45,9 @@ BEGINNINGS = ("12D3KooW", "bafkr4i", "bafyr4i", "/chunks/", "/ipfs/")
 TEXT_COLUMNS_MIN = 8
 """A word cut shorter than this says nothing."""
 
-Kind = Literal["text", "address", "prose", "size", "count", "time", "clock", "seconds"]
-"""`prose` folds where there is little room; other text is cut. An `address` is a URL, which people see without http."""
+Kind = Literal["text", "id", "address", "prose", "size", "count", "time", "clock", "seconds"]
+"""`prose` folds where there is little room; other text is cut, but for an `id` that is copied. An `address` is a URL,
+which people see without http."""
 
 
 class Column(NamedTuple):

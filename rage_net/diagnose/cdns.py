@@ -39,7 +39,7 @@ async def check_cdn(engine: Engine) -> Check:
         return ok("cdn", f"all {len(rows)} that were asked are as cdn.yaml says")
     silent = [row for row in wrong if row.code == "cdn-unreachable"]
     message = (
-        f"{len(silent)} of {len(rows)} do not answer"
+        f"{len(silent)} of {len(rows)} do{'es' * (len(silent) == 1)} not answer"
         if silent == wrong
         else f"{len(wrong)} of {len(rows)} are not right"
     )

@@ -103,7 +103,7 @@ async def test_the_doctor_asks_every_edge_and_tells_which_does_not_answer(tmp_pa
         found = await doctor(made(tmp_path / "both", edge.url))
         assert (found["cdn"].level, found["purges"].level) == ("ok", "ok"), found
         one = (await doctor(made(tmp_path / "one", edge.url, EDGE)))["cdn"]
-        assert (one.level, one.message) == ("warning", "1 of 2 do not answer")
+        assert (one.level, one.message) == ("warning", "1 of 2 does not answer")
         assert EDGE in one.why and "rage cdn check" in one.mend
         refused = (await doctor(made(tmp_path / "refused", edge.url, token="another")))["cdn"]
         assert refused.level == "error" and "token" in refused.why and "another" not in str(refused)

@@ -181,3 +181,17 @@ def test_without_a_cdn_each_command_says_so(home: Path, rage: Rage, words: str) 
     lines = said.stderr.decode().splitlines()
     assert said.returncode in (5, 10) and lines[0].startswith(("error[cdn-none]", "error[cdn-unknown]")), lines
     assert lines[1].startswith("  why:  ") and lines[2].startswith("  mend: rage config show cdn"), lines
+
+
+# --- journal ---
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_the_name_of_a_purge_is_shown_whole_to_be_copied(engine: FakeEngine, terminal: Terminal, columns: int) -> None:
+    name = "o5029b6002e6014eae107bbdf-buckets"
+    row = cdn.PurgeRow("varnish-edge", "http://127.0.0.1:9", "queued", 1, 1)
+    purge = cdn.PurgeResult(name, "document pliw3ismsdxajrmynmmqbs4nzu was removed", 1e9, "removed", (row,))
+    engine.answer(cdn.ListPurges, cdn.ListPurgesResult((purge,)))
+    shown, code = finish(terminal("cdn", "journal", "--color", "never", columns=columns))
+    assert code == 0 and name in shown
+    assert all(len(line) <= columns for line in shown.splitlines())
