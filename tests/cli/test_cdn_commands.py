@@ -195,3 +195,20 @@ def test_the_name_of_a_purge_is_shown_whole_to_be_copied(engine: FakeEngine, ter
     shown, code = finish(terminal("cdn", "journal", "--color", "never", columns=columns))
     assert code == 0 and name in shown
     assert all(len(line) <= columns for line in shown.splitlines())
+
+
+# --- publish ---
+
+
+def test_a_sealed_document_that_has_not_changed_is_told_as_it_is(
+    engine: FakeEngine, rage: Rage, terminal: Terminal
+) -> None:
+    there = cdn.PublishRow("fastly", "s3://chunks", 0, 7, 0, 0)
+    engine.answer(cdn.PublishCdn, cdn.PublishCdnResult("r", 7, 900, (there,), False, is_current=True))
+    assert rage("cdn", "publish", "plan.md").stdout.decode().split("\t")[:5] == ["fastly", "s3://chunks", "0", "7", "0"]
+    shown, code = finish(terminal("cdn", "publish", "plan.md", "--color", "never"))
+    assert code == 0 and "unchanged since it was sealed: nothing was put" in shown
+    lacks = cdn.PublishRow("late", "s3://late", 0, 0, 7, 0, "it came later", "cdn-unsealed")
+    engine.answer(cdn.PublishCdn, cdn.PublishCdnResult("r", 7, 900, (there, lacks), False, is_current=True))
+    said = rage("cdn", "publish", "plan.md", code=3).stderr.decode()
+    assert "late s3://late: error[cdn-unsealed]" in said and "rage acl set plan.md --cdn none" in said
