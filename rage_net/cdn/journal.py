@@ -234,7 +234,7 @@ class Journal:
             words = next(batches(able, abilities), ())
             if not words:  # the configuration has changed: it cannot do this any more
                 words = tuple(Word(kind, text) for _, kind, text in rows)
-                ref = reference(str(rows[0][0]), provider, edge, words)
+                ref = _reference(rows[0][0], now, provider, edge, words)
                 self._bind(db, ref, provider, edge, first[0], [row[0] for row in rows], now, now)
                 self._settle(
                     db,
@@ -249,7 +249,7 @@ class Journal:
                 return Taken(None, due_at=due_at if later is None else min(due_at, later))
             chosen = set(words)
             numbers = [row[0] for row in rows if Word(row[1], row[2]) in chosen]
-            ref = reference(str(numbers[0]), provider, edge, words)
+            ref = _reference(numbers[0], now, provider, edge, words)
             self._bind(db, ref, provider, edge, first[0], numbers, now, now + LEASE_S)
             return Taken(_call(ref, edge, bool(first[0]), words), 1)
 
@@ -399,7 +399,7 @@ class Journal:
                     (provider, edge, soft),
                 ).fetchall()
                 if rows:
-                    ref = reference(str(rows[0][0]), provider, edge, [Word(*row[1:]) for row in rows])
+                    ref = _reference(rows[0][0], now, provider, edge, [Word(*row[1:]) for row in rows])
                     self._bind(db, ref, provider, edge, soft, [row[0] for row in rows], now, now, tries=0)
                 open_ = db.execute(
                     "SELECT reference FROM call"
@@ -465,6 +465,15 @@ class Journal:
                 ref,
             ),
         )
+
+
+def _reference(number: int, now: float, provider: str, edge: str, words: Sequence[Word]) -> str:
+    """Of a new call.
+
+    A row's number alone would not do: SQLite gives it again when its row was forgotten, and another home at the same
+    CDN has it too; a vendor that knows the reference and the words would purge nothing.
+    """
+    return reference(f"{number} {now!r}", provider, edge, words)
 
 
 def _left(provider: str, edge: str) -> Verdict:

@@ -213,6 +213,26 @@ def test_a_lease_that_is_over_frees_the_call():
     assert again.call == first.call and again.tries == 2
 
 
+def test_the_same_purge_has_another_reference_after_its_first_was_forgotten_and_in_another_home():
+    from rage_net.cdn.plan import plan
+
+    abilities, planned = Abilities({"tag": 10}), plan(Scripted(), tags("a"), soft=False)
+
+    def call(journal: Journal, id: str, now: float):
+        journal.ask(Asked(id, now, "narrowed", ""), [(planned, ("",))])
+        taken = journal.take("scripted", "", abilities, now)
+        assert taken.call is not None
+        journal.settle(taken.call.reference, ACCEPTED, now)
+        return taken.call
+
+    journal, month = Journal(None), 40 * 86_400.0
+    first = call(journal, "1", 1.0)
+    assert journal.prune(month) == 1
+    later, elsewhere = call(journal, "2", month), call(Journal(None), "1", month + 1)
+    assert first.words == later.words == elsewhere.words
+    assert len({it.reference for it in (first, later, elsewhere)}) == 3, "or a vendor takes them for a repetition"
+
+
 async def test_a_provider_that_lost_an_ability_fails_what_it_cannot_do(env, tmp_path):
     journal = Journal(tmp_path / "purges.db")
     await Purging(journal, [Scripted()], env).ask(wish("1", "a"))
