@@ -202,7 +202,8 @@ class Purging:
             async with asyncio.TaskGroup() as tasks:
                 for provider in self.providers.values():
                     for edge in provider.edges:
-                        tasks.create_task(self._serve(provider, edge))
+                        for _ in range(SENDERS):  # each by itself: what comes in does not wait for a call under way
+                            tasks.create_task(self._serve(provider, edge))
                     tasks.create_task(self._follow(provider))
                 tasks.create_task(self._forget())
         finally:
@@ -220,8 +221,8 @@ class Purging:
         wake = self._wake[provider.name, edge]
         while True:
             wake.clear()
-            due = await self._drain(provider, edge)
-            await self._rest(wake, due)
+            if not await self._rest(wake, await self._send_all(provider, edge)):
+                wake.set()  # its time has come: the others that serve this edge help
 
     async def _follow(self, provider: Provider) -> None:
         """Ask after what is pending at one provider, for ever."""
@@ -236,19 +237,17 @@ class Purging:
             gone = await self._env.blocking(self.journal.prune, self._env.now())
             await asyncio.sleep(LOOK_AT_LEAST_S if gone else FORGET_EVERY_S)  # others write between two parts
 
-    async def _rest(self, wake: asyncio.Event, due: float | None) -> None:
+    async def _rest(self, wake: asyncio.Event, due: float | None) -> bool:
+        """Until something is due; whether somebody woke it before."""
         rest = LOOK_AT_MOST_S if due is None else due - self._env.now()
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(min(max(rest, LOOK_AT_LEAST_S), LOOK_AT_MOST_S)):
-                await wake.wait()
-
-    async def _drain(self, provider: Provider, edge: str) -> float | None:
-        """Send all that is due at one edge; when more will be, None for nothing."""
-        async with asyncio.TaskGroup() as tasks:
-            senders = [tasks.create_task(self._send_all(provider, edge)) for _ in range(SENDERS)]
-        return min((due for sender in senders if (due := sender.result()) is not None), default=None)
+                return await wake.wait()
+        except TimeoutError:
+            return False
 
     async def _send_all(self, provider: Provider, edge: str) -> float | None:
+        """Send all that is due at one edge; when more will be, None for nothing."""
         while not self._is_ending:
             now = self._env.now()
             until, _ = self._pauses.get((provider.name, edge), (0.0, None))

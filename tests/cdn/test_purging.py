@@ -13,7 +13,7 @@ from rage_net.cdn.plan import Target
 from rage_net.cdn.provider import Abilities, Item, Quota, Verdict
 from rage_net.env import SystemEnv
 from rage_net.errors import ConfigError, NotFoundError
-from rage_net.services.purging import Purging, Wish
+from rage_net.services.purging import SENDERS, Purging, Wish
 from tests.cdn.scripted import ACCEPTED, Scripted
 
 pytestmark = pytest.mark.anyio
@@ -127,6 +127,36 @@ async def test_who_waits_for_the_first_answers_does_not_take_a_call_under_way_fo
         assert not waiting.done()
         answer.set()
         assert by_state(await waiting) == {("scripted", "", "accepted"): 1}
+
+
+async def test_what_is_asked_while_a_call_is_under_way_at_the_same_edge_does_not_wait_for_its_answer(env):
+    under_way = asyncio.Event()
+
+    class Slow(Scripted):
+        async def purge(self, call):
+            if "slow" in call.words:
+                under_way.set()
+                await asyncio.Event().wait()
+            return await super().purge(call)
+
+    class Counting(Journal):
+        looks = 0
+
+        def take(self, *args):
+            try:
+                return super().take(*args)
+            finally:
+                self.looks += 1
+
+    journal = Counting(None)
+    purging = Purging(journal, [Slow()], env)
+    await purging.ask(wish("1", "slow"))
+    async with working(purging):
+        await under_way.wait()
+        while journal.looks < SENDERS:  # the others found nothing
+            await asyncio.sleep(0)
+        await purging.ask(wish("2", "a"))
+        assert by_state(await purging.wait("2", 10, to_the_end=True)) == {("scripted", "", "accepted"): 1}
 
 
 async def test_a_process_that_dies_before_the_answer_sends_the_same_call_again(env, tmp_path):
