@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -9,8 +10,8 @@ import pytest
 
 from rage_net.cdn.holdings import Exposed, Owed
 from rage_net.cdn.journal import LEASE_S, Asked, Journal
-from rage_net.cdn.plan import Target
-from rage_net.cdn.provider import Abilities, Item, Quota, Verdict
+from rage_net.cdn.plan import Planned, Target, Word
+from rage_net.cdn.provider import Abilities, Item, Kind, Quota, Verdict
 from rage_net.env import SystemEnv
 from rage_net.errors import ConfigError, NotFoundError
 from rage_net.services.purging import SENDERS, Purging, Wish
@@ -460,6 +461,43 @@ async def test_what_has_failed_is_purged_again_once_and_nothing_else_is(env):
         assert await purging.ask_again("6", "again") is not None
         assert by_state(await purging.wait("6", 10, to_the_end=True)) == {("b", "", "accepted"): 2}
         assert await purging.ask_again("7", "again") is None
+
+
+def ask(journal: Journal, id: str, names: Sequence[str], verdict: Verdict, *, soft: bool = False) -> None:
+    """A purge by tags of one edge, and the answer to each of its calls."""
+    kinds: frozenset[Kind] = frozenset({"tag"}) if soft else frozenset()
+    words = tuple(Word("tag", name) for name in names)
+    journal.ask(Asked(id, 1.0, "manual", ""), [(Planned("scripted", words, kinds, 1, 0.0), ("",))])
+    while (taken := journal.take("scripted", "", Abilities({"tag": 30}), 1.0)).call is not None:
+        journal.settle(taken.call.reference, verdict, 1.0)
+
+
+def test_what_was_deleted_since_has_not_failed_to_be_marked_but_what_was_marked_has_failed_to_be_deleted():
+    journal, refused = Journal(None), Verdict("failed", code="cdn-forbidden")
+    ask(journal, "1", ["a", "b", "c"], refused, soft=True)
+    ask(journal, "2", ["c", "d"], refused)
+    ask(journal, "3", ["b", "d"], ACCEPTED, soft=True)
+    ask(journal, "4", ["a"], ACCEPTED)
+    assert journal.failed() == [
+        ("scripted", "", False, (Word("tag", "c"), Word("tag", "d"))),
+        ("scripted", "", True, (Word("tag", "c"),)),
+    ]
+
+
+def test_what_has_failed_is_found_among_very_many_in_one_pass():
+    journal = Journal(None)
+    ask(journal, "1", [f"t{at}" for at in range(3000)], Verdict("failed", code="cdn-credentials"))
+    steps = 0
+
+    def count() -> bool:
+        nonlocal steps
+        steps += 1
+        return steps > 3000  # thousand operations: as many for each word; a pass takes a tenth
+
+    with journal._db.read() as db:
+        db.set_progress_handler(count, 1000)
+    ((*_, words),) = journal.failed()
+    assert len(words) == 3000
 
 
 async def test_what_a_cdn_cannot_purge_by_tag_after_all_goes_by_url(env):
