@@ -15,6 +15,7 @@ Source: issue 6, B. Blocking; every method is safe from any thread.
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from rage_net.cdn.holdings import TABLES, Holdings
 from rage_net.cdn.plan import WORDS_MAX, Planned, Word, batches, reference, share
-from rage_net.cdn.provider import UNLIMITED, Abilities, Call, Kind, State, Verdict
+from rage_net.cdn.provider import KINDS, UNLIMITED, Abilities, Call, Kind, State, Verdict
 from rage_net.database import Database
 
 APPLICATION_ID = int.from_bytes(b"rCDN", "big")
@@ -37,6 +38,12 @@ WAIT_S_MIN = 0.001
 JITTER_S = 0.5
 """One call may be on its way for so much longer than another: the burst is smaller by what comes in this time, or the
 vendor, at whom calls arrive closer together than they were sent, would see more than it allows."""
+DUE_S_MAX = 600.0
+"""Nothing that waits is due later: what is was written before the clock was set back, and is due now."""
+AGAIN_AT_ONCE = 16
+"""Calls of old that are looked at for one whose tokens are there."""
+REFUSED_AT_ONCE = 1000
+"""Words that are put aside together, of a kind that their CDN cannot purge by any more."""
 CLOCK_BACK_S = 60.0
 """A quota that was spent so long after now: the clock was set back."""
 
@@ -224,59 +231,52 @@ class Journal:
         """The next call that is due on an edge, its tokens spent and its rows bound to it, written before it is made.
 
         It outlives the process; the machine, too, where a vendor knows a call by its reference. For other calls a sync
-        would cost more than to make them twice. Calls of old come first: they are sent again as they were.
+        would cost more than to make them twice. Calls of old come first: they are sent again as they were. What waits
+        for tokens holds up what spends others: at Cloudflare a purge by tag may wait for minutes, one by URL need not.
         """
         with self._db.write(durable=abilities.answer == "pending") as db:
-            again = db.execute(
+            dues: list[float] = []
+            short: set[str] = set()
+            """Buckets for which something waits that came before."""
+            db.execute(  # the clock was set back since
+                "UPDATE call SET due_at = ? WHERE provider = ? AND edge = ? AND state = 'queued' AND due_at > ?",
+                (now, provider, edge, now + DUE_S_MAX),
+            )
+            for ref, soft, tries, due_at in db.execute(
                 "SELECT reference, soft, tries, due_at FROM call WHERE provider = ? AND edge = ? AND state = 'queued'"
-                " ORDER BY due_at LIMIT 1",
-                (provider, edge),
-            ).fetchone()
-            if again is not None and again[3] <= now:
-                ref, soft, tries, _ = again
+                " ORDER BY due_at LIMIT ?",
+                (provider, edge, AGAIN_AT_ONCE),
+            ).fetchall():
+                if due_at > now:
+                    dues.append(due_at)
+                    break
                 words = self._words_of(db, ref)
-                wait = _spend(db, provider, abilities, words, now)
-                if wait:
-                    return Taken(None, due_at=now + wait)
-                db.execute(
-                    "UPDATE call SET tries = tries + 1, sent_at = ?, due_at = ? WHERE reference = ?",
-                    (now, now + LEASE_S, ref),
-                )
-                return Taken(_call(ref, edge, bool(soft), words), tries + 1)
-            later = again[3] if again is not None else None
-            first = db.execute(
-                "SELECT soft FROM work WHERE provider = ? AND edge = ? AND reference = '' ORDER BY soft LIMIT 1",
-                (provider, edge),
-            ).fetchone()
-            if first is None:
-                return Taken(None, due_at=later)
-            rows = db.execute(
-                "SELECT number, kind, word FROM work WHERE provider = ? AND edge = ? AND soft = ? AND reference = ''"
-                " ORDER BY kind, number LIMIT ?",
-                (provider, edge, first[0], max(abilities.words_max.values(), default=1)),
-            ).fetchall()
-            able = [Word(kind, text) for _, kind, text in rows if kind in abilities.words_max]
-            words = next(batches(able, abilities), ())
-            if not words:  # the configuration has changed: it cannot do this any more
-                words = tuple(Word(kind, text) for _, kind, text in rows)
-                ref = _reference(rows[0][0], now, provider, edge, words)
-                self._bind(db, ref, provider, edge, first[0], [row[0] for row in rows], now, now)
-                self._settle(
-                    db,
-                    ref,
-                    Verdict("failed", reason=f"{provider} cannot purge by {rows[0][1]}", code="cdn-config"),
-                    now,
-                )
-                return Taken(None, due_at=now)
-            wait = _spend(db, provider, abilities, words, now)
-            if wait:
-                due_at = now + wait
-                return Taken(None, due_at=due_at if later is None else min(due_at, later))
-            chosen = set(words)
-            numbers = [row[0] for row in rows if Word(row[1], row[2]) in chosen]
-            ref = _reference(numbers[0], now, provider, edge, words)
-            self._bind(db, ref, provider, edge, first[0], numbers, now, now + LEASE_S)
-            return Taken(_call(ref, edge, bool(first[0]), words), 1)
+                wait = _spend(db, provider, abilities, words, now, short)
+                if not wait:
+                    db.execute(
+                        "UPDATE call SET tries = tries + 1, sent_at = ?, due_at = ? WHERE reference = ?",
+                        (now, now + LEASE_S, ref),
+                    )
+                    return Taken(_call(ref, edge, bool(soft), words), tries + 1)
+                dues.append(now + wait)
+            for soft, kinds in ((soft, kinds) for soft in (0, 1) for kinds in _groups(abilities)):
+                rows = self._unsent(db, provider, edge, soft, kinds, abilities)
+                if not rows:
+                    continue
+                able = [Word(kind, text) for _, kind, text in rows if kind in abilities.words_max]
+                words = next(batches(able, abilities), ())
+                if not words:  # the configuration has changed: it cannot do this any more
+                    self._refuse(db, provider, edge, soft, rows, now)
+                    return Taken(None, due_at=now)
+                wait = _spend(db, provider, abilities, words, now, short)
+                if not wait:
+                    chosen = set(words)
+                    numbers = [row[0] for row in rows if Word(row[1], row[2]) in chosen]
+                    ref = _reference(numbers[0], now, provider, edge, words)
+                    self._bind(db, ref, provider, edge, soft, numbers, now, now + LEASE_S)
+                    return Taken(_call(ref, edge, bool(soft), words), 1)
+                dues.append(now + wait)
+            return Taken(None, due_at=min(dues, default=None))
 
     def settle(self, ref: str, verdict: Verdict, now: float, *, retry_in_s: float = 0.0) -> None:
         """What became of a call. One that was too large is undone: its words go in two halves.
@@ -295,8 +295,8 @@ class Journal:
         with self._db.read() as db:
             return db.execute(
                 "SELECT reference, edge, vendor_id, tries FROM call"
-                " WHERE provider = ? AND state = 'pending' AND due_at <= ?",
-                (provider, now),
+                " WHERE provider = ? AND state = 'pending' AND (due_at <= ? OR due_at > ?)",
+                (provider, now, now + DUE_S_MAX),
             ).fetchall()
 
     def next_pending(self, provider: str) -> float | None:
@@ -430,6 +430,35 @@ class Journal:
 
     # --- rows ---
 
+    def _unsent(
+        self, db: sqlite3.Connection, provider: str, edge: str, soft: int, kinds: Sequence[Kind], abilities: Abilities
+    ) -> list[tuple[int, Kind, str]]:
+        """Rows that no call has, of these kinds, in order: as many as one call takes."""
+        sizes = (abilities.words_max[kind] for kind in kinds if kind in abilities.words_max)
+        most = max(sizes, default=REFUSED_AT_ONCE)
+        found: list[tuple[int, Kind, str]] = []
+        for kind in kinds:
+            found += db.execute(
+                "SELECT number, kind, word FROM work WHERE provider = ? AND edge = ? AND soft = ? AND kind = ?"
+                " AND reference = '' ORDER BY number LIMIT ?",
+                (provider, edge, soft, kind, most - len(found)),
+            )
+        return found
+
+    def _refuse(
+        self,
+        db: sqlite3.Connection,
+        provider: str,
+        edge: str,
+        soft: int,
+        rows: Sequence[tuple[int, Kind, str]],
+        now: float,
+    ) -> None:
+        ref = _reference(rows[0][0], now, provider, edge, [Word(kind, text) for _, kind, text in rows])
+        self._bind(db, ref, provider, edge, soft, [row[0] for row in rows], now, now)
+        reason = f"{provider} cannot purge by {rows[0][1]}"
+        self._settle(db, ref, Verdict("failed", reason=reason, code="cdn-config"), now)
+
     def _words_of(self, db: sqlite3.Connection, ref: str) -> tuple[Word, ...]:
         rows = db.execute("SELECT kind, word FROM work WHERE reference = ? ORDER BY kind, number", (ref,))
         return tuple(Word(kind, text) for kind, text in rows)
@@ -517,8 +546,24 @@ def _asked(row: Sequence[object]) -> Asked:
     )
 
 
-def _spend(db: sqlite3.Connection, provider: str, abilities: Abilities, words: Sequence[Word], now: float) -> float:
-    """Take a call's tokens out of its bucket, 0; else the seconds until there are enough. A full bucket lends."""
+def _groups(abilities: Abilities) -> list[tuple[Kind, ...]]:
+    """Kinds whose words may stand in one call, in order; those that it cannot purge by are among them, too."""
+    alone: list[tuple[Kind, ...]] = [(kind,) for kind in KINDS if kind not in abilities.mixed]
+    return sorted([*alone, *([tuple(sorted(abilities.mixed))] if abilities.mixed else [])])
+
+
+def _spend(
+    db: sqlite3.Connection,
+    provider: str,
+    abilities: Abilities,
+    words: Sequence[Word],
+    now: float,
+    short: set[str],
+) -> float:
+    """Take a call's tokens out of its bucket, 0; else the seconds until there are enough. A full bucket lends.
+
+    Args: short: buckets for which others wait that come first, however little this one wants; what lacks is added.
+    """
     kind: Kind = words[0].kind
     name, quota = abilities.quotas.get(kind, ("", UNLIMITED))
     if quota is UNLIMITED:
@@ -531,7 +576,10 @@ def _spend(db: sqlite3.Connection, provider: str, abilities: Abilities, words: S
     tokens = share(tokens, min(now - at, 86_400.0), quota.per_s, burst)
     wanted = 1.0 if quota.counts == "calls" else float(len(words))
     lack = min(wanted, burst) - tokens
+    if name in short:
+        return math.inf
     if lack > TOKEN_MIN:
+        short.add(name)
         return max(WAIT_S_MIN, lack / quota.per_s)
     row = (provider, name, tokens - wanted, max(at, now))  # one that waited for its turn has an older `now`
     db.execute("INSERT OR REPLACE INTO quota VALUES (?, ?, ?, ?)", row)

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 Kind = Literal["url", "prefix", "tag", "host", "all"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 State = Literal["queued", "accepted", "done", "pending", "failed"]
 """queued: to be sent (again). accepted: taken, and the vendor tells no more. pending: taken, and its end can be asked
 for by the id. done: gone from that edge's cache. failed: it will not be sent again."""

@@ -233,6 +233,56 @@ def test_a_quota_holds_over_processes(tmp_path):
     assert taken == [0, 1, 3, 5, 7]  # of two at once half is kept for jitter, then one a second
 
 
+def planned(*words: Word) -> list[tuple[Planned, Sequence[str]]]:
+    return [(Planned("scripted", words, frozenset(), 1, 0.0), ("",))]
+
+
+def test_what_waits_for_tokens_holds_up_nothing_that_spends_others_but_whatever_spends_the_same():
+    tags_, urls, empty = Quota(0.01, 1), Quota(1000, 1000, "words"), Verdict("queued", code="cdn-busy")
+    abilities = Abilities({"tag": 1, "prefix": 1, "url": 9}, quotas={"tag": ("t", tags_), "url": ("u", urls)})
+    journal = Journal(None)
+    journal.ask(Asked("1", 0.0, "manual", ""), planned(Word("tag", "a"), Word("tag", "b")))
+    first = journal.take("scripted", "", abilities, 100.0)
+    assert first.call is not None and journal.take("scripted", "", abilities, 100.0).due_at == 200.0
+    journal.ask(Asked("2", 0.0, "manual", ""), planned(Word("url", "https://cdn.example.org/chunks/a")))
+    by_url = journal.take("scripted", "", abilities, 100.0)
+    assert by_url.call is not None and by_url.call.kind == "url"
+    journal.settle(by_url.call.reference, ACCEPTED, 100.0)
+    journal.settle(first.call.reference, empty, 100.0)
+    journal.ask(Asked("3", 0.0, "manual", ""), planned(Word("prefix", "/chunks/")))
+    by_prefix = journal.take("scripted", "", abilities, 100.0)
+    assert by_prefix.call is not None and by_prefix.call.kind == "prefix", "what is sent again waits, too"
+    journal.settle(by_prefix.call.reference, ACCEPTED, 100.0)
+    assert journal.take("scripted", "", abilities, 200.0).call == first.call
+    assert journal.take("scripted", "", abilities, 200.0).due_at == 300.0
+
+
+def test_a_large_call_that_waits_for_tokens_is_overtaken_by_no_small_one():
+    abilities = Abilities({"tag": 4, "host": 1}, quotas=dict.fromkeys(("tag", "host"), ("all", Quota(1, 4.5, "words"))))
+    journal = Journal(None)
+    journal.ask(Asked("1", 0.0, "manual", ""), planned(*(Word("tag", f"t{at}") for at in range(4))))
+    large = journal.take("scripted", "", abilities, 100.0)
+    assert large.call is not None
+    journal.settle(large.call.reference, Verdict("queued", code="cdn-busy"), 100.0)
+    journal.ask(Asked("2", 0.0, "manual", ""), planned(*(Word("host", f"h{at}") for at in range(9))))
+    for at in range(101, 104):
+        assert journal.take("scripted", "", abilities, float(at)).due_at == 104.0
+    assert journal.take("scripted", "", abilities, 104.0).call == large.call
+
+
+def test_a_clock_that_was_set_back_holds_up_neither_a_call_nor_the_question_for_its_end():
+    abilities, journal = Abilities({"tag": 1}), Journal(None)
+    journal.ask(Asked("1", 0.0, "manual", ""), planned(Word("tag", "a"), Word("tag", "b")))
+    for verdict in (Verdict("queued", code="cdn-busy"), Verdict("pending", id="I1")):
+        taken = journal.take("scripted", "", abilities, 10_000.0)
+        assert taken.call is not None
+        journal.settle(taken.call.reference, verdict, 10_000.0, retry_in_s=300)
+    assert journal.take("scripted", "", abilities, 10_000.0).call is None
+    assert not journal.pending("scripted", 10_000.0)
+    assert journal.take("scripted", "", abilities, 6400.0).call is not None
+    assert [vendor_id for *_, vendor_id, _ in journal.pending("scripted", 6400.0)] == ["I1"]
+
+
 def test_a_lease_that_is_over_frees_the_call():
     journal, abilities = Journal(None), Abilities({"tag": 10})
     from rage_net.cdn.plan import plan
