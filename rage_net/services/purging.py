@@ -82,7 +82,7 @@ class Purging:
         """By provider and edge; the edge None is for what is pending."""
         self._settled = asyncio.Condition()
         self._pauses: dict[tuple[str, str], tuple[float, Verdict]] = {}
-        """Edges that could not be reached: until when they are left alone, and why."""
+        """Edges that could not be reached: until when they are left alone, monotonic, and why."""
         self._wishes: dict[str, Wish] = {}
         """The last ones that were asked here."""
         self._is_working = False
@@ -187,9 +187,10 @@ class Purging:
 
     def _explained(self, standing: Standing) -> Standing:
         until, why = self._pauses.get((standing.provider, standing.edge), (0.0, None))
-        if why is None or standing.state != "queued" or standing.reason or until <= self._env.now():
+        left = until - self._env.monotonic()
+        if why is None or standing.state != "queued" or standing.reason or left <= 0:
             return standing
-        return replace(standing, reason=why.reason, code=why.code, mend=why.mend, due_at=until)
+        return replace(standing, reason=why.reason, code=why.code, mend=why.mend, due_at=self._env.now() + left)
 
     # --- the work ---
 
@@ -251,8 +252,8 @@ class Purging:
         while not self._is_ending:
             now = self._env.now()
             until, _ = self._pauses.get((provider.name, edge), (0.0, None))
-            if until > now:
-                return until
+            if (left := until - self._env.monotonic()) > 0:
+                return now + left
             self._under_way += 1
             try:
                 taken = await self._env.blocking(self.journal.take, provider.name, edge, provider.abilities, now)
@@ -286,9 +287,9 @@ class Purging:
             else:
                 pause = retry.pause_s(tries, verdict, self._env.random.random())
                 if verdict.code in ("cdn-unreachable", "cdn-rate-limited", "cdn-busy"):
-                    self._pauses[provider.name, call.edge] = now + pause, verdict
+                    self._pauses[provider.name, call.edge] = self._env.monotonic() + pause, verdict
         elif verdict.state == "pending":
-            pause = ASK_EVERY_S if verdict.retry_after_s is None else max(retry.FIRST_S, verdict.retry_after_s)
+            pause = _ask_in(verdict)
         elif verdict.is_too_large and len(call.words) == 1:
             verdict = replace(verdict, state="failed", is_too_large=False)
         if verdict.state == "failed":
@@ -317,10 +318,17 @@ class Purging:
             is_forgotten = verdict.state == "queued"  # by its vendor
             if is_forgotten and retry.is_final(tries, verdict):
                 verdict = replace(verdict, state="failed")
-            pause = ASK_EVERY_S if verdict.retry_after_s is None else max(retry.FIRST_S, verdict.retry_after_s)
+            pause = _ask_in(verdict)
             await self._env.blocking(self._record, reference, verdict, self._env.now(), pause)
             if is_forgotten:  # not before it is written, or the sender would find nothing, and rest
                 self._wake[provider.name, edge].set()
             async with self._settled:
                 self._settled.notify_all()
         return await self._env.blocking(self.journal.next_pending, provider.name)
+
+
+def _ask_in(verdict: Verdict) -> float:
+    """Seconds until the end of a pending purge is asked for: as its vendor says, within bounds."""
+    if verdict.retry_after_s is None:
+        return ASK_EVERY_S
+    return min(max(retry.FIRST_S, verdict.retry_after_s), retry.ASKED_FOR_S_MAX)

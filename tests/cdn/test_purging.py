@@ -446,6 +446,37 @@ async def test_a_purge_that_its_vendor_forgets_again_and_again_fails_in_the_end(
     assert states[0].state == "failed" and len(provider.calls) == 3
 
 
+async def test_the_end_of_a_pending_purge_is_asked_for_within_minutes_whatever_its_vendor_says(env):
+    purging = Purging(
+        Journal(None), [Scripted(answer=lambda call: Verdict("pending", id="I1", retry_after_s=1e6))], env
+    )
+    await purging.ask(wish("1", "a"))
+    async with working(purging), asyncio.timeout(10):
+        while (state := purging.states("1")[0]).state != "pending":
+            await asyncio.sleep(0)
+    assert state.due_at <= env.now() + 300
+
+
+async def test_an_edge_that_is_left_alone_is_asked_again_in_time_though_the_clock_is_set_back(env):
+    class Clock(SystemEnv):
+        back = 0.0
+
+        def now(self):
+            return time.time() - self.back
+
+    clock, answers = Clock(), [Verdict("queued", code="cdn-unreachable", retry_after_s=0, tries_max=9), ACCEPTED]
+    purging = Purging(Journal(None), [Scripted(answer=lambda call: answers.pop(0))], clock)
+    await purging.ask(wish("1", "a"))
+    async with working(purging):
+        while len(answers) > 1:
+            await asyncio.sleep(0)
+        clock.back = 3600.0
+        await purging.ask(wish("2", "a"))
+        states = await purging.wait("1", 10, to_the_end=True)
+    assert states[0].state == "accepted"
+    clock.close()
+
+
 AWAY = Verdict("queued", reason="nobody answers", code="cdn-unreachable", mend=("look",), retry_after_s=60)
 
 
