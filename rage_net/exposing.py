@@ -20,6 +20,7 @@ from blake3 import blake3
 from rage_net.acl import access_of_row
 from rage_net.cdn.holdings import Exposed, Owed
 from rage_net.cdn.journal import BUCKETS, Journal
+from rage_net.env import finished
 from rage_net.errors import NotFoundError
 from rage_net.gate import is_public_access
 
@@ -34,6 +35,8 @@ RANKS_MAX = 10
 IDLE_S = 60.0
 """Between two looks at everything: facts that have come to count no more say nothing of themselves."""
 EVENTS_MAX = 64
+PART = 500
+"""Documents that are compared at once: a fraction of the second within which a purge is to be sent."""
 
 
 async def work(engine: Engine, cdns: Cdns) -> None:
@@ -44,23 +47,41 @@ async def work(engine: Engine, cdns: Cdns) -> None:
 
 
 async def look(engine: Engine, cdns: Cdns, doc_ids: Collection[str] | None, *, is_ours: bool) -> int:
-    """Compare what CDNs may hold with what is public now, of these documents or of all; purges that are owed."""
-    async with cdns.looking:  # two at once could each write what the other has made untrue
-        owed = await engine.env.blocking(_compare, engine, cdns, doc_ids, is_ours)
-    cdns.wake.set()
-    cdns.wake_sealed.set()  # what is sealed may be due, too
+    """Compare what CDNs may hold with what is public now, of these documents or of all; purges that are owed.
+
+    In parts: whoever narrows one document does not wait until all others are compared. A part is done to its end though
+    the caller goes away, or what it notes would be found by nobody until something else is looked for.
+    """
+    ids = await engine.env.blocking(_all, engine, cdns) if doc_ids is None else list(dict.fromkeys(doc_ids))
+    owed = 0
+    try:
+        for at in range(0, len(ids), PART):
+            owed += await finished(_look_at(engine, cdns, ids[at : at + PART], is_ours))
+    finally:
+        cdns.wake_sealed.set()  # what is sealed may be due, too
     return owed
 
 
-def _compare(engine: Engine, cdns: Cdns, doc_ids: Collection[str] | None, is_ours: bool) -> int:
+async def _look_at(engine: Engine, cdns: Cdns, doc_ids: Sequence[str], is_ours: bool) -> int:
+    async with cdns.looking:  # two at once could each write what the other has made untrue
+        owed = await engine.env.blocking(_compare, engine, cdns, doc_ids, is_ours)
+    cdns.wake.set()
+    return owed
+
+
+def _all(engine: Engine, cdns: Cdns) -> list[str]:
+    """Ids of documents that CDNs may hold, or that are public."""
+    return list(dict.fromkeys([*(it.doc_id for it in cdns.holdings.exposed()), *_public_ids(engine)]))
+
+
+def _compare(engine: Engine, cdns: Cdns, doc_ids: Sequence[str], is_ours: bool) -> int:
     holdings = cdns.holdings
-    before = {it.doc_id: it for it in holdings.exposed(None if doc_ids is None else tuple(doc_ids))}
-    ids = dict.fromkeys([*before, *(_public_ids(engine) if doc_ids is None else doc_ids)])
+    before = {it.doc_id: it for it in holdings.exposed(doc_ids)}
     now = engine.env.now()
     shown: list[Exposed] = []
     owed: list[Owed] = []
     gone: list[str] = []
-    for doc_id in ids:
+    for doc_id in doc_ids:
         was, is_ = before.get(doc_id), _exposed(engine, doc_id, before.get(doc_id))
         if was == is_:
             continue

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from rage_net.cdn.journal import Journal
 from rage_net.cdn.provider import Abilities, Call, Verdict
 from rage_net.cid import Cid
 from rage_net.config import cdn as sections
+from rage_net.env import SystemEnv
 from rage_net.verbs.acl import RevokeAcl, SetAcl
 from rage_net.verbs.cert import RevokeCertificate
 from rage_net.verbs.chunk import RemoveChunk
@@ -502,6 +505,71 @@ def test_a_node_whose_cdn_yaml_is_wrong_takes_in_what_others_write_and_says_that
         assert "no CDN is purged until cdn.yaml is right" in caplog.text
 
     run(scenario)
+
+
+class Listing:
+    """Of an engine and its CDNs, what a look needs whose comparison is scripted."""
+
+    def __init__(self, documents: int = 0) -> None:
+        self.env = SystemEnv()
+        self.looking, self.wake, self.wake_sealed = asyncio.Lock(), asyncio.Event(), asyncio.Event()
+        self.holdings = Journal(None).holdings
+        self.documents = self
+        self.names = [f"d{at}" for at in range(documents)]
+
+    def list(self, *, after: str, limit: int) -> tuple[list[Any], str]:
+        return [SimpleNamespace(doc_id=name, visibility="public") for name in self.names], ""
+
+
+@pytest.mark.anyio
+async def test_what_a_look_has_noted_is_purged_though_its_caller_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    world: Any = Listing()
+    begun, go_on = asyncio.Event(), threading.Event()
+    loop, noted = asyncio.get_running_loop(), []
+
+    def compare(*_: object) -> int:
+        loop.call_soon_threadsafe(begun.set)
+        go_on.wait(10)
+        noted.append(1)
+        return 1
+
+    monkeypatch.setattr(exposing, "_compare", compare)
+    looking = asyncio.create_task(exposing.look(world, world, ["d"], is_ours=True))
+    await begun.wait()
+    looking.cancel()
+    await asyncio.sleep(0)
+    assert world.looking.locked(), "nobody else compares meanwhile"
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await looking
+    assert noted and world.wake.is_set() and world.wake_sealed.is_set() and not world.looking.locked()
+    world.env.close()
+
+
+@pytest.mark.anyio
+async def test_whoever_narrows_one_document_does_not_wait_until_all_are_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world: Any = Listing(documents=3 * exposing.PART)
+    begun, loop, compared = asyncio.Event(), asyncio.get_running_loop(), []
+    go_on = threading.Event()
+
+    def compare(engine: object, cdns: object, doc_ids: Sequence[str], is_ours: bool) -> int:
+        compared.append((len(doc_ids), is_ours))
+        loop.call_soon_threadsafe(begun.set)
+        go_on.wait(10)
+        return 0
+
+    monkeypatch.setattr(exposing, "_compare", compare)
+    everything = asyncio.create_task(exposing.look(world, world, None, is_ours=False))
+    await begun.wait()
+    one = asyncio.create_task(exposing.look(world, world, ["d"], is_ours=True))
+    for _ in range(20):  # it waits for its turn
+        await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.gather(everything, one)
+    assert compared == [(exposing.PART, False), (1, True), (exposing.PART, False), (exposing.PART, False)]
+    world.env.close()
 
 
 def test_a_clock_that_was_set_back_delays_no_purge() -> None:
