@@ -6,7 +6,7 @@
 
 A failure opens it for OPEN_FIRST_S, each further one for twice as long, up to OPEN_S_MAX; an answer closes it. One that
 others outran was slow and perhaps dead: it is left alone for the shortest time, and that does not grow. One that sent
-wrong bytes is left alone for DISTRUST_S.
+wrong bytes is left alone for DISTRUST_S, whatever it answers to what was asked of it before.
 
 Wall clock, because the state outlives the process (`dump`, `load`); a clock that was set back opens nothing for longer
 than it could have been. Source: Nygard, "Release It!", "Circuit Breaker"; issue 6, D.
@@ -56,8 +56,10 @@ class Breaker:
         """For how long it stays open."""
         return max(0.0, self._rest_s(now))
 
-    def answered(self) -> bool:
+    def answered(self, now: float) -> bool:
         """It gave an answer that a working edge gives, an absence too. Returns: whether anything changed."""
+        if self._longest_s > OPEN_S_MAX and self.state(now) == "open":
+            return False  # it was asked before it was distrusted
         changed = bool(self._until)
         self.failures, self.reason, self._until, self._is_trying = 0, "", 0.0, False
         return changed
@@ -87,8 +89,9 @@ class Breaker:
         self._is_trying = False
 
     def _open(self, now: float, reason: str, wait_s: float) -> None:
-        self._until = max(now + wait_s, self._until if self._rest_s(now) > 0 else 0.0)
-        self._longest_s = max(wait_s, self._longest_s if self._longest_s > OPEN_S_MAX else OPEN_S_MAX)
+        is_open = self._rest_s(now) > 0
+        self._until = max(now + wait_s, self._until if is_open else 0.0)
+        self._longest_s = max(wait_s, self._longest_s if is_open else OPEN_S_MAX)
         self.reason = reason[:REASON_CHARS_MAX]
         self._is_trying = False
 

@@ -250,6 +250,9 @@ class Fronting:
         except RageError as error:  # its certificate, its address
             self._fail(front, error.message)
             raise UnavailableError(error.message, why=error.why, mend=error.mend, id="cdn-unreachable") from error
+        except Exception:  # a bug: nothing is known of the edge, and whoever comes next may try it
+            breaker.let_go()
+            raise
 
     def _judge(self, front: Front, cid: Cid, answer: Answer, *, is_signed: bool) -> bytes:
         status = answer.status
@@ -287,7 +290,7 @@ class Fronting:
         self._change(front, lambda now: self.breaker(front).distrust(now, reason))
 
     def _answered(self, front: Front) -> None:
-        if self.breaker(front).answered():
+        if self.breaker(front).answered(self.env.now()):
             self._is_changed = True
 
     def _fail(self, front: Front, reason: str) -> None:

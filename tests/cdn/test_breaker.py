@@ -34,7 +34,7 @@ def test_half_open_lets_one_in_at_a_time() -> None:
     assert breaker.admit(1030) and not breaker.admit(1030)
     breaker.let_go()
     assert breaker.admit(1031)
-    assert breaker.answered() and breaker.state(1031) == "closed" and not breaker.answered()
+    assert breaker.answered(1031) and breaker.state(1031) == "closed" and not breaker.answered(1031)
     breaker.failed(1032, "refused")
     assert breaker.left_s(1032) == OPEN_FIRST_S  # it began anew
 
@@ -52,6 +52,17 @@ def test_outrunning_does_not_shorten_a_longer_time() -> None:
     breaker.distrust(1000, "wrong bytes")
     breaker.outrun(1001, "slow")
     assert breaker.left_s(1001) == pytest.approx(DISTRUST_S - 1)
+
+
+def test_an_answer_to_what_was_asked_before_it_was_distrusted_changes_nothing() -> None:
+    breaker = Breaker()
+    breaker.distrust(1000, "wrong bytes")
+    assert not breaker.answered(1001)
+    assert breaker.left_s(1001) == DISTRUST_S - 1 and breaker.reason == "wrong bytes"
+    now = 1000 + DISTRUST_S
+    assert breaker.admit(now) and breaker.answered(now) and breaker.state(now) == "closed"
+    breaker.failed(now, "refused")
+    assert breaker.answered(now) and breaker.state(now) == "closed", "that it was distrusted once is forgotten"
 
 
 def test_the_pause_that_an_edge_asks_for_is_kept_up_to_ten_minutes() -> None:

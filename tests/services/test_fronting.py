@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from rage_net.cdn.breaker import OPEN_FIRST_S
 from rage_net.chunk import schedule
 from rage_net.cid import BLOCK_BYTES_MAX, Cid
 from rage_net.config.cdn import Cloudflare, Edge, Provider, Routing
@@ -355,3 +356,18 @@ async def test_absence_everywhere_is_not_found(world: World, cdn: Cdn, web: Web)
     with pytest.raises(NotFoundError, match="not to be had") as caught:
         await reader.fetch(Cid.of(b"nobody has it"))
     assert "cdn cdn0: not found" in caught.value.why
+
+
+async def test_a_bug_while_an_edge_is_tried_again_does_not_keep_it_from_ever_being_tried(rng: random.Random) -> None:
+    class Broken(Web):
+        async def send(self, *_: Any, **__: Any) -> Any:
+            raise RuntimeError("a bug")
+
+    front, env = Front("cdn", "https://cdn.example.org", 0, False), SystemEnv()
+    fronting = Fronting([front], env, Metrics(), lambda _: Broken())
+    breaker = fronting.breaker(front)
+    breaker.failed(env.now() - OPEN_FIRST_S - 1, "refused")
+    with pytest.raises(RuntimeError):
+        await fronting.fetch(front, Cid.of(rng.randbytes(9)), BLOCK_BYTES_MAX)
+    assert breaker.admit(env.now())
+    env.close()
