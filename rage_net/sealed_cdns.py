@@ -44,8 +44,9 @@ CACHE_CONTROL = "public, max-age=60, s-maxage=86400"
 """Its name is the hash of its bytes; what is revoked is purged."""
 IDLE_S = 60.0
 """Between two rounds when nothing happens."""
-PART = 100_000
-"""Ciphertexts of an old epoch that one purge names: each has three paths, and a purge names `plan.WORDS_MAX`."""
+PART = 20_000
+"""Ciphertexts of an old epoch that one purge names: each has three paths, at each of 16 public hosts, and a purge names
+`plan.WORDS_MAX`."""
 STEP_S = 5.0
 """How long one round waits for one step."""
 ASKED_AGAIN_S = 86_400.0
@@ -80,7 +81,7 @@ async def publish(
     blocks = sealing.blocks()
     last: Cid | None = None
     objects = 0
-    while True:
+    while stores and not all(store.is_given_up for store in stores):
         batch = await engine.env.waiting(functools.partial(_take, blocks))
         if not batch:
             break
@@ -99,6 +100,10 @@ def _take(blocks: Iterator[SealedBlock]) -> list[SealedBlock]:
 
 
 async def _put(store: Filling, block: SealedBlock, tell: Callable[[], None]) -> None:
+    if store.is_given_up:
+        store.failed += 1
+        tell()
+        return
     try:
         put = await store.bucket.put(
             key_of(block.cid),
@@ -148,8 +153,9 @@ async def _settle(engine: Engine, cdns: Cdns, doc_id: str) -> None:
     for store in filled.stores if filled is not None else ():
         if store.errors:
             log.warning("document %s: %s: %s", doc_id, store.bucket, store.errors[-1].message)
-    right = await engine.env.blocking(_right, engine, doc_id)
-    for epoch in await engine.env.blocking(cdns.holdings.sealed_epochs, doc_id):
+    epochs = await engine.env.blocking(cdns.holdings.sealed_epochs, doc_id)
+    right = await engine.env.blocking(_right, engine, doc_id)  # after them: one that is begun meanwhile is not old
+    for epoch in epochs:
         if epoch not in right:
             await _clear(engine, cdns, doc_id, epoch)
 
@@ -192,7 +198,9 @@ async def _clear_part(engine: Engine, cdns: Cdns, doc_id: str, epoch: str, names
         id = f"x{epoch}-{step}-{part}-{int(engine.env.now() // ASKED_AGAIN_S)}"
         if await engine.env.blocking(cdns.journal.find, id) is None:
             wish = Wish(id, (target,), f"document {doc_id} was sealed anew", "sealed", doc_id, (), False, providers)
-            await cdns.purging.ask(wish)
+            asked = await cdns.purging.ask(wish)
+            for name, what in asked.impossible:
+                log.warning("%s has no way to purge %s: rage cdn purge --all --provider %s", name, what, name)
         states = cdns.of_now(await cdns.purging.wait(id, STEP_S, to_the_end=True))
         if any(it.state in ("queued", "pending") for it in states):
             return False

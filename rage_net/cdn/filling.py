@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from rage_net.cdn.buckets import Bucket
 from rage_net.errors import RageError
 
+FAILURES_MAX = 20
+"""A bucket that failed so often and took nothing is given up: each try may last as long as its deadline."""
+
 
 @dataclass(slots=True)
 class Filling:
@@ -19,3 +22,8 @@ class Filling:
     failed: int = 0
     bytes: int = 0
     errors: list[RageError] = field(default_factory=list)
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether nothing more is to be put: it is away, or its keys are wrong."""
+        return self.failed >= FAILURES_MAX and not (self.put or self.existed)

@@ -37,8 +37,6 @@ Store = tuple[str, Bucket]
 
 PUTS_AT_ONCE = 8
 """Blocks under way to one bucket; each is in memory."""
-FAILURES_MAX = 20
-"""A bucket that failed so often and took nothing is given up."""
 
 
 async def publish_cdn(engine: Engine, verb: verbs.PublishCdn, io: Io) -> verbs.PublishCdnResult:
@@ -182,7 +180,7 @@ async def _fill(engine: Engine, filling: Filling, blocks: Sequence[Cid], tell: C
 
     async def put() -> None:
         for cid in work:
-            if filling.failed >= FAILURES_MAX and not filling.put:
+            if filling.is_given_up:
                 filling.failed += 1
                 continue
             try:

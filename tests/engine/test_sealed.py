@@ -19,21 +19,33 @@ from rage_lab.sim.organizations import Organization
 from rage_lab.sim.world import World, play
 from rage_net import home as homes
 from rage_net import sealed_cdns, sealings
+from rage_net.cdn import filling
 from rage_net.cdn.buckets import PutOutcome
 from rage_net.cdn.emptying import Emptying
+from rage_net.cdn.filling import Filling
 from rage_net.cdn.journal import Journal
+from rage_net.cdn.provider import Abilities
 from rage_net.cdn.sealing import open_page
 from rage_net.cdns import Cdns
 from rage_net.chunk import manifest
 from rage_net.cid import Cid
 from rage_net.config import cdn as keys
 from rage_net.engine import Engine
-from rage_net.errors import AccessDeniedError, ConfigError, IntegrityError, NotFoundError, RageError, UsageError
+from rage_net.errors import (
+    AccessDeniedError,
+    ConfigError,
+    IntegrityError,
+    NotFoundError,
+    RageError,
+    UnavailableError,
+    UsageError,
+)
 from rage_net.home import Home
 from rage_net.services.purging import Purging
 from rage_net.verbs import acl
 from rage_net.verbs.chunk import GetChunk, PutChunk, RemoveChunk
 from tests.cdn.loopback import Cdn, serving
+from tests.cdn.scripted import Scripted
 from tests.engine.test_ways_in import Sink
 from tests.services.test_sealed_source import Cdn as Cache
 from tests.services.trust_world import Authority
@@ -77,11 +89,11 @@ _journals: dict[int, tuple[dict[Cid, bytes], Journal]] = {}
 
 
 @asynccontextmanager
-async def fronted(engine: Engine, held: dict[Cid, bytes]) -> AsyncIterator[Cdns]:
-    """The engine with one CDN that reads `held`; its journal outlives the engine."""
+async def fronted(engine: Engine, held: dict[Cid, bytes], *others: Scripted) -> AsyncIterator[Cdns]:
+    """The engine with one CDN that reads `held`, and others; its journal outlives the engine."""
     emptying = Emptying("shop", [Shelf(held)])  # type: ignore[list-item]
     _, journal = _journals.setdefault(id(held), (held, Journal(None)))
-    purging = Purging(journal, [emptying], engine.env)
+    purging = Purging(journal, [emptying, *others], engine.env)
     working = asyncio.create_task(purging.work())
     try:
         yield Cdns(keys.Cdn(), {}, {}, {emptying.name: emptying}, purging)
@@ -304,6 +316,66 @@ async def test_who_is_killed_before_it_deletes_deletes_after_its_restart(tmp_pat
     async with opened(tmp_path / "a", rng) as engine:
         assert await empty(engine, doc_id, held) and not held, "what may go there no longer is deleted, too"
         assert engine.metadata is not None and engine.metadata.cdns.held(doc_id) == ()
+
+
+@pytest.mark.anyio
+async def test_an_epoch_that_is_begun_while_old_ones_are_looked_for_is_not_taken_for_one(
+    tmp_path: Path, rng: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: dict[Cid, bytes] = {}
+    async with opened(tmp_path / "a", rng) as engine, fronted(engine, held) as cdns:
+        doc_id, _ = await put_here(engine, rng.randbytes(10_000), cdn="encrypted")
+        await sealed_cdns.publish(engine, cdns, doc_id)
+        published, begun, right = set(held), "ff" * 16, sealed_cdns._right
+
+        def look(*of: Any) -> set[str]:
+            found = right(*of)
+            cdns.holdings.note_sealed(doc_id, begun, [str(cid) for cid in held])  # as rage cdn publish does
+            return found
+
+        monkeypatch.setattr(sealed_cdns, "_right", look)
+        await sealed_cdns.settle(engine, cdns)
+        assert set(held) == published and begun in cdns.holdings.sealed_epochs(doc_id)
+
+
+@pytest.mark.anyio
+async def test_a_bucket_that_takes_nothing_is_given_up_and_one_that_has_it_is_not(
+    tmp_path: Path, rng: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+
+    async def away(*_: object, **__: object) -> PutOutcome:
+        nonlocal asked
+        asked += 1
+        raise UnavailableError("the shelf is away")
+
+    monkeypatch.setattr(sealed_cdns, "BATCH", 1)
+    monkeypatch.setattr(filling, "FAILURES_MAX", 2)
+    held: dict[Cid, bytes] = {}
+    async with opened(tmp_path / "a", rng) as engine, fronted(engine, held) as cdns:
+        doc_id, _ = await put_here(engine, rng.randbytes(5_000_000), cdn="encrypted")
+        with monkeypatch.context() as broken:
+            broken.setattr(Shelf, "put", away)
+            found = await sealed_cdns.publish(engine, cdns, doc_id)
+        assert found is not None and asked == 2 == found.stores[0].failed
+        again = await sealed_cdns.publish(engine, cdns, doc_id)
+        assert again is not None and not again.stores[0].failed and len(held) == again.objects > 2
+    full = Filling("shop", Shelf(held), existed=1, failed=9)  # type: ignore[arg-type]
+    assert not full.is_given_up
+
+
+@pytest.mark.anyio
+async def test_a_cdn_that_cannot_be_asked_to_forget_old_ciphertexts_is_told_of(
+    tmp_path: Path, rng: random.Random, caplog: pytest.LogCaptureFixture
+) -> None:
+    held: dict[Cid, bytes] = {}
+    mute = Scripted("mute", abilities=Abilities({"host": 1}))
+    async with opened(tmp_path / "a", rng) as engine, fronted(engine, held, mute) as cdns:
+        doc_id, _ = await put_here(engine, rng.randbytes(10_000), cdn="encrypted")
+        await sealed_cdns.publish(engine, cdns, doc_id)
+        await engine.run(acl.SetAcl("plan.md", cdn="none"))
+        await sealed_cdns.settle(engine, cdns)
+        assert not held and f"mute has no way to purge sealed document {doc_id}" in caplog.text
 
 
 @pytest.mark.anyio
