@@ -13,7 +13,7 @@ from rage_net.cdn.emptying import SUFFIX
 from rage_net.cdn.evidence import judge
 from rage_net.cdn.journal import Asked, Standing
 from rage_net.cdn.plan import Planned, chosen
-from rage_net.cdn.probe import Place, Probe, places, probe
+from rage_net.cdn.probe import PROBE_S_MAX, Place, Probe, places, probe
 from rage_net.cdn_verbs import targets
 from rage_net.cid import Cid, CidError
 from rage_net.errors import ConfigError, NotFoundError, UsageError
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 PROBES = 8
 """At once."""
 PROVE_AGAIN_S = 1.0
+PROVE_LATE_S = 2.0
+"""How long a proof goes on after its time: whoever comes last is heard, and an edge that hangs keeps nobody."""
 LABEL_CHARS_MAX = 200
 PROOFS: dict[str, Literal["gone", "stays", "unproven"]] = {"gone": "gone", "there": "stays", "unproven": "unproven"}
 Report = Callable[[Progress], None]
@@ -219,7 +221,10 @@ async def list_purges(engine: Engine, verb: verbs.ListPurges, io: Io) -> verbs.L
 async def prove(
     engine: Engine, cdns: Cdns, asked: Asked, states: Sequence[Standing], ends: float, *, is_soft: bool
 ) -> tuple[verbs.ProofRow, ...]:
-    """Ask each edge that was told for each object, until its cache's own headers show the purge, or time is over."""
+    """Ask each edge that was told for each object, until its cache's own headers show the purge, or time is over.
+
+    `ends` is monotonic; a row comes for each, though there was no time to ask.
+    """
     told = {(it.provider, it.edge): it.ended_at for it in states if it.state in ("accepted", "done")}
     asked_for = [
         (place, path, told[place.provider, place.edge])
@@ -231,13 +236,20 @@ async def prove(
     rows: dict[tuple[str, str, str, str], verbs.ProofRow] = {}
     limit = asyncio.Semaphore(PROBES)
 
+    late = max(ends, engine.env.monotonic()) + PROVE_LATE_S
+
     async def one(place: Place, path: str, ended_at: float) -> None:
+        key = (place.provider, place.edge, place.url + place.host, path)
+        rows[key] = verbs.ProofRow(place.provider, place.edge, path, "unproven", "", "not asked: the time was over")
         while True:
             async with limit:
+                left = late - engine.env.monotonic()
+                if left <= 0:
+                    return
                 since = max(0.0, engine.env.now() - ended_at)
-                found = await probe(cdns.webs[place.provider], place, path, cid=_cid_in(path))
-            row = _row(place, path, found, since, is_soft)
-            rows[place.provider, place.edge, place.url + place.host, path] = row
+                web, timeout_s = cdns.webs[place.provider], min(PROBE_S_MAX, left)
+                found = await probe(web, place, path, cid=_cid_in(path), timeout_s=timeout_s)
+            rows[key] = row = _row(place, path, found, since, is_soft)
             left = ends - engine.env.monotonic()
             if row.proof == "gone" or left <= 0:
                 return
