@@ -49,7 +49,6 @@ class WaysIn:
         self._engine = engine
         self._opening = asyncio.Lock()
         self._is_open = False
-        self._problem: ConfigError | None = None
         self._fronting: Fronting | None = None
         self._fills: Fills | None = None
         self._webs: dict[Path | None, Web] = {}
@@ -59,13 +58,8 @@ class WaysIn:
         """The CDNs that serve this node; None where there is none. Raises ConfigError for what is wrong in cdn.yaml."""
         async with self._opening:
             if not self._is_open:
-                try:
-                    self._fronting = await self._make()
-                    self._problem = None
-                    self._is_open = True
-                except ConfigError as error:
-                    self._problem = error  # it may be mended while a node runs
-                    raise
+                self._fronting = await self._make()  # what is wrong may be mended while a node runs: it is tried again
+                self._is_open = True
         return self._fronting
 
     async def close(self) -> None:

@@ -94,8 +94,6 @@ class Look:
 
     status: int
     evidence: Evidence = NOTHING
-    digest: str = ""
-    """Of the body; "" where it was not read whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +122,10 @@ def read(headers: Mapping[str, str], software: str) -> Evidence:
     return Evidence("unknown", age_s, _line(named, by_name[named], by_name) if named else _line("", "", by_name))
 
 
-def judge(after: Look, since_s: float, before: Look | None = None) -> Judgement:
+def judge(after: Look, since_s: float) -> Judgement:
     """Whether the edge that gave `after` still has what was purged `since_s` seconds before it was asked.
 
-    Args: since_s: measured here, so that no two clocks are compared. before: what it gave before the purge, if known.
+    Args: since_s: measured here, so that no two clocks are compared.
     An `Age` below the time since the purge is of an object that came after it, one above it of one that was there
     before; caches round it to whole seconds, so one that is equal proves neither.
     """
@@ -135,8 +133,7 @@ def judge(after: Look, since_s: float, before: Look | None = None) -> Judgement:
     if status in GONE:
         return Judgement("gone", f"the answer is {status}")
     if status in DENIED:
-        was_given = before is not None and 200 <= before.status < 300
-        if was_given or evidence.state in ("miss", "bypass"):
+        if evidence.state in ("miss", "bypass"):
             return Judgement("gone", f"the answer is {status}")
         return Judgement(
             "unproven", f"the answer is {status}, which may be the edge's own and say nothing of its cache"
@@ -157,16 +154,9 @@ def judge(after: Look, since_s: float, before: Look | None = None) -> Judgement:
         return Judgement("gone", f"it came after the purge, {since_s:.0f} s ago: {said}")
     if evidence.state == "revalidated":
         return Judgement("gone", f"the origin was asked: {said}")
-    if before is not None and before.digest and after.digest and before.digest != after.digest:
-        return Judgement("gone", f"other bytes are given than before the purge: {said}")
     if evidence.state == "hit":
         return Judgement("unproven", f"from the cache, and nothing tells since when: {said}")
     return Judgement("unproven", f"nothing tells whether a cache gave it: {said}")
-
-
-def is_gone(before: Look | None, after: Look, since_s: float) -> bool | None:
-    """`judge` as a yes or no; None when it is not proven."""
-    return {"gone": True, "there": False, "unproven": None}[judge(after, since_s, before).state]
 
 
 def _of_words(text: str) -> CacheState:

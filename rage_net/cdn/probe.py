@@ -9,8 +9,6 @@ Not here: chunks for a download (services.fronting). Source: issue 6, B, "Bad in
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
@@ -50,16 +48,17 @@ class Probe:
     status: int | None
     evidence: Evidence
     body: Bytes
-    digest: str
     seconds: float
     reason: str = ""
     code: str = ""
     """As a verdict's: cdn-unreachable, cdn-answer, cdn-config, cdn-busy, cdn-forbidden; "" when nothing is wrong."""
+    size_bytes: int = 0
+    """Of the body."""
 
     @property
     def look(self) -> Look | None:
         """For `evidence.judge`; None when there was no answer."""
-        return None if self.status is None else Look(self.status, self.evidence, self.digest)
+        return None if self.status is None else Look(self.status, self.evidence)
 
 
 def places(provider: Provider) -> tuple[Place, ...]:
@@ -92,12 +91,11 @@ async def probe(
         body: Bytes = "truncated" if error.id == "answer-truncated" else "none"
         reason = error.message if not error.why else f"{error.message}: {error.why}"
         code = "cdn-unreachable" if error.retryable else "cdn-answer"
-        return Probe(place, None, NOTHING, body, "", 0.0, reason, code)
+        return Probe(place, None, NOTHING, body, 0.0, reason, code)
     evidence = read(answer.headers, place.software)
-    digest = hashlib.sha256(answer.body).hexdigest() if answer.body else ""
     kind = _kind_of(answer.status, answer.headers.get("content-type", ""), answer.body, cid, method)
     reason, code = _fault(answer.status, kind, answer.headers.get("location", ""), cid)
-    return Probe(place, answer.status, evidence, kind, digest, answer.seconds, reason, code)
+    return Probe(place, answer.status, evidence, kind, answer.seconds, reason, code, len(answer.body))
 
 
 def is_page(content_type: str, body: bytes) -> bool:
@@ -136,14 +134,3 @@ def _fault(status: int, kind: Bytes, location: str, cid: Cid | None) -> tuple[st
     if status not in (200, 404, 410):
         return f"it answers {status}", "cdn-answer"
     return "", ""
-
-
-def told(probed: Sequence[Probe]) -> str:
-    """Probes of one object in a line, for people."""
-    parts = []
-    for one in probed:
-        where = one.place.edge or one.place.url
-        said = one.reason or {200: "has it", 404: "has it not", 410: "has it not"}.get(one.status or 0, "")
-        line = f" ({one.evidence.line})" if one.evidence.line else ""
-        parts.append(f"{where}: {said}{line}")
-    return "; ".join(parts)

@@ -229,7 +229,9 @@ class _Count:
             self.failed += 1
             self.reason = found.reason or f"it answers {found.status}"
             self.code = found.code or "cdn-answer"
-        elif found.evidence.state in ("hit", "stale", "revalidated"):
+            return
+        self.bytes += found.size_bytes
+        if found.evidence.state in ("hit", "stale", "revalidated"):
             self.hits += 1
         else:
             self.fills += 1

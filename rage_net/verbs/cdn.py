@@ -220,7 +220,7 @@ class TestCdn(Verb[TestCdnResult]):
 
 @dataclass(frozen=True, slots=True)
 class WarmRow:
-    """One edge: so many objects it had, it fetched, or it did not give."""
+    """One edge: so many objects it had, it fetched, or it did not give; `bytes` of those that it gave."""
 
     provider: str
     edge: str
