@@ -47,6 +47,11 @@ ANSWER_BYTES_MAX = 1024 * 1024
 ERROR_BYTES_MAX = 16 * 1024
 """Of the body of an answer that is an error."""
 
+PARTS_MAX = 16 * 1024
+"""Of a body, as it comes in: one in parts of two bytes costs 20 µs a part, in which nothing else runs."""
+PARTS_AT_ONCE = 64
+"""Parts after which others have their turn: those that lie in the socket's buffer are read without a wait."""
+
 CONNECTIONS_MAX = 32
 IDLE_CONNECTIONS_MAX = 8
 IDLE_S = 20.0
@@ -275,6 +280,10 @@ async def _body(response: httpx.Response, host: str, bytes_max: int) -> bytes:
             if too_large:
                 break
             parts.append(part)
+            if len(parts) > PARTS_MAX:
+                raise PeerProtocolError(f"{host} gives its answer in crumbs", why=f"more than {PARTS_MAX} parts came")
+            if len(parts) % PARTS_AT_ONCE == 0:
+                await asyncio.sleep(0)
     if too_large:
         raise PeerProtocolError(f"{host} answers with more than {bytes_max} bytes", id="answer-too-large")
     return b"".join(parts)

@@ -24,7 +24,7 @@ from rage_net.errors import (
     UnavailableError,
     UsageError,
 )
-from rage_net.web import RETRY_AFTER_S_MAX, RefusedError, Web
+from rage_net.web import PARTS_AT_ONCE, PARTS_MAX, RETRY_AFTER_S_MAX, RefusedError, Web
 from tests.listening import Serve, listening
 
 pytestmark = pytest.mark.anyio
@@ -124,6 +124,28 @@ async def test_an_endless_answer_is_cut_at_the_limit() -> None:
     error = await failure(sending(head, then=pour), bytes_max=100_000)
     assert (type(error), error.id) == (PeerProtocolError, "answer-too-large")
     assert sent < 32 * 1024 * 1024  # what sockets hold; it was not read
+
+
+async def test_an_answer_in_crumbs_is_given_up_and_stalls_nobody_meanwhile() -> None:
+    turns = 0
+
+    async def pour(writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(b"2\r\nab\r\n" * 9_000)
+            await writer.drain()
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    others = asyncio.create_task(count())
+    error = await failure(sending(head, then=pour), bytes_max=4 * 1024 * 1024)
+    others.cancel()
+    assert type(error) is PeerProtocolError and "crumbs" in error.message
+    assert turns > PARTS_MAX / PARTS_AT_ONCE, "it was read in a few long turns"
 
 
 async def test_an_announced_length_beyond_the_limit_is_not_waited_for() -> None:
