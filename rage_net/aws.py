@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import functools
 import hashlib
 import logging
@@ -21,7 +22,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -285,13 +286,17 @@ def _bound(client: Any, ca_file: str | None) -> None:
         socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],  # else a body waits 40 ms for its head's receipt
     )
 
+    sockets: dict[int, socket.socket] = {}
+    session._pool_classes_by_scheme.update(_pools(sockets))
+
     def send(request: Any, **_: Any) -> Any:
         request.stream_output = True
-        answer = session.send(request)
-        try:
-            answer._content = read_whole(answer.raw, ANSWER_BYTES_MAX, CALL_S)
-        finally:
-            answer.raw.close() if answer._content is None else answer.raw.release_conn()
+        with _cut_after(CALL_S, sockets):
+            answer = session.send(request)
+            try:
+                answer._content = read_whole(answer.raw, ANSWER_BYTES_MAX, CALL_S)
+            finally:
+                answer.raw.close() if answer._content is None else answer.raw.release_conn()
         return answer
 
     client.meta.events.register(f"before-send.{client.meta.service_model.service_id.hyphenize()}", send)
@@ -302,6 +307,62 @@ def _bound(client: Any, ca_file: str | None) -> None:
         session.close()
 
     client.close = close_both
+
+
+def _pools(sockets: dict[int, socket.socket]) -> dict[str, Any]:
+    """Classes of urllib3's pools: who sends by one of their connections leaves its socket by the number of its thread.
+
+    The socket, for a connection that will close has none any more when its answer is read.
+    """
+    from botocore.awsrequest import AWSHTTPConnectionPool, AWSHTTPSConnectionPool
+
+    def noting(pool: Any) -> Any:
+        class Connection(pool.ConnectionCls):  # type: ignore[misc]  # botocore has no types
+            def connect(self) -> None:
+                super().connect()
+                sockets[threading.get_ident()] = self.sock
+
+            def request(self, *args: Any, **kwargs: Any) -> Any:
+                if self.sock is not None:
+                    sockets[threading.get_ident()] = self.sock
+                return super().request(*args, **kwargs)
+
+        return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
+
+    return {"http": noting(AWSHTTPConnectionPool), "https": noting(AWSHTTPSConnectionPool)}
+
+
+@contextlib.contextmanager
+def _cut_after(seconds: float, sockets: dict[int, socket.socket]) -> Iterator[None]:
+    """End what this thread's socket does when the time is over: an answer that drips has no other end.
+
+    Who asked has been told long before; but the thread would stay, and there are only so many.
+    """
+    own = threading.get_ident()
+    is_over = threading.Event()
+
+    def cut() -> None:
+        is_over.set()
+        used = sockets.get(own)
+        if used is not None:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(used, socket.SHUT_RDWR)  # TLS's own forgets what the reader needs
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    broken = BrokenOff(f"no whole answer came in {seconds:.0f} s")
+    try:
+        yield
+        if is_over.is_set():  # a head that ends in the middle passes for a whole one
+            raise broken
+    except Exception as error:
+        if is_over.is_set():
+            raise broken from error
+        raise
+    finally:
+        timer.cancel()
+        sockets.pop(own, None)
 
 
 def read_whole(raw: Any, bytes_max: int, seconds_max: float, clock: Callable[[], float] = time.monotonic) -> bytes:

@@ -15,7 +15,7 @@ import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ from rage_net.errors import (
     UsageError,
 )
 from rage_net.web import Web
+from tests import listening as raw_server
 from tests.aws_server import Recorder
 from tests.cdn.fakes.azure_blob import ContractFakeAzureBlob
 
@@ -358,6 +359,36 @@ async def test_nobody_there_is_an_outage_and_no_keys_are_a_matter_of_configurati
     with pytest.raises(ConfigError) as caught:
         await bucket.put("a", b"", **TOLD)
     assert "bucket.access_key_id" in caught.value.mend[0]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("head", ["", "Content-Length: 60000\r\n\r\n", "Connection: close\r\n\r\n"])
+async def test_a_server_that_drips_keeps_no_thread_of_ours(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            writer.write(f"HTTP/1.1 200 OK\r\n{head}".encode())
+            while True:
+                writer.write(b"X")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+
+    def watched(function: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return function(*args)
+        finally:
+            loop.call_soon_threadsafe(is_free.set)
+
+    async def blocking(function: Callable[..., Any], *args: Any) -> Any:
+        return await asyncio.to_thread(watched, function, *args)
+
+    loop, is_free = asyncio.get_running_loop(), asyncio.Event()
+    monkeypatch.setattr(aws, "CALL_S", 0.2)
+    async with asyncio.timeout(20), raw_server.listening(drip) as port:
+        bucket = open_bucket(keys("s3://bucket", f"http://127.0.0.1:{port}"), web=Web(), blocking=blocking)
+        with pytest.raises(UnavailableError):
+            await bucket.page("chunks/")
+        await is_free.wait()
+        bucket.close()
 
 
 # --- Azure, by a contract fake ---
