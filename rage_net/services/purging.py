@@ -37,8 +37,6 @@ LOOK_EVERY_S = 0.5
 """Between two looks at how a purge stands, when nothing happens."""
 LOOK_SHARE = 10
 """So many times as long as a look took nobody looks again: for a large purge it is slow, and must not slow the work."""
-ASK_EVERY_S = 2.0
-"""After a pending purge, at first; then as the vendor says."""
 WISHES_MAX = 256
 OTHERWISE = "-otherwise"
 CALL_S_MAX = 60.0
@@ -289,7 +287,7 @@ class Purging:
                 if verdict.code in ("cdn-unreachable", "cdn-rate-limited", "cdn-busy"):
                     self._pauses[provider.name, call.edge] = self._env.monotonic() + pause, verdict
         elif verdict.state == "pending":
-            pause = _ask_in(verdict)
+            pause = retry.look_in_s(verdict)
         elif verdict.is_too_large and len(call.words) == 1:
             verdict = replace(verdict, state="failed", is_too_large=False)
         if verdict.state == "failed":
@@ -318,17 +316,10 @@ class Purging:
             is_forgotten = verdict.state == "queued"  # by its vendor
             if is_forgotten and retry.is_final(tries, verdict):
                 verdict = replace(verdict, state="failed")
-            pause = _ask_in(verdict)
+            pause = retry.look_in_s(verdict)
             await self._env.blocking(self._record, reference, verdict, self._env.now(), pause)
             if is_forgotten:  # not before it is written, or the sender would find nothing, and rest
                 self._wake[provider.name, edge].set()
             async with self._settled:
                 self._settled.notify_all()
         return await self._env.blocking(self.journal.next_pending, provider.name)
-
-
-def _ask_in(verdict: Verdict) -> float:
-    """Seconds until the end of a pending purge is asked for: as its vendor says, within bounds."""
-    if verdict.retry_after_s is None:
-        return ASK_EVERY_S
-    return min(max(retry.FIRST_S, verdict.retry_after_s), retry.ASKED_FOR_S_MAX)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,18 +16,20 @@ from rage_net import home as homes
 from rage_net import owing, sealed_cdns
 from rage_net.cdn import retry
 from rage_net.cdn.holdings import Exposed, Owed
-from rage_net.cdn.journal import Journal
-from rage_net.cdn.provider import Verdict
+from rage_net.cdn.journal import Asked, Journal
+from rage_net.cdn.plan import Planned, Target, Word
+from rage_net.cdn.provider import Abilities, Item, Verdict
 from rage_net.cdns import Cdns
 from rage_net.cid import Cid
 from rage_net.config import cdn as reading
 from rage_net.config.cdn import Cdn, Provider
 from rage_net.config.values import Name
 from rage_net.engine import Engine
+from rage_net.env import SystemEnv
 from rage_net.home import Home
 from rage_net.http import Http
 from rage_net.metrics import Metrics
-from rage_net.services.purging import Purging
+from rage_net.services.purging import Purging, Wish
 from rage_net.web import Web
 from tests.cdn import servers
 from tests.cdn.scripted import Scripted
@@ -126,6 +128,56 @@ async def test_a_head_that_only_the_origin_refuses_poisons_no_cache(more: bytes)
         writer.close()
     assert " 400 " in head.splitlines()[0]
     assert "\r\nCache-Control: no-store\r\n" in head and "\r\nCDN-Cache-Control: no-store\r\n" in head
+
+
+# --- clocks -----------------------------------------------------------------------------------------------------------
+
+DAY_S = 86_400.0
+
+
+class SetBack(SystemEnv):
+    """A machine whose wall clock somebody sets."""
+
+    by_s = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.by_s
+
+
+@pytest.mark.parametrize(
+    ("code", "retry_after_s"), [("cdn-unreachable", None), ("cdn-answer", None), ("cdn-answer", 300.0)]
+)
+async def test_a_clock_that_is_set_back_a_day_keeps_no_purge_waiting_for_a_day(
+    code: str, retry_after_s: float | None
+) -> None:
+    answers = [Verdict("queued", reason="later", code=code, retry_after_s=retry_after_s)]
+    provider = Scripted(answer=lambda call: answers.pop() if answers else Verdict("done", count=1))
+    with closing(SetBack()) as env:
+        purging = Purging(Journal(None), [provider], env)
+        await purging.ask(Wish("1", (Target("a", ((Item("tag", "a"),),)),), "a test"))
+        async with asyncio.timeout(20):
+            async with working(purging):
+                await purging.wait("1", 20, to_the_end=False)
+            env.by_s = -DAY_S
+            async with working(purging):
+                (standing,) = await purging.wait("1", 20, to_the_end=True)
+    assert standing.state == "done"
+
+
+def test_a_clock_that_is_set_back_a_day_asks_for_the_end_of_a_purge_all_the_same() -> None:
+    journal, able = Journal(None), Abilities({"tag": 1})
+    plans = [(Planned("one", (Word("tag", "a"),), frozenset(), 1, 0.0), ("",))]
+    journal.ask(Asked("1", DAY_S, "manual", ""), plans)
+    call = journal.take("one", "", able, DAY_S).call
+    assert call is not None
+    journal.settle(call.reference, Verdict("pending", id="I1"), DAY_S, retry_in_s=300.0)
+    assert not journal.pending("one", DAY_S)
+    assert [it[2] for it in journal.pending("one", 0.0)] == ["I1"]
+
+
+def test_a_cdn_that_asks_to_be_left_alone_for_a_week_is_asked_for_the_end_of_a_purge_in_minutes() -> None:
+    week = Verdict("pending", id="I1", retry_after_s=7 * DAY_S)
+    assert retry.look_in_s(week) == retry.ASKED_FOR_S_MAX
 
 
 # --- organisations that have us purge ---------------------------------------------------------------------------------
