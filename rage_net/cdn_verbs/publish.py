@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rage_net.cdns import Cdns
     from rage_net.chunk.documents import Document
     from rage_net.engine import Engine, Io
+    from rage_net.gate import Served
 
 log = logging.getLogger("rage.cdn")
 
@@ -225,15 +226,21 @@ async def finish(engine: Engine, cdns: Cdns, fillings: Mapping[str, Sequence[str
     """What earlier processes were putting when they ended: what is not public any more is deleted."""
     for run, names in fillings.items():
         cids = [Cid.parse(name) for name in names]
-        gone = [cid for cid in cids if await engine.stat_served(cid, ANYONE) is None]
+        gone = [cid for cid in cids if await _public(engine, cid) is None]
         if gone:
             await _take_back(engine, cdns, gone)
         await engine.env.blocking(cdns.holdings.filled, run)
 
 
+async def _public(engine: Engine, cid: Cid) -> Served | None:
+    """A block of a document that is public; what anyone may read by a grant is not, and is purged by nobody."""
+    served = await engine.stat_served(cid, ANYONE)
+    return served if served is not None and served.is_public else None
+
+
 async def put_block(engine: Engine, bucket: Bucket, cid: Cid) -> tuple[int, bool]:
     """One block that anyone may read, with the headers that the node would send. Size, and whether it was there."""
-    served = await engine.stat_served(cid, ANYONE)
+    served = await _public(engine, cid)
     data = await engine.read_served(cid, ANYONE)
     if served is None or data is None:
         raise NotFoundError(
@@ -250,7 +257,7 @@ async def put_block(engine: Engine, bucket: Bucket, cid: Cid) -> tuple[int, bool
         cache_control=headers["Cache-Control"],
         tags=tags,
     )
-    if await engine.stat_served(cid, ANYONE) is None:  # what emptied the bucket may have come before the put's end
+    if await _public(engine, cid) is None:  # what emptied the bucket may have come before the put's end
         await _take_back(engine, await engine.cdns(), [cid])
         raise NotFoundError(f"{cid} ceased to be public while it was put", why="it is deleted from the buckets again")
     return len(data), put.existed

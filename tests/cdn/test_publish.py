@@ -19,6 +19,7 @@ import boto3
 import pytest
 
 from rage_net import home as homes
+from rage_net.acl import ANYONE
 from rage_net.cdn_verbs.publish import fill_buckets, put_block
 from rage_net.chunk.manifest import blocks
 from rage_net.cid import Cid
@@ -160,6 +161,25 @@ async def test_what_is_not_public_is_refused_before_a_byte_leaves(
                 await engine.run(PublishCdn(f"{visibility}.txt"))
             assert refused.value.id == "cdn-not-public" and refused.value.mend
         assert not await asyncio.to_thread(shop.held)
+
+
+async def test_what_anyone_may_read_for_a_while_without_being_public_goes_into_no_bucket(
+    shop: Shop, tmp_path: Path, rng: random.Random
+) -> None:
+    async with opened(tmp_path / "a", shop.yaml, rng):
+        pass
+    with Home(tmp_path / "a").network_yaml.open("a") as file:
+        file.write("    public_access: true\n")
+    async with opened(tmp_path / "a", shop.yaml) as engine:
+        _, root = await put(engine, rng.randbytes(5000), "a.txt", visibility="org")
+        await engine.run(acl.GrantAcl("a.txt", "anyone", "read", until=time.time() + 3600))
+        assert (await engine.stat_served(root, ANYONE)) is not None
+        with pytest.raises(AccessDeniedError) as refused:
+            await engine.run(PublishCdn("a.txt"))
+        assert refused.value.id == "cdn-not-public"
+        cdns = await engine.cdns()
+        assert not await fill_buckets(engine, cdns, root)
+        assert not await asyncio.to_thread(shop.held), "nobody would purge it when the right expires"
 
 
 async def test_what_is_removed_leaves_the_bucket_by_itself_and_what_another_public_document_has_stays(
