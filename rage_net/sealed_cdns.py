@@ -14,10 +14,10 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
@@ -49,6 +49,8 @@ PART = 20_000
 `plan.WORDS_MAX`."""
 STEP_S = 5.0
 """How long one round waits for one step."""
+CLEARED_AT_ONCE = 32
+"""Documents whose old ciphertexts go in one round at once: each waits STEP_S for an edge that is away."""
 ASKED_AGAIN_S = 86_400.0
 """What failed is asked for anew after so long at the most; `rage cdn purge --failed` does it at once."""
 
@@ -133,18 +135,30 @@ async def work(engine: Engine, cdns: Cdns) -> None:
 
 async def settle(engine: Engine, cdns: Cdns) -> None:
     """One round over all that this node has published: seal anew what is due, delete and purge what is old."""
-    metadata = engine.metadata
-    if metadata is None:
+    if engine.metadata is None:
         return
-    for doc_id in await engine.env.blocking(cdns.holdings.sealed_documents):
-        try:
-            await _settle(engine, cdns, doc_id)
-        except Exception:  # a document that we cannot do right by holds up no other
-            log.exception("the ciphertexts of document %s", doc_id)
-            engine.metrics.failures.add(1, "cdn")
+    doc_ids = await engine.env.blocking(cdns.holdings.sealed_documents)
+    for doc_id in doc_ids:  # all before any of them waits for what is old to go: an edge that is away holds that up
+        await _alone(engine, doc_id, _publish_anew(engine, cdns, doc_id))
+    at_once = asyncio.Semaphore(CLEARED_AT_ONCE)
+
+    async def clear(doc_id: str) -> None:
+        async with at_once:
+            await _alone(engine, doc_id, _clear_old(engine, cdns, doc_id))
+
+    await asyncio.gather(*map(clear, doc_ids))
 
 
-async def _settle(engine: Engine, cdns: Cdns, doc_id: str) -> None:
+async def _alone(engine: Engine, doc_id: str, work: Coroutine[Any, Any, None]) -> None:
+    """One document's work: one that we cannot do right by holds up no other."""
+    try:
+        await work
+    except Exception:
+        log.exception("the ciphertexts of document %s", doc_id)
+        engine.metrics.failures.add(1, "cdn")
+
+
+async def _publish_anew(engine: Engine, cdns: Cdns, doc_id: str) -> None:
     try:
         filled = await publish(engine, cdns, doc_id)
     except RageError as error:
@@ -153,6 +167,9 @@ async def _settle(engine: Engine, cdns: Cdns, doc_id: str) -> None:
     for store in filled.stores if filled is not None else ():
         if store.errors:
             log.warning("document %s: %s: %s", doc_id, store.bucket, store.errors[-1].message)
+
+
+async def _clear_old(engine: Engine, cdns: Cdns, doc_id: str) -> None:
     epochs = await engine.env.blocking(cdns.holdings.sealed_epochs, doc_id)
     right = await engine.env.blocking(_right, engine, doc_id)  # after them: one that is begun meanwhile is not old
     for epoch in epochs:

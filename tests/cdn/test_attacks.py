@@ -303,3 +303,30 @@ async def test_one_sealed_document_that_cannot_be_done_right_by_holds_up_no_othe
         member = SimpleNamespace(env=engine.env, metrics=engine.metrics, metadata=object())
         await sealed_cdns.settle(member, cdns)  # type: ignore[arg-type]
     assert tried == ["a" * 26, "b" * 26]
+
+
+async def test_an_edge_that_is_away_holds_up_what_is_old_and_no_document_that_must_be_sealed_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doc_ids = [letter * 26 for letter in "abcd"]
+    done: list[str] = []
+
+    async def publish(engine: object, cdns: object, doc_id: str) -> None:
+        done.append(f"publish {doc_id[0]}")
+
+    async def clear(engine: object, cdns: object, doc_id: str, epoch: str) -> None:
+        done.append(f"clear {doc_id[0]}")
+        await until(lambda: len(done) == 8)  # as if each waited for the edge
+
+    monkeypatch.setattr(sealed_cdns, "publish", publish)
+    monkeypatch.setattr(sealed_cdns, "_clear", clear)
+    monkeypatch.setattr(sealed_cdns, "_right", lambda engine, doc_id: set())
+    homes.init(Home(tmp_path))
+    async with Engine.open(Home(tmp_path)) as engine:
+        cdns = Cdns(Cdn(), {}, {}, {}, Purging(Journal(None), [], engine.env))
+        for doc_id in doc_ids:
+            cdns.holdings.note_sealed(doc_id, doc_id, [str(CID)])
+        member = SimpleNamespace(env=engine.env, metrics=engine.metrics, metadata=object())
+        async with asyncio.timeout(10):
+            await sealed_cdns.settle(member, cdns)  # type: ignore[arg-type]
+    assert done[:4] == [f"publish {doc_id[0]}" for doc_id in doc_ids] and sorted(done[4:])[0] == "clear a"
