@@ -189,17 +189,23 @@ async def _purge_a_last_time(engine: Engine, cdns: Cdns, rows: Sequence[Owed]) -
 async def _prove_and_tell(
     engine: Engine, cdns: Cdns, rows: Sequence[tuple[Owed, Sequence[Standing], Sequence[Standing]]]
 ) -> list[Owed]:
-    """Rows with how their buckets and edges stand: what has failed anywhere, or is given still, is not told."""
+    """Rows with how their buckets and edges stand: what has failed anywhere, or is given still, is not told.
+
+    Nor is it where the document's blocks are not known here, and its bucket was left as it is: another node has them.
+    """
     if not rows:
         return []
     by_purge: dict[str, list[Standing]] = {}
     for owed, _, edges in rows:
         by_purge.setdefault(owed.purge, []).extend(edges)
     stays = [await _prove(engine, cdns, purge, states) for purge, states in by_purge.items()]
+    emptied = await engine.env.blocking(cdns.journal.find, rows[0][0].id + BUCKETS)
+    left = {name.removesuffix(SUFFIX) for name, _ in emptied.impossible} if emptied is not None else set()
     told = [
         owed.provider
         for owed, buckets, edges in rows
         if edges
+        and owed.provider not in left
         and all(it.state != "failed" for it in (*buckets, *edges))
         and not any(owed.provider in names for names in stays)
     ]
@@ -302,7 +308,10 @@ async def _tell(engine: Engine, cdns: Cdns, owed: Owed, names: Sequence[str]) ->
 
 
 def _told_as(section: sections.Provider) -> PurgedProvider:
-    """A provider as others compare it: same place, same hosts, same purge."""
+    """A provider as others compare it: same place, same hosts, same purge.
+
+    What fills its edges is a part of the place: who purges them empties no other store than the one it knows.
+    """
     from rage_net.sync.facts import PurgedProvider
 
     match section.config:
@@ -314,10 +323,12 @@ def _told_as(section: sections.Provider) -> PurgedProvider:
             place = [distribution]
         case sections.Azure() as azure:
             place = [azure.subscription_id, azure.resource_group, azure.profile_name, azure.endpoint_name]
-        case sections.Edge(endpoints=endpoints):
-            place = sorted(endpoints)
+        case sections.Edge(endpoints=endpoints, dav_path=dav_path):
+            place = [*sorted(endpoints), *([] if dav_path is None else [dav_path])]
         case _:
             place = []
+    if section.bucket is not None:
+        place += [section.bucket.uri, section.bucket.endpoint or ""]
     digest = blake3("\n".join(place).encode()).digest(16)
     hosts = tuple(sorted({url.partition("://")[2].partition("/")[0].lower() for url in section.public_urls}))
     return PurgedProvider(section.name, section.software, hosts, digest)

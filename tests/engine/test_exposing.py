@@ -21,6 +21,7 @@ from rage_net import cdns, exposing, owing
 from rage_net.cdn.holdings import Exposed, Owed
 from rage_net.cdn.journal import Journal
 from rage_net.cdn.provider import Abilities, Call, Verdict
+from rage_net.cdn_verbs import targets
 from rage_net.cid import Cid
 from rage_net.config import cdn as sections
 from rage_net.env import SystemEnv
@@ -312,6 +313,40 @@ def test_a_bucket_is_emptied_and_its_edges_purged_again_and_what_others_have_sta
         assert gone == {str(cid) for cid in mine - kept}
         assert len(told.calls) == 3 and len({call.words for call in told.calls}) == 1
         assert len({call.reference for call in told.calls}) == 3
+
+    run(scenario)
+
+
+def test_a_bucket_of_ones_own_is_emptied_although_another_node_says_that_it_purged_the_edges(
+    run: Play, clouds: Clouds
+) -> None:
+    async def scenario(world: World) -> None:
+        author, other = await pair(world, (row(),), (row(bucket=True),))
+        _, root = await put(world, author)
+        await other.get(root)
+        wanted = {str(cid) for cid in blocks(author, root)}
+        await narrow(author)
+        await asyncio.sleep(LATER_S)
+        assert {key.rpartition("/")[2] for key in clouds.stores["other"].deleted} == wanted
+        assert clouds.of(other).calls, "edges may have been filled from there since"
+
+    run(scenario)
+
+
+def test_who_could_not_empty_the_bucket_does_not_say_that_it_purged(
+    run: Play, clouds: Clouds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = targets.blocks_of
+    monkeypatch.setattr(targets, "blocks_of", lambda *args: None if NODE.get() == "other" else listed(*args))
+
+    async def scenario(world: World) -> None:
+        author, other = await pair(world, (row(bucket=True),), (row(bucket=True),))
+        doc_id, root = await put(world, author, size=3_000_000)
+        wanted = {str(cid) for cid in blocks(author, root)}
+        await other.run(SetAcl(doc_id, visibility="org"))
+        await asyncio.sleep(LATER_S)
+        assert not clouds.stores["other"].deleted and clouds.of(other).calls
+        assert {key.rpartition("/")[2] for key in clouds.stores["author"].deleted} == wanted
 
     run(scenario)
 
