@@ -86,7 +86,7 @@ def rules_of(config: Config) -> Rules:
     if security.ca_cert is None:
         return Rules(frozenset(security.trusted_peers), public_to_strangers=True)
     return Rules(
-        public_to_strangers=security.public_access,
+        public_to_strangers=not security.is_closed,
         is_open=False,
         organization=config.network.organization_id,
         enforcement=security.acl_enforcement,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import io as files
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rage_net.cdn.emptying import SUFFIX
@@ -37,6 +38,9 @@ IN_LINE = ("", "cdn-rate-limited", "cdn-busy")
 TEST_AFTER_FAILURE_S = 5.0
 """Where an edge did not give the object, its purge proves little: it is not waited for."""
 PROBE_BYTES = 4096
+MISDIRECTED = 421
+"""Of a rendered edge: it does not serve this host."""
+OPENED_BY = "network.security.public_access"
 
 
 async def check_cdn(engine: Engine, verb: verbs.CheckCdn, io: Io) -> verbs.CheckCdnResult:
@@ -84,8 +88,13 @@ def _judged(place: Place, found: Probe) -> verbs.CheckRow:
             place.provider, place.edge, True, f"{shown} serves it: {found.evidence.line or 'no header'}"
         )
     reason = found.reason or f"{shown} answers {found.status}"
-    mend = ["does its origin point to this node's HTTP door? rage node status", "check public_urls in cdn.yaml"]
-    return verbs.CheckRow(place.provider, place.edge, False, reason, found.code or "cdn-answer", tuple(mend))
+    return verbs.CheckRow(place.provider, place.edge, False, reason, found.code or "cdn-answer", _mends(found))
+
+
+def _mends(found: Probe) -> tuple[str, ...]:
+    if found.status == MISDIRECTED:
+        return ("correct public_urls in cdn.yaml",)
+    return ("does its origin point to this node's HTTP door? rage node status", "check public_urls in cdn.yaml")
 
 
 async def public_root(engine: Engine, ref: str) -> Cid:
@@ -95,13 +104,21 @@ async def public_root(engine: Engine, ref: str) -> Cid:
 
     root = await sharing.find_root(engine, ref)
     if await engine.stat_served(root, ANYONE) is None:
-        raise AccessDeniedError(
-            f"{ref} does not go to a CDN",
-            why="it is not public, or not here, and a CDN gives what it holds to whoever asks",
-            mend=[f"rage acl set {ref} --visibility public", f"rage acl set {ref} --cdn encrypted"],
-            id="cdn-not-public",
-        )
+        why = "it is not public, or not here, and a CDN gives what it holds to whoever asks"
+        mend = [f"rage acl set {ref} --visibility public", f"rage acl set {ref} --cdn encrypted"]
+        if engine.config.network.security.is_closed:
+            raise _closed(ref, mend)
+        raise AccessDeniedError(f"{ref} does not go to a CDN", why=why, mend=mend, id="cdn-not-public")
     return root
+
+
+def _closed(what: str, mend: Sequence[str] = ()) -> AccessDeniedError:
+    return AccessDeniedError(
+        f"{what} does not go to a CDN",
+        why=f"this node has a CA, and gives strangers nothing, not what is public either: {OPENED_BY} is false",
+        mend=[f"set {OPENED_BY} to true, then start the node anew", *mend],
+        id="cdn-not-public",
+    )
 
 
 async def test_cdn(engine: Engine, verb: verbs.TestCdn, io: Io) -> verbs.TestCdnResult:
@@ -121,6 +138,8 @@ async def test_cdn(engine: Engine, verb: verbs.TestCdn, io: Io) -> verbs.TestCdn
 
     cdns = await engine.cdns()
     names = sections_of(cdns, verb.providers)
+    if engine.config.network.security.is_closed:
+        raise _closed("the object of a test")
     data = b"rage cdn test\n" + engine.env.random.getrandbits(8 * PROBE_BYTES).to_bytes(PROBE_BYTES, "big")
     put = chunks.PutChunk(name=f"rage-cdn-test-{engine.env.random.getrandbits(40):010x}", visibility="public")
     document = await engine.run(put, source=files.BytesIO(data), progress=io.report)
@@ -178,7 +197,12 @@ def _step(place: Place, step: str, found: Probe, ok: bool) -> verbs.StepRow:
     if not ok and found.status == 200:
         reason = reason or "it came from the origin again: is this path cached there?"
     elif not ok and found.status:
-        reason = f"{reason or f'it answers {found.status}'}: is its origin this node's HTTP door? rage node status"
+        asked = (
+            "does it serve this host? public_urls in cdn.yaml"
+            if found.status == MISDIRECTED
+            else "is its origin this node's HTTP door? rage node status"
+        )
+        reason = f"{reason or f'it answers {found.status}'}: {asked}"
     return verbs.StepRow(
         place.provider, place.edge, step, ok, found.status or 0, found.evidence.line, round(found.seconds, 4), reason
     )

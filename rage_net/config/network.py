@@ -251,6 +251,11 @@ class Security(Section):
     trusted_peers: tuple[PeerName, ...] = ()
     """Peer ids that an open node (no CA set) serves everything; ignored once a CA is set."""
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether strangers, and so CDNs, are given nothing in the clear, not what is public either."""
+        return self.ca_cert is not None and not self.public_access
+
 
 class Split(Section):
     """Sizes of chunks. Nodes with other sizes cut the same bytes into other chunks, which then are not shared."""

@@ -36,7 +36,9 @@ async def check_cdn(engine: Engine) -> Check:
         return Check("cdn", "warning", f"not all CDNs answered within {ANSWER_S:.0f} s", why, ("rage cdn check",))
     wrong = [row for row in rows if not row.ok]
     if not wrong:
-        return ok("cdn", f"all {len(rows)} that were asked are as cdn.yaml says")
+        is_closed = engine.config.network.security.is_closed
+        closed = "; strangers are given nothing in the clear: network.security.public_access is false"
+        return ok("cdn", f"all {len(rows)} that were asked are as cdn.yaml says{closed if is_closed else ''}")
     silent = [row for row in wrong if row.code == "cdn-unreachable"]
     message = (
         f"{len(silent)} of {len(rows)} do{'es' * (len(silent) == 1)} not answer"

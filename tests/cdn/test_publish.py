@@ -23,11 +23,13 @@ from rage_net.acl import ANYONE
 from rage_net.cdn_verbs.publish import fill_buckets, put_block
 from rage_net.chunk.manifest import blocks
 from rage_net.cid import Cid
+from rage_net.diagnose.cdns import check_cdn
 from rage_net.engine import Engine
 from rage_net.errors import AccessDeniedError, ConfigError, NotFoundError
 from rage_net.home import Home
 from rage_net.verbs import acl
-from rage_net.verbs.cdn import CheckCdn, ListPurges, PublishCdn, PurgeCdn
+from rage_net.verbs import cdn as verbs
+from rage_net.verbs.cdn import CheckCdn, ListPurges, PublishCdn, PurgeCdn, WarmCdn
 from rage_net.verbs.chunk import GetChunk, PutChunk, RemoveChunk
 from tests.engine.test_ways_in import Sink
 from tests.services.trust_world import Authority
@@ -180,6 +182,20 @@ async def test_what_anyone_may_read_for_a_while_without_being_public_goes_into_n
         cdns = await engine.cdns()
         assert not await fill_buckets(engine, cdns, root)
         assert not await asyncio.to_thread(shop.held), "nobody would purge it when the right expires"
+
+
+async def test_a_node_with_a_ca_says_that_strangers_are_given_nothing_there_and_which_key_opens_it(
+    shop: Shop, tmp_path: Path, rng: random.Random
+) -> None:
+    async with opened(tmp_path / "a", shop.yaml, rng) as engine:
+        await put(engine, rng.randbytes(5000), "a.bin", visibility="public")
+        for verb in (PublishCdn("a.bin"), CheckCdn("a.bin"), WarmCdn(("a.bin",)), verbs.TestCdn()):
+            with pytest.raises(AccessDeniedError) as refused:
+                await engine.run(verb)
+            assert refused.value.id == "cdn-not-public"
+            assert "public_access" in (refused.value.why or "") and "public_access" in refused.value.mend[0]
+        assert not await asyncio.to_thread(shop.held)
+        assert "public_access" in (await check_cdn(engine)).message
 
 
 async def test_what_is_removed_leaves_the_bucket_by_itself_and_what_another_public_document_has_stays(
