@@ -44,6 +44,9 @@ BEGINNINGS = ("12D3KooW", "bafkr4i", "bafyr4i", "/chunks/", "/ipfs/")
 """Of peer ids, CIDs and their paths: they all begin alike, so that one which is cut keeps its end."""
 TEXT_COLUMNS_MIN = 8
 """A word cut shorter than this says nothing."""
+PLIANT_COLUMNS_MIN = 16
+"""Prose, CIDs and peer ids give way first, down to this: the one folds, the others keep the end by which they differ,
+while of a name that is cut the rest cannot be typed."""
 
 Kind = Literal["text", "id", "address", "prose", "size", "count", "time", "clock", "seconds"]
 """`prose` folds where there is little room; other text is cut, but for an `id` that is copied. An `address` is a URL,
@@ -200,6 +203,9 @@ def _print_table(records: Sequence[Any], columns: Sequence[Column]) -> None:
     shown = [column for column in columns if not column.wide or console.width >= WIDE_COLUMNS_MIN]
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
     rows = [[human(column.value(record), column.kind) for column in shown] for record in records]
+    if (said := _saying(shown, rows, console.width)) != shown:
+        shown = said
+        rows = [[human(column.value(record), column.kind) for column in shown] for record in records]
     widths = _widths(shown, rows, console.width)
     for column, width in zip(shown, widths, strict=False):
         justify: Literal["left", "right"] = "right" if column.kind in ("size", "count", "seconds") else "left"
@@ -217,19 +223,39 @@ def _fit(cell: str, width: int) -> str:
     return f"…{cell[len(cell) - width + 1 :]}" if is_cut else cell
 
 
-def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int) -> list[int]:
-    """Widths of the columns from the left: where there is little room the widest words give way, never a number.
-
-    Fewer widths than columns: there is no room for the others.
-    """
+def _full_widths(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[int]:
     from rich.cells import cell_len
 
     cells = zip(*rows, strict=True)
-    widths = [
-        max(map(cell_len, (column.title, *column_cells))) for column, column_cells in zip(columns, cells, strict=True)
+    return [max(map(cell_len, (column.title, *those))) for column, those in zip(columns, cells, strict=True)]
+
+
+def _saying(columns: list[Column], rows: Sequence[Sequence[str]], room: int) -> list[Column]:
+    """The columns; where there is little room without prose that no record has."""
+    if sum(_full_widths(columns, rows)) + GAP * len(columns) <= room:
+        return columns
+    return [it for at, it in enumerate(columns) if it.kind != "prose" or any(row[at] != "-" for row in rows)]
+
+
+def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int) -> list[int]:
+    """Widths of the columns from the left: where there is little room prose and CIDs give way, then the widest words.
+
+    Never a number. Fewer widths than columns: there is no room for the others.
+    """
+    widths = _full_widths(columns, rows)
+    pliant = [
+        at
+        for at, column in enumerate(columns)
+        if column.kind == "prose" or (column.kind == "text" and any(row[at].startswith(BEGINNINGS) for row in rows))
     ]
     words = [at for at, column in enumerate(columns) if column.kind in ("text", "address", "prose")]
     excess = sum(widths) + GAP * len(widths) - room
+    while excess > 0 and pliant:
+        widest = max(pliant, key=widths.__getitem__)
+        if widths[widest] <= PLIANT_COLUMNS_MIN:
+            break
+        widths[widest] -= 1
+        excess -= 1
     while excess > 0 and words:
         widest = max(words, key=widths.__getitem__)
         if widths[widest] <= TEXT_COLUMNS_MIN:
@@ -242,9 +268,17 @@ def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int)
 
 
 def _print_card(record: Any, columns: Sequence[Column]) -> None:
-    """One record, a line a field that says something; the terminal folds long ones, so that they are copied whole."""
-    rows = [(column.title, human(column.value(record), column.kind)) for column in columns]
-    rows = [(title, shown) for title, shown in rows if shown != "-"]
-    width = max((len(title) for title, _ in rows), default=0)
+    """One record, a line a field that says something; the terminal folds long ones, so that they are copied whole.
+
+    A list that is longer than a line has a line for each of its items.
+    """
+    fields = [(column.title, column.value(record), column.kind) for column in columns]
+    rows = [(title, value, shown) for title, value, kind in fields if (shown := human(value, kind)) != "-"]
+    width = max((len(title) for title, _, _ in rows), default=0) + GAP
+    room = shutil.get_terminal_size().columns - width if sys.stdout.isatty() else PIPED_TABLE_COLUMNS
     bold, plain = ("\x1b[1m", "\x1b[0m") if is_colored() else ("", "")
-    _write("".join(f"{bold}{title:<{width}}{plain}{' ' * GAP}{shown}\n" for title, shown in rows))
+    for title, value, shown in rows:
+        is_list = isinstance(value, (tuple, list)) and len(shown) > room
+        first, *others = [text.safe(str(item)) for item in value] if is_list else [shown]
+        _write(f"{bold}{title:<{width}}{plain}{first}\n")
+        _write("".join(f"{' ' * width}{other}\n" for other in others))

@@ -21,11 +21,11 @@ class Demo:
 
 
 COLUMNS = (
-    Column("step", lambda it: it.what),
+    Column("step", lambda it: it.what, "prose"),
     Column("size", lambda it: it.size, "size"),
     Column("time", lambda it: it.seconds, "seconds"),
     Column("MB/s", lambda it: it.size and round(it.size / it.seconds / 1e6), "count"),
-    Column("outcome", lambda it: it.outcome),
+    Column("outcome", lambda it: it.outcome, "prose"),
 )
 
 

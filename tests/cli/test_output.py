@@ -11,7 +11,7 @@ import pytest
 from conftest_cli import RAGE, Rage, environment
 
 from rage_cli.options import options
-from rage_cli.output import Column, _fit, human, render, to_tsv
+from rage_cli.output import PLIANT_COLUMNS_MIN, Column, _fit, _saying, _widths, human, render, to_tsv
 from rage_cli.text import format_clock, format_duration, format_size, parse_duration, safe
 from rage_net.verbs.peer import PingPeerResult
 
@@ -184,3 +184,26 @@ def test_an_address_is_shown_without_its_scheme_and_written_with_it() -> None:
 
 def test_paths_of_chunks_that_are_cut_keep_the_end_by_which_they_differ() -> None:
     assert _fit("/chunks/bafkr4iaaaaaaaaaaaaxyz", 10) == "…aaaaaaxyz"
+
+
+def test_prose_and_cids_give_way_before_names_and_prose_that_nobody_has_is_left_out() -> None:
+    columns = [
+        *(Column("edge", str, "address"), Column("cid", str), Column("evidence", str, "prose")),
+        *(Column("time", str, "seconds"), Column("reason", str, "prose")),
+    ]
+    row = ["127.0.0.1:6181", "bafkr4i" + 52 * "a", "200 x-cache: MISS, age: 0", "4 ms", "-"]
+    assert _saying(columns, [row], 120) == columns, "there is room"
+    assert _saying(columns, [row], 80) == columns[:-1]
+    assert _saying(columns, [[*row[:-1], "why"]], 80) == columns, "it is said"
+    wide, narrow = _widths(columns[:-1], [row[:-1]], 80), _widths(columns[:-1], [row[:-1]], 40)
+    assert wide[0] == len(row[0]) and wide[3] == 4 and sum(wide) + 2 * len(wide) == 80
+    assert wide[1] > PLIANT_COLUMNS_MIN and narrow[0] < len(row[0]), "names are cut last"
+
+
+def test_a_list_of_a_card_that_is_longer_than_a_line_has_a_line_for_each(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(options, "format", "table")
+    columns = [Column("problems", lambda it: it), Column("more", lambda it: it[:1])]
+    render(("a" * 200, "b" * 200), columns, identifier=str)
+    assert capsys.readouterr().out == f"problems  {'a' * 200}\n          {'b' * 200}\nmore      {'a' * 200}\n"
