@@ -17,7 +17,7 @@ PURGE = (
     Column("provider", lambda it: it.provider),
     Column("edge", lambda it: it.edge, "address"),
     Column("state", lambda it: it.state),
-    Column("words", lambda it: it.words, "count"),
+    Column("names", lambda it: it.words, "count"),
     Column("calls", lambda it: it.calls, "count"),
     Column("objects", lambda it: it.objects, "count"),
     Column("reason", lambda it: it.reason, "prose"),
@@ -100,14 +100,17 @@ def worst_first(rows: Sequence[verbs.PurgeRow]) -> list[verbs.PurgeRow]:
 def states_in_words(result: verbs.PurgeResult) -> str:
     """`2 done, 1 queued`, the worst first; edges are counted."""
     counts = {state: sum(row.state == state for row in result.rows) for state in ORDER}
-    return ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "nothing to do"
+    parts = [f"{len(result.impossible)} not possible"] if result.impossible else []
+    parts += [f"{count} {state}" for state, count in counts.items() if count]
+    return ", ".join(parts) or "nothing to do"
 
 
 def purge_in_words(result: verbs.PurgeResult) -> Iterator[str]:
     """What stands beside the table of a purge."""
     if result.dry_run:
         calls = sum(row.calls for row in result.rows)
-        yield f"{result.label}: {counted(calls, 'call')}, the last in {format_duration(result.seconds)} by the quotas"
+        when = f"the last in {format_duration(result.seconds)}, by the quotas" if result.seconds else "all at once"
+        yield f"{result.label}: {counted(calls, 'call')}{f', {when}' if calls > 1 else ''}"
         return
     yield f"{result.purge_id}: {result.label}: {states_in_words(result)}"
     proved = sum(proof.proof == "gone" for proof in result.proofs)

@@ -68,6 +68,12 @@ def _section(title: str, lines: Sequence[str]) -> list[str]:
     return ["", f"{title}:", *lines] if lines else []
 
 
+def _beside(*hints: str) -> list[str]:
+    """Hints on one line, or where there is no room a line each: what is typed is never broken."""
+    line = "    ".join(hints)
+    return [line] if len(line) <= _help_width() else list(hints)
+
+
 def _help_width() -> int:
     return min(shutil.get_terminal_size((80, 24)).columns, WIDTH_MAX)
 
@@ -215,7 +221,7 @@ class Command(TyperCommand):
         rows = [_row(param, ctx) for param in own if param.param_type_name == "option" and not param.hidden]
         lines += _section("Options", _columns(rows, width) if rows else [])
         lines += _section("Exit codes it adds", _columns(exits, width) if exits else [])
-        return "\n".join([*lines, "", "Global options: rage --help    All exit codes: rage help exit-codes"])
+        return "\n".join([*lines, "", *_beside("Global options: rage --help", "All exit codes: rage help exit-codes")])
 
     def _usage(self, ctx: Any, own: Sequence[Any]) -> list[str]:
         pieces = [_metavar(param, ctx) for param in own if param.param_type_name == "argument"]
@@ -281,8 +287,8 @@ class Group(TyperGroup):
         if ctx.parent is None:
             lines += _section("Global options, before or after the command", _columns(_global_rows(ctx), width))
             return "\n".join([*lines, "", "Exit codes: rage help exit-codes"])
-        hint = f"Each command: {ctx.command_path} COMMAND --help    Global options: rage --help"
-        return "\n".join([*lines, "", hint])
+        hints = _beside(f"Each command: {ctx.command_path} COMMAND --help", "Global options: rage --help")
+        return "\n".join([*lines, "", *hints])
 
 
 def _free_globals(own: Sequence[Any]) -> list[TyperOption]:
@@ -308,14 +314,14 @@ def _metavar(param: Any, ctx: Any) -> str:
     name = param.metavar or (param.name or "").upper()
     if name.startswith("["):  # says itself that it may be left out
         return name
-    name += "..." if param.nargs == -1 else ""
+    name += "..." if param.nargs == -1 and not name.endswith("...") else ""
     return name if param.required else f"[{name}]"
 
 
 def _row(param: Any, ctx: Any) -> tuple[str, str]:
     if param.param_type_name == "argument":
         return param.metavar or (param.name or "").upper(), param.help or ""
-    names = ", ".join(sorted(param.opts, key=len))  # -h, --help come as a set
+    names = ", ".join([*sorted(param.opts, key=len), *param.secondary_opts])  # -h, --help come as a set
     if not param.is_flag and not param.count:
         names += " " + (param.metavar or param.make_metavar(ctx))
     text = param.help or ""

@@ -5,7 +5,6 @@ Not here: how rows look to a person (`rage_cli.cdns`).
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 import os
@@ -19,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from rage_cli import cdns
-from rage_cli.command import duration_of, noun, page
+from rage_cli.command import duration_of, not_one_of, noun, page
 from rage_cli.options import options
 from rage_cli.output import chosen_format, confirm, is_json, render, say
 from rage_cli.partial import failure, raise_failures
@@ -69,7 +68,7 @@ def purge(
     ] = False,
     provider: Providers = [],  # noqa: B006
     soft: Annotated[
-        bool | None, typer.Option("--soft/--hard", help="Mark as stale, or delete; else as cdn.yaml says.")
+        bool | None, typer.Option("--soft/--hard", help="Mark as stale, or delete; without a word as cdn.yaml says.")
     ] = None,
     wait: Annotated[
         str, typer.Option("--wait", metavar="DURATION", help="To the end, and prove it at every edge; else exit 124.")
@@ -218,9 +217,8 @@ def check(
     """Try credentials, ids, rights, edges and public hosts, without a change; exit 6 when one is wrong."""
     result = run(verbs.CheckCdn(doc, tuple(provider)))
     render(result, cdns.CHECK, items=result.items, identifier=lambda it: f"{it.provider} {it.edge}".strip())
-    for row in result.items:
-        for line in row.mend if not row.ok else ():
-            say(f"{row.provider}: {line}")
+    for line in dict.fromkeys(f"{row.provider}: {line}" for row in result.items if not row.ok for line in row.mend):
+        say(line)
     return EXIT_OK if all(row.ok for row in result.items) else EXIT_FINDINGS
 
 
@@ -271,7 +269,10 @@ def warm(
     render(result, cdns.WARM, items=result.items, identifier=lambda it: it.provider)
     failed = [(f"{it.provider} {it.edge}", failure(it.code, it.reason)) for it in result.items if it.failed]
     raise_failures(
-        f"{counted(len(failed), 'edge')} did not give all", failed, len(result.items), ["rage cdn check --doc DOC"]
+        f"{counted(len(failed), 'edge')} did not give all",
+        failed,
+        len(result.items),
+        [f"rage cdn check --doc {refs[0]}"],
     )
 
 
@@ -485,11 +486,7 @@ def _config() -> Cdn:
 def _edge(software: str, name: str) -> Provider:
     """The one provider that is meant."""
     if software not in SOFTWARE:
-        raise UsageError(
-            f"{software!r} is no edge that rage configures",
-            why=f"there are {', '.join(SOFTWARE)}; clouds are set up as docs/CDN.md says",
-            mend=[f"rage cdn render {it}" for it in difflib.get_close_matches(software, SOFTWARE, 1) or SOFTWARE],
-        )
+        raise not_one_of("rage cdn render", software, SOFTWARE)
     kinds = {"tls": ("varnish",), "token": ("varnish", "nginx")}.get(software, (software,))
     named = _config().providers
     found = [it for it in named if it.software in kinds and name in ("", it.name)]
