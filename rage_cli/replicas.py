@@ -155,7 +155,7 @@ def print_status(status: verbs.ReplicationStatus, nodes: Sequence[verbs.NodeRow]
 
     for problem in status.problems:
         sys.stdout.write(f"{sign('error')} {safe(problem)}\n")
-    for mend in _mends(status):
+    for mend in _mends(status) if status.problems else ():  # without one it is under way by itself
         sys.stdout.write(f"  mend: {mend}\n")
     if status.problems:
         sys.stdout.write("\n")
@@ -245,10 +245,12 @@ def plan_in_words(plan: verbs.Plan) -> Iterator[str]:
         yield f"  to {peer_id}: {count:,}" if peer_id != "dropped" else f"  dropped: {count:,}"
 
 
-def outcome_in_words(plan: verbs.Plan) -> Iterator[str]:
-    """What comes after it ran."""
+def outcome_in_words(plan: verbs.Plan, *, is_undone: bool = False) -> Iterator[str]:
+    """What comes after it ran. is_undone: a drain was taken back."""
     if plan.waiting:
         yield f"{copies(plan.waiting)} under way; the node goes on by itself: rage replication status"
+    elif is_undone:
+        yield f"{plan.node}: holds copies again"
     elif plan.kind == "drain":
         yield f"{plan.node}: others have proved all that it should hold"
     if plan.lost:

@@ -377,7 +377,7 @@ def _end(done: verbs.Plan, verb: verbs.Planned) -> None:
         )
         error.exit_code = 3 if done.done else failure.exit_code
         raise error
-    for line in replicas.outcome_in_words(done):
+    for line in replicas.outcome_in_words(done, is_undone=isinstance(verb, verbs.DrainNode) and verb.undo):
         say(line)
 
 

@@ -183,6 +183,8 @@ def test_status_is_one_line_in_a_pipe_and_6_where_something_is_wrong(rage: Rage,
     assert rage("replication", "status", "-q", code=6).stdout == b"lied\n"
     engine.answer(verbs.ShowReplication, WELL)
     assert rows(rage("replication", "status").stdout)[0][0] == "ok"
+    engine.answer(verbs.ShowReplication, replace(WELL, under=3))
+    assert b"mend" not in rage("replication", "status", "--format", "table").stdout, "what was just put goes by itself"
     assert json.loads(rage("replication", "status", "--json").stdout)["policies"][0]["minimum"] == 2
 
 
@@ -469,6 +471,14 @@ class TestAsking:
         at.child.sendline("n")
         assert at.rest()[1] == 2
         assert len(engine.asked) == 1 and engine.asked[0].dry_run
+
+    def test_of_a_drain_that_is_taken_back_nobody_says_that_the_node_can_be_stopped(
+        self, home: Path, engine: FakeEngine
+    ) -> None:
+        answer_plans(engine, replace(NOTHING, kind="drain", node=BOB))
+        for word, said in (("--undo", f"{BOB}: holds copies again"), ("--yes", f"{BOB}: others have proved")):
+            shown, code = Terminal(home, 200, "drain", "abc", "--yes", word).rest()
+            assert code == 0 and said in shown
 
     @pytest.mark.parametrize("word", ["repair", "rebalance"])
     def test_where_there_is_nothing_to_do_nobody_is_asked(self, home: Path, engine: FakeEngine, word: str) -> None:
