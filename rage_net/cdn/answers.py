@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from rage_net.cdn.provider import Verdict
 from rage_net.cdn.retry import RETRIED
-from rage_net.errors import ConfigError, PeerProtocolError, RageError, UsageError
+from rage_net.errors import CertificateError, ConfigError, PeerProtocolError, RageError, UsageError
 from rage_net.web import Answer, Web
 
 TIMEOUT_S = 15.0
@@ -65,6 +65,13 @@ async def exchange(
         return Verdict("failed", reason=_told(error, secrets), code="cdn-config", mend=("rage config check",))
     except PeerProtocolError as error:
         return Verdict("queued", reason=_told(error, secrets), code="cdn-answer", mend=_looks(request.url))
+    except CertificateError as error:
+        mend = (
+            "ca_file of the provider in cdn.yaml, where its certificate is your own",
+            *_looks(request.url),
+            "date -u",
+        )
+        return Verdict("queued", reason=_told(error, secrets), code="cdn-unreachable", mend=mend)
     except RageError as error:
         return Verdict("queued", reason=_told(error, secrets), code="cdn-unreachable", mend=_looks(request.url))
 
@@ -75,7 +82,7 @@ def _told(error: RageError, secrets: Sequence[str]) -> str:
 
 def _looks(url: str) -> tuple[str, ...]:
     parts = urlsplit(url)
-    return (f"curl -i {parts.scheme}://{parts.netloc}/", "date -u")
+    return (f"curl -i {parts.scheme}://{parts.netloc}/",)
 
 
 def refuse_token(token: str, name: str) -> Verdict | None:

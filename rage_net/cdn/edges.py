@@ -28,9 +28,10 @@ FORMATS = ("raw", "car")
 TOO_LARGE = (414, 431)
 """Beside 413: what is too long stands in the head."""
 RENDER = "rage cdn render"
+"""What follows is the edge's software."""
 ROWS: Mapping[int, tuple[str, str, tuple[str, ...]]] = {
     401: ("cdn-credentials", "the edge does not take this token", ("give auth_token as in the edge's token file",)),
-    403: ("cdn-forbidden", "the edge lets nobody purge from this address", ("name it among the edge's callers",)),
+    403: ("cdn-forbidden", "the edge lets nobody purge from this address", (f"{RENDER} --caller ADDRESS",)),
     404: ("cdn-config", "nothing there purges", (RENDER,)),
     405: ("cdn-config", "the edge does not allow this method", (RENDER,)),
     421: ("cdn-config", "the edge does not serve this host", ("correct public_urls in cdn.yaml", RENDER)),
@@ -69,14 +70,18 @@ def judge_refusal(answer: Answer, words: int, name: str, now: float, secrets: Se
     verdict = judge_status(status, answer.headers, told, now, name, secrets)
     if status in ROWS:
         code, means, mend = ROWS[status]
-        return Verdict("failed", code=code, reason=f"{name}: {means}: {told or status}", mend=mend)
+        return Verdict("failed", code=code, reason=f"{name}: {means}: {told or status}", mend=_mends(mend, name))
     if 200 <= status < 400:
         reason = f"{name} answers {status} and does not say what was purged: other rules, or another program, are there"
-        return Verdict("queued", code="cdn-answer", reason=reason, mend=(RENDER,))
+        return Verdict("queued", code="cdn-answer", reason=reason, mend=_mends((RENDER,), name))
     if status in TOO_LARGE or (status == 400 and not told and words > 1):
         # A server refuses a head that is too long before it reads any rule: nothing of ours is in that 400.
         verdict = Verdict("queued", code="cdn-rejected", reason=verdict.reason, is_too_large=True)
     return halved(verdict, words)
+
+
+def _mends(lines: Sequence[str], name: str) -> tuple[str, ...]:
+    return tuple(line.replace(RENDER, f"{RENDER} {name.lower()}") for line in lines)
 
 
 def headers_of(host: str, token: str) -> dict[str, str]:

@@ -30,7 +30,7 @@ PATTERNS_MAX = 50
 """Prefixes or hosts in one ban: a lookup tries all of them on each older object."""
 STATS_S = 5.0
 STATS_BYTES_MAX = 1024 * 1024
-NO_STATS = "stats_name names no instance: of one that runs on this machine it would be read (`varnishd -n`)"
+NO_STATS = "stats_name is not set: the name of an instance on this machine (`varnishd -n`), the only one that is read"
 NOTHING = "CHECK:nothing"
 """A tag that no object has: an origin's tags are in lower case."""
 

@@ -183,6 +183,7 @@ def test_every_row_of_the_table_of_errors(status: int, state: str, code: str, so
         verdict = nginx.judge(answered(status, X_Purge_Error=echoed), NOW, (TOKEN,))
     assert (verdict.state, verdict.code) == (state, code)
     assert verdict.reason.isprintable()
+    assert all(not line.startswith("rage") or line.startswith(f"rage cdn render {software}") for line in verdict.mend)
     assert TOKEN not in repr(verdict)
 
 
