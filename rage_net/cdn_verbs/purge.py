@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from rage_net.cdn.answers import hosts
 from rage_net.cdn.emptying import SUFFIX
 from rage_net.cdn.evidence import judge
 from rage_net.cdn.journal import Asked, Standing
@@ -61,6 +62,7 @@ async def purge_cdn(engine: Engine, verb: verbs.PurgeCdn, io: Io) -> verbs.Purge
     cdns = await engine.cdns()
     _check_named(cdns, verb.providers)
     wanted, objects, doc_id = await targets.of_verb(engine, verb)
+    _check_hosts(cdns, verb.hosts, verb.providers or tuple(cdns.sections))
     names = [target.name for target in wanted]
     label = (", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""))[:LABEL_CHARS_MAX]
     purge_id = f"p{engine.env.random.getrandbits(60):015x}"
@@ -82,6 +84,18 @@ def _check_named(cdns: Cdns, names: Sequence[str]) -> None:
             mend=[f"--provider {name}" for name in cdns.purging.providers] or ["rage config show cdn"],
             id="cdn-none",
         )
+
+
+def _check_hosts(cdns: Cdns, wanted: Sequence[str], names: Sequence[str]) -> None:
+    """Raises UsageError for a host that none of these CDNs serves: its purge would find nothing, and look well."""
+    served = {host: None for name in names if name in cdns.sections for host in hosts(cdns.sections[name].public_urls)}
+    for host in wanted:
+        if served and not set(hosts([f"//{host.strip().rstrip('.')}"])) & set(served):
+            raise UsageError(
+                f"no CDN of cdn.yaml serves the host {host}",
+                why=f"their public_urls are at {', '.join(served)}; a purge of another finds nothing, and looks well",
+                mend=[f"rage cdn purge --host {next(iter(served))}", "rage cdn check"],
+            )
 
 
 def _caches(cdns: Cdns) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""rage cdn test where a vendor takes its time."""
+"""rage cdn test where a vendor takes its time, and what is refused before anything is asked."""
 
 from __future__ import annotations
 
@@ -36,6 +36,15 @@ cdn:
     - name: nginx-edge
       type: self-hosted
       config: {{endpoints: ["http://127.0.0.1:9"]}}
+"""
+
+EDGES = """\
+cdn:
+  providers:
+    - {name: one, type: self-hosted, software: varnish, public_urls: ["https://cdn.example.org"],
+       config: {endpoints: ["http://127.0.0.1:9"], auth_token: "varnish-secret"}}
+    - {name: two, type: self-hosted, software: varnish, public_urls: ["https://two.example.org/base"],
+       config: {endpoints: ["http://127.0.0.1:9"], auth_token: "varnish-secret"}}
 """
 
 
@@ -93,3 +102,20 @@ async def test_what_is_warmed_is_counted_in_objects_and_bytes(tmp_path: Path, rn
             (found,) = (await engine.run(verbs.WarmCdn(("warm.bin",)))).items
     assert (found.hits + found.fills, found.failed) == (len(held) - 1, 1) and len(held) > 2
     assert found.bytes == sum(map(len, held.values())) - len(held[root])
+
+
+async def test_a_host_that_no_cdn_serves_is_refused_for_its_purge_would_look_well(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    homes.init(home)
+    (home.config / "cdn.yaml").write_text(EDGES)
+    async with Engine.open(home) as engine:
+        for more in ({}, {"dry_run": True}, {"providers": ("one",)}):
+            with pytest.raises(UsageError, match=r"serves the host old\.example\.org") as refused:
+                await engine.run(verbs.PurgeCdn(hosts=("old.example.org",), **more))
+            assert "cdn.example.org" in (refused.value.why or "") and refused.value.mend
+        with pytest.raises(UsageError, match="serves the host"):
+            await engine.run(verbs.PurgeCdn(hosts=("two.example.org",), providers=("one",)))
+        assert not (await engine.run(verbs.ListPurges())).items
+        for host in ("CDN.example.org.", "two.example.org"):
+            (row, *_) = (await engine.run(verbs.PurgeCdn(hosts=(host,), dry_run=True))).rows
+            assert row.state == "planned"
