@@ -228,8 +228,9 @@ class Node:
             return NO_CDN
         try:
             return await self.engine.env.blocking(lambda: self.engine.cdn_config)
-        except ConfigError as error:
-            self._problems["caching"] = f"caches are told to keep nothing for more than a minute: {error.message}"
+        except ConfigError:
+            # What is wrong is said once, by `_open_cdns`.
+            self._problems["caching"] = "caches are told to keep nothing for more than a minute: cdn.yaml is wrong"
             return NO_CDN
 
     def _why_not_ready(self) -> list[str]:

@@ -57,7 +57,10 @@ def start(
     door = daemon.check_addresses(listen, bootstrap, http)
     if detach:
         daemon.start_detached(listen, bootstrap, door)
-        _show_ready(session.run_in_node(ShowStatus()))
+        status = session.run_in_node(ShowStatus())
+        _show_ready(status)
+        for problem in status.problems:  # such as a cdn.yaml that is wrong: the log, where it stands too, is not seen
+            say(f"! {problem}")
     else:
         daemon.run_here(listen, bootstrap, door, _show_ready)
 
