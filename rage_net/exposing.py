@@ -11,6 +11,7 @@ Source: issue 6, B; design D4, D7. Not here: what is public (gate), how what is 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Collection, Iterable, Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from rage_net.cdns import Cdns
     from rage_net.engine import Engine
     from rage_net.sync.facts import Fact
+
+log = logging.getLogger("rage.cdn")
 
 OTHERS_WAIT_S = 30.0
 """How long one that did not write the change leaves the purge to its author; then so much more for each rank."""
@@ -82,23 +85,31 @@ def _compare(engine: Engine, cdns: Cdns, doc_ids: Sequence[str], is_ours: bool) 
     owed: list[Owed] = []
     gone: list[str] = []
     for doc_id in doc_ids:
-        was, is_ = before.get(doc_id), _exposed(engine, doc_id, before.get(doc_id))
-        if was == is_:
+        was = before.get(doc_id)
+        try:
+            is_ = _exposed(engine, doc_id, was)
+            if was is not None and was != is_:
+                owed.append(_owed(engine, cdns.journal, was, is_, now, is_ours=is_ours))
+        except Exception:  # a document that we cannot do right by holds up no other
+            log.exception("what CDNs may hold of document %s", doc_id)
+            engine.metrics.failures.add(1, "cdn")
             continue
-        if is_ is not None:
-            shown.append(is_)
-        else:
-            gone.append(doc_id)
-        if was is not None:
-            cause = "moved" if is_ is not None else "removed" if _is_dead(engine, was) else "narrowed"
-            facts = _decisive(engine, was)
-            events = tuple(fact.id.hex() for fact in facts)
-            is_author = is_ours or engine.metadata is None or (bool(facts) and facts[-1].author == engine.metadata.own)
-            wait_s = 0.0 if is_author else OTHERS_WAIT_S * (1 + _rank(engine, doc_id))
-            owed.append(Owed(_id(cdns.journal, was, is_, events, now), was, cause, events, now + wait_s))
+        if was != is_:
+            shown += [is_] if is_ is not None else []
+            gone += [doc_id] if is_ is None else []
     if shown or owed or gone:
         holdings.expose(shown, owed, gone)
     return len(owed)
+
+
+def _owed(engine: Engine, journal: Journal, was: Exposed, is_: Exposed | None, now: float, *, is_ours: bool) -> Owed:
+    """The purge of what was, which is something else now or nothing."""
+    cause = "moved" if is_ is not None else "removed" if _is_dead(engine, was) else "narrowed"
+    facts = _decisive(engine, was)
+    events = tuple(fact.id.hex() for fact in facts)
+    is_author = is_ours or engine.metadata is None or (bool(facts) and facts[-1].author == engine.metadata.own)
+    wait_s = 0.0 if is_author else OTHERS_WAIT_S * (1 + _rank(engine, was.doc_id))
+    return Owed(_id(journal, was, is_, events, now), was, cause, events, now + wait_s)
 
 
 def _public_ids(engine: Engine) -> Iterable[str]:

@@ -25,6 +25,8 @@ from rage_net.cdn_verbs import targets
 from rage_net.cid import Cid
 from rage_net.config import cdn as sections
 from rage_net.env import SystemEnv
+from rage_net.errors import IntegrityError
+from rage_net.metrics import Metrics
 from rage_net.verbs.acl import RevokeAcl, SetAcl
 from rage_net.verbs.cert import RevokeCertificate
 from rage_net.verbs.chunk import RemoveChunk
@@ -548,7 +550,8 @@ class Listing:
     def __init__(self, documents: int = 0) -> None:
         self.env = SystemEnv()
         self.looking, self.wake, self.wake_sealed = asyncio.Lock(), asyncio.Event(), asyncio.Event()
-        self.holdings = Journal(None).holdings
+        self.held = Journal(None)
+        self.holdings = self.held.holdings
         self.documents = self
         self.names = [f"d{at}" for at in range(documents)]
 
@@ -604,6 +607,25 @@ async def test_whoever_narrows_one_document_does_not_wait_until_all_are_compared
     go_on.set()
     await asyncio.gather(everything, one)
     assert compared == [(exposing.PART, False), (1, True), (exposing.PART, False), (exposing.PART, False)]
+    world.env.close()
+
+
+@pytest.mark.anyio
+async def test_a_document_that_cannot_be_looked_at_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    world: Any = Listing()
+    world.metadata, world.journal, world.metrics = None, world.held, Metrics()
+    world.holdings.expose([Exposed(name, "acme", "r") for name in ("damaged", "narrowed")], [], [])
+
+    def look(engine: object, doc_id: str, was: object) -> None:
+        if doc_id == "damaged":
+            raise IntegrityError("its row is damaged")
+
+    monkeypatch.setattr(exposing, "_exposed", look)
+    assert await exposing.look(world, world, None, is_ours=True) == 1
+    assert [owed.document.doc_id for owed in world.holdings.owed()] == ["narrowed"]
+    assert [it.doc_id for it in world.holdings.exposed()] == ["damaged"] and "document damaged" in caplog.text
     world.env.close()
 
 
