@@ -835,7 +835,7 @@ TREE: Node = (
                         "--all": ("", "All that these CDNs have of us; the origin then bears it."),
                         "--failed": ("", "Again all that has failed, and was not purged since."),
                         "--provider": ("NAME", "Only this CDN of cdn.yaml; may be repeated."),
-                        "--soft": ("", "Mark as stale, or delete; else as cdn.yaml says."),
+                        "--soft": ("", "Mark as stale, or delete; without a word as cdn.yaml says."),
                         "--wait": ("DURATION", "To the end, and prove it at every edge; else exit 124."),
                     },
                     ("[CID]...|-...",),
