@@ -1,7 +1,8 @@
 """nginx's configuration of an edge, and of TLS before a Varnish, as texts with `@name@` for what `nginx` fills in."""
 
 FRONT = r"""# TLS before the Varnish edge "@name@" of a rage network. Written by `rage cdn render`; edit and keep it.
-# Varnish sees every caller as this machine: who may purge is decided here as well.
+# Varnish sees every caller as this machine: who may purge is decided here as well, and the Varnish behind, which
+# listens for this machine alone, is rendered with `--caller 127.0.0.1`.
 
 geo $rage_caller {
     default 0;
