@@ -34,9 +34,9 @@ PROOF = (
 )
 JOURNAL = (
     Column("purge", lambda it: it.purge_id, "id"),
-    Column("asked", lambda it: it.asked_at, "time"),
-    Column("cause", lambda it: it.cause),
-    Column("what", lambda it: it.label, "prose"),
+    Column("asked", lambda it: it.asked_at, "time", spare=2),
+    Column("cause", lambda it: it.cause, spare=1),
+    Column("what", lambda it: it.label, "prose", spare=3),
     Column("states", lambda it: states_in_words(it)),
 )
 PROVIDER = (

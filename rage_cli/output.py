@@ -54,12 +54,16 @@ which people see without http."""
 
 
 class Column(NamedTuple):
-    """One column: its title, its value for an item, what kind of value; `wide` ones need a terminal of 120 columns."""
+    """One column: its title, its value for an item, what kind of value.
+
+    `wide` ones need a terminal of 120 columns; `spare` ones are left out where the others have no room, from 1 upwards.
+    """
 
     title: str
     value: Callable[[Any], Any]
     kind: Kind = "text"
     wide: bool = False
+    spare: int = 0
 
 
 def render(
@@ -231,10 +235,17 @@ def _full_widths(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> li
 
 
 def _saying(columns: list[Column], rows: Sequence[Sequence[str]], room: int) -> list[Column]:
-    """The columns; where there is little room without prose that no record has."""
-    if sum(_full_widths(columns, rows)) + GAP * len(columns) <= room:
+    """The columns; where there is little room without prose that no record has, then without spare ones."""
+    full = _full_widths(columns, rows)
+    if sum(full) + GAP * len(full) <= room:
         return columns
-    return [it for at, it in enumerate(columns) if it.kind != "prose" or any(row[at] != "-" for row in rows)]
+    kept = [at for at, it in enumerate(columns) if it.kind != "prose" or any(row[at] != "-" for row in rows)]
+    narrow = {"prose": PLIANT_COLUMNS_MIN, "text": TEXT_COLUMNS_MIN, "address": TEXT_COLUMNS_MIN}
+    least = [min(width, narrow.get(it.kind, width)) for it, width in zip(columns, full, strict=True)]
+    for at in sorted((at for at in kept if columns[at].spare), key=lambda at: columns[at].spare):
+        if sum(least[it] for it in kept) + GAP * len(kept) > room:
+            kept.remove(at)
+    return [columns[at] for at in kept]
 
 
 def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int) -> list[int]:

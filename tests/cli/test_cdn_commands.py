@@ -198,6 +198,8 @@ def test_the_name_of_a_purge_is_shown_whole_to_be_copied(engine: FakeEngine, ter
     shown, code = finish(terminal("cdn", "journal", "--color", "never", columns=columns))
     assert code == 0 and name in shown
     assert all(len(line) <= columns for line in shown.splitlines())
+    assert "1 queued" in shown, "rather than when it was asked and what it is"
+    assert ("2001-09-0" in shown, "document" in shown) == (columns == 120, columns >= 80)
 
 
 # --- publish ---
