@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from rage_net import home as homes
+from rage_net.cdn.evidence import NOTHING
+from rage_net.cdn.probe import Place, Probe
+from rage_net.cdn_verbs import probing
 from rage_net.chunk.manifest import blocks
 from rage_net.cid import Cid
 from rage_net.engine import Engine
@@ -119,3 +122,12 @@ async def test_a_host_that_no_cdn_serves_is_refused_for_its_purge_would_look_wel
         for host in ("CDN.example.org.", "two.example.org"):
             (row, *_) = (await engine.run(verbs.PurgeCdn(hosts=(host,), dry_run=True))).rows
             assert row.state == "planned"
+
+
+def test_an_edge_that_serves_another_host_is_told_from_one_with_another_origin() -> None:
+    place = Place("edge", "varnish", "http://10.0.0.1", "http://10.0.0.1", "cnd.example.org")
+    for status, is_host in ((421, True), (404, False)):
+        found = Probe(place, status, NOTHING, "none", 0.1)
+        told, step = probing._judged(place, found), probing._step(place, "get", found, False)
+        assert ("public_urls in cdn.yaml" in step.reason) == is_host == ("origin" not in " ".join(told.mend))
+        assert any("public_urls" in line for line in told.mend)
