@@ -201,7 +201,7 @@ def _refuse_newer(path: Path, name: str, application_id: int, known: int) -> Non
             mend=("pip install --upgrade rage-network",),
             id="newer-store",
         )
-    if version and application != application_id:
+    if application != application_id and (version or application):  # neither: it was made, and nothing written yet
         raise IntegrityError(f"{path} is no {name} of rage", why="another program wrote it", id="index-damaged")
 
 

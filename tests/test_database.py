@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from rage_net.database import Database
+from rage_net.errors import IntegrityError
 
 TABLE = ("CREATE TABLE t (n INTEGER)",)
 SHELL = (
@@ -54,3 +55,15 @@ def test_the_file_and_its_log_are_their_owners_alone(path: Path) -> None:
         db.execute("INSERT INTO t VALUES (1)")
         modes = {it.name: stat.S_IMODE(it.stat().st_mode) for it in path.parent.iterdir()}
     assert modes == {"a.db": 0o600, "a.db-wal": 0o600, "a.db-shm": 0o600}
+
+
+@pytest.mark.parametrize("mark", ["application_id", "user_version"])
+def test_a_file_of_another_program_is_refused_and_left_as_it_is(path: Path, mark: str) -> None:
+    other = sqlite3.connect(path)
+    other.execute("CREATE TABLE kept (word TEXT)")
+    other.execute(f"PRAGMA {mark} = 1")
+    other.close()
+    before = path.read_bytes()
+    with pytest.raises(IntegrityError, match="is no test of rage"):
+        Database(path, name="test", application_id=0x72616765, migrations=("CREATE TABLE ours (n INTEGER)",))
+    assert path.read_bytes() == before

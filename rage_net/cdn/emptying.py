@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rage_net.cdn.buckets import KEYS_MAX, Bucket, Dav, key_of
+from rage_net.cdn.buckets import KEYS_MAX, S3, Bucket, Dav, key_of
 from rage_net.cdn.provider import Abilities, Call, Item, Level, Verdict
 from rage_net.cid import Cid, CidError
 from rage_net.errors import ConfigError, RageError
@@ -15,7 +15,9 @@ from rage_net.errors import ConfigError, RageError
 SUFFIX = "-bucket"
 """After the provider's name: the name under which its buckets stand in the journal."""
 PROBE = key_of(Cid.of(b"rage"))
-ABILITIES = Abilities({"url": KEYS_MAX}, answer="done")
+KEYS_ONE_BY_ONE = 200
+"""Of a store that deletes one object in each exchange: they must end within one call's time (`purging.CALL_S_MAX`), or
+all would be begun again each time; eight at once, that leaves each more than two seconds."""
 
 
 class Emptying:
@@ -28,7 +30,8 @@ class Emptying:
         self.edges = tuple(self.buckets)
         self.is_served = all(isinstance(bucket, Dav) for bucket in buckets)
         """They are the edges' own files, which they give as they are: a purge by hand takes them, too."""
-        self.abilities = ABILITIES
+        keys = KEYS_MAX if all(isinstance(bucket, S3) for bucket in buckets) else KEYS_ONE_BY_ONE
+        self.abilities = Abilities({"url": keys}, answer="done")
 
     def words(self, item: Item) -> Sequence[str]:
         """The key under which the block of a path lies."""

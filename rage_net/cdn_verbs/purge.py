@@ -115,7 +115,7 @@ def _caches(cdns: Cdns) -> tuple[str, ...]:
 async def _purge_failed(engine: Engine, verb: verbs.PurgeCdn, io: Io) -> verbs.PurgeResult:
     """Again what has failed: after a token or a host was mended."""
     cdns = await engine.cdns()
-    sections_of(cdns, verb.providers)
+    sections_of(cdns, [name for name in verb.providers if name not in cdns.buckets])
     id, label = f"p{engine.env.random.getrandbits(60):015x}", "what had failed"
     if verb.dry_run:
         known = await engine.env.blocking(cdns.purging.failed, verb.providers)
