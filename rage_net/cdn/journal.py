@@ -21,12 +21,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rage_net.cdn.holdings import TABLES, Holdings
+from rage_net.cdn.holdings import Holdings
 from rage_net.cdn.plan import WORDS_MAX, Planned, Word, batches, reference, share
 from rage_net.cdn.provider import KINDS, UNLIMITED, Abilities, Call, Kind, State, Verdict
+from rage_net.cdn.schema import APPLICATION_ID, FAILED, MIGRATIONS, OPEN
 from rage_net.database import Database
 
-APPLICATION_ID = int.from_bytes(b"rCDN", "big")
 KEEP_S = 30 * 86_400.0
 KEEP_PURGES_MAX = 10_000
 LEASE_S = 120.0
@@ -47,97 +47,6 @@ REFUSED_AT_ONCE = 1000
 CLOCK_BACK_S = 60.0
 """A quota that was spent so long after now: the clock was set back."""
 
-MIGRATIONS = (
-    """
-    CREATE TABLE purge (
-        number INTEGER PRIMARY KEY,
-        id TEXT NOT NULL UNIQUE,
-        asked_at REAL NOT NULL,
-        cause TEXT NOT NULL,
-        label TEXT NOT NULL,
-        doc_id TEXT NOT NULL,
-        objects TEXT NOT NULL,
-        impossible TEXT NOT NULL
-    );
-    CREATE INDEX purge_by_time ON purge (asked_at);
-    CREATE TABLE call (
-        reference TEXT PRIMARY KEY,
-        provider TEXT NOT NULL,
-        edge TEXT NOT NULL,
-        soft INTEGER NOT NULL,
-        state TEXT NOT NULL,
-        vendor_id TEXT NOT NULL DEFAULT '',
-        objects INTEGER,
-        reason TEXT NOT NULL DEFAULT '',
-        code TEXT NOT NULL DEFAULT '',
-        mend TEXT NOT NULL DEFAULT '[]',
-        tries INTEGER NOT NULL DEFAULT 0,
-        due_at REAL NOT NULL,
-        sent_at REAL NOT NULL DEFAULT 0,
-        ended_at REAL NOT NULL DEFAULT 0
-    ) WITHOUT ROWID;
-    CREATE INDEX call_open ON call (provider, edge, state, due_at) WHERE state IN ('queued', 'pending');
-    CREATE TABLE work (
-        number INTEGER PRIMARY KEY,
-        provider TEXT NOT NULL,
-        edge TEXT NOT NULL,
-        kind TEXT NOT NULL,
-        word TEXT NOT NULL,
-        soft INTEGER NOT NULL,
-        reference TEXT NOT NULL DEFAULT ''
-    );
-    CREATE UNIQUE INDEX work_unsent ON work (provider, edge, kind, word, soft) WHERE reference = '';
-    CREATE INDEX work_in_order ON work (provider, edge, soft, kind, number) WHERE reference = '';
-    CREATE INDEX work_of_call ON work (reference) WHERE reference != '';
-    CREATE TABLE wanted (
-        purge INTEGER NOT NULL,
-        work INTEGER NOT NULL,
-        PRIMARY KEY (purge, work)
-    ) WITHOUT ROWID;
-    CREATE INDEX wanted_of_work ON wanted (work);
-    CREATE TABLE quota (
-        provider TEXT NOT NULL,
-        bucket TEXT NOT NULL,
-        tokens REAL NOT NULL,
-        at REAL NOT NULL,
-        PRIMARY KEY (provider, bucket)
-    ) WITHOUT ROWID;
-    """
-    + TABLES,
-)
-
-
-_OPEN = (
-    "SELECT wanted.purge FROM work JOIN wanted ON wanted.work = work.number WHERE work.reference = ''"
-    " UNION SELECT wanted.purge FROM call JOIN work ON work.reference = call.reference AND work.reference != ''"
-    " JOIN wanted ON wanted.work = work.number WHERE call.state IN ('queued', 'pending')"
-)
-"""Numbers of purges that have not ended: from what waits, for most work has gone."""
-_FAILED = """
-    WITH words AS (
-        SELECT provider, edge, kind, word,
-            max(CASE WHEN soft = 0 AND state = 'failed' THEN number ELSE 0 END) AS failed,
-            max(CASE WHEN soft = 0 AND state != 'failed' THEN number ELSE 0 END) AS taken,
-            max(CASE WHEN soft = 1 AND state = 'failed' THEN number ELSE 0 END) AS soft_failed,
-            max(CASE WHEN soft = 1 AND state != 'failed' THEN number ELSE 0 END) AS soft_taken
-        FROM (
-            SELECT work.*, coalesce(call.state, 'queued') AS state
-            FROM work LEFT JOIN call ON call.reference = work.reference AND work.reference != ''
-            WHERE (work.provider, work.edge, work.kind, work.word) IN (
-                SELECT work.provider, work.edge, work.kind, work.word
-                FROM call JOIN work ON work.reference = call.reference AND work.reference != ''
-                WHERE call.state = 'failed'
-            )
-        )
-        GROUP BY provider, edge, kind, word
-    )
-    SELECT provider, edge, 0, kind, word FROM words WHERE failed > taken
-    UNION ALL
-    SELECT provider, edge, 1, kind, word FROM words WHERE soft_failed > max(taken, soft_taken)
-    ORDER BY 1, 2, 3 LIMIT ?
-"""
-"""Words whose last refusal is later than what was taken. One pass: a look for later rows from each row would take
-minutes where a token was refused for ten thousand words."""
 BUCKETS = "-buckets"
 """After the id of a purge by itself: the id of the one that empties buckets before."""
 
@@ -315,7 +224,7 @@ class Journal:
 
     def newest(self, limit: int, *, is_open: bool = False) -> list[Asked]:
         """Purges, the newest first; with `is_open` those alone of which something waits or is pending."""
-        where = f" WHERE number IN ({_OPEN})" if is_open else ""
+        where = f" WHERE number IN ({OPEN})" if is_open else ""
         with self._db.read() as db:
             rows = db.execute(
                 f"SELECT * FROM purge{where} ORDER BY asked_at DESC, number DESC LIMIT ?",  # noqa: S608  constants
@@ -357,7 +266,7 @@ class Journal:
     def failed(self) -> list[tuple[str, str, bool, tuple[Word, ...]]]:
         """Words that were refused and not taken since, by provider, edge and whether soft; WORDS_MAX at most."""
         with self._db.read() as db:
-            rows = db.execute(_FAILED, (WORDS_MAX,)).fetchall()
+            rows = db.execute(FAILED, (WORDS_MAX,)).fetchall()
         found: dict[tuple[str, str, bool], list[Word]] = {}
         for provider, edge, soft, kind, text in rows:
             found.setdefault((provider, edge, bool(soft)), []).append(Word(kind, text))
