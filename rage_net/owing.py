@@ -228,7 +228,7 @@ async def _prove(engine: Engine, cdns: Cdns, purge: str, states: Sequence[Standi
     if asked is None:
         return set()
     ends = engine.env.monotonic() + PROVE_S
-    proofs = await prove(engine, cdns, asked, states, ends, is_soft=False)
+    proofs = await prove(engine, cdns, asked, states, ends)
     for proof in proofs:
         if proof.proof == "stays":
             log.warning("%s %s gives %s still: %s", proof.provider, proof.edge, proof.path, proof.evidence)

@@ -6,7 +6,7 @@ Source: issue 6, B; design D11.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from rage_net.cdn.answers import hosts
@@ -129,7 +129,7 @@ async def _purge_failed(engine: Engine, verb: verbs.PurgeCdn, io: Io) -> verbs.P
     asked = await cdns.purging.ask_again(id, label, verb.providers)
     if asked is None:
         return verbs.PurgeResult("", label, engine.env.now(), "manual", ())
-    wish = Wish(id, (), label, only=verb.providers)
+    wish = Wish(id, (), label, soft=False, only=verb.providers)
     return await carry_out(engine, cdns, wish, verb.wait_s, io.report, asked=asked)
 
 
@@ -155,7 +155,7 @@ async def carry_out(
     states = await cdns.purging.wait(wish.id, wait_s or FIRST_ANSWER_S, to_the_end=bool(wait_s), tell=tell)
     proofs: tuple[verbs.ProofRow, ...] = ()
     if wait_s:
-        proofs = await prove(engine, cdns, asked, states, started + wait_s, is_soft=bool(wish.soft))
+        proofs = await prove(engine, cdns, asked, states, started + wait_s, soft=cdns.purging.soft(wish))
         states = await engine.env.blocking(cdns.purging.states, wish.id)
     return shown(asked, states, proofs)
 
@@ -233,11 +233,12 @@ async def list_purges(engine: Engine, verb: verbs.ListPurges, io: Io) -> verbs.L
 
 
 async def prove(
-    engine: Engine, cdns: Cdns, asked: Asked, states: Sequence[Standing], ends: float, *, is_soft: bool
+    engine: Engine, cdns: Cdns, asked: Asked, states: Sequence[Standing], ends: float, *, soft: Collection[str] = ()
 ) -> tuple[verbs.ProofRow, ...]:
     """Ask each edge that was told for each object, until its cache's own headers show the purge, or time is over.
 
-    `ends` is monotonic; a row comes for each, though there was no time to ask.
+    `ends` is monotonic; a row comes for each, though there was no time to ask. `soft` are names of providers that may
+    give what they marked as stale.
     """
     told = {(it.provider, it.edge): it.ended_at for it in states if it.state in ("accepted", "done")}
     asked_for = [
@@ -263,7 +264,7 @@ async def prove(
                 since = max(0.0, engine.env.now() - ended_at)
                 web, timeout_s = cdns.webs[place.provider], min(PROBE_S_MAX, left)
                 found = await probe(web, place, path, cid=_cid_in(path), timeout_s=timeout_s)
-            rows[key] = row = _row(place, path, found, since, is_soft)
+            rows[key] = row = _row(place, path, found, since, place.provider in soft)
             left = ends - engine.env.monotonic()
             if row.proof == "gone" or left <= 0:
                 return

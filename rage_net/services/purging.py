@@ -95,14 +95,17 @@ class Purging:
 
     def plan(self, wish: Wish) -> list[Planned]:
         """What each provider would be asked. Raises: NotFoundError for an unknown provider; ConfigError without any."""
-        names = chosen(self.providers, wish.only)
+        names, soft = chosen(self.providers, wish.only), self.soft(wish)
         try:
-            return [
-                plan(self.providers[name], wish.targets, soft=name in self._soft if wish.soft is None else wish.soft)
-                for name in names
-            ]
+            return [plan(self.providers[name], wish.targets, soft=name in soft) for name in names]
         except ValueError as error:
             raise UsageError(str(error), mend=["purge by --tag or --prefix"]) from error
+
+    def soft(self, wish: Wish) -> frozenset[str]:
+        """Names of providers that are to mark as stale what they have of it."""
+        if wish.soft is None:
+            return self._soft
+        return frozenset(self.providers) if wish.soft else frozenset()
 
     async def ask(self, wish: Wish) -> Asked:
         """Journal a purge; it is sent by whoever runs `work`, here or in the next process. Raises as `plan`."""
