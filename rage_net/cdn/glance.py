@@ -17,24 +17,6 @@ LONG_S = 3600.0
 """A purge that waits longer is told of: the slowest vendors take twenty minutes, behind those that came before."""
 OF_BUCKET = "-bucket"
 """After a provider's name: its buckets in the journal, as `emptying.SUFFIX`, whose module loads their clients."""
-_FAILED = (
-    "WITH bad AS MATERIALIZED ("
-    " SELECT work.provider, work.edge, work.kind, work.word, work.soft, max(work.number) AS number"
-    " FROM call JOIN work ON work.reference = call.reference AND work.reference != ''"
-    " WHERE call.state = 'failed' GROUP BY 1, 2, 3, 4, 5),"
-    " later AS MATERIALIZED ("
-    " SELECT work.provider, work.edge, work.kind, work.word, work.soft, max(work.number) AS number"
-    " FROM work LEFT JOIN call ON call.reference = work.reference"
-    " WHERE work.number > (SELECT min(number) FROM bad) AND coalesce(call.state, 'queued') != 'failed'"
-    " GROUP BY 1, 2, 3, 4, 5),"
-    " judged AS ("
-    " SELECT bad.provider, bad.edge, max(coalesce(later.number > bad.number, 0)) AS is_mended"
-    " FROM bad LEFT JOIN later ON later.provider = bad.provider AND later.edge = bad.edge AND later.kind = bad.kind"
-    " AND later.word = bad.word AND later.soft <= bad.soft"
-    " GROUP BY bad.provider, bad.edge, bad.kind, bad.word, bad.soft)"
-    " SELECT provider, edge, count(*) FROM judged WHERE NOT is_mended GROUP BY 1, 2"
-)
-"""As `Journal.failed`, counted alone, and in one pass: it is asked every few seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +43,7 @@ def look(journal: Journal, config: Cdn) -> Glance:
         return edge in edges.get(provider, ()) or provider.removesuffix(OF_BUCKET) in edges.keys() - {provider}
 
     failed: dict[str, int] = {}
-    with journal._db.read() as db:
-        rows = db.execute(_FAILED).fetchall()
-    for provider, edge, words in rows:
+    for provider, edge, words in journal.count_failed():
         if is_asked(provider, edge):
             failed[provider] = failed.get(provider, 0) + words
     open_ = journal.newest(OPEN_MAX, is_open=True)

@@ -266,11 +266,16 @@ class Journal:
     def failed(self) -> list[tuple[str, str, bool, tuple[Word, ...]]]:
         """Words that were refused and not taken since, by provider, edge and whether soft; WORDS_MAX at most."""
         with self._db.read() as db:
-            rows = db.execute(FAILED, (WORDS_MAX,)).fetchall()
+            rows = db.execute(f"{FAILED} ORDER BY 1, 2, 3 LIMIT ?", (WORDS_MAX,)).fetchall()
         found: dict[tuple[str, str, bool], list[Word]] = {}
         for provider, edge, soft, kind, text in rows:
             found.setdefault((provider, edge, bool(soft)), []).append(Word(kind, text))
         return [(*key, tuple(words)) for key, words in found.items()]
+
+    def count_failed(self) -> list[tuple[str, str, int]]:
+        """How many these are, by provider and edge."""
+        with self._db.read() as db:
+            return db.execute(f"SELECT provider, edge, count(*) FROM ({FAILED}) GROUP BY 1, 2").fetchall()  # noqa: S608  a constant
 
     def open_words(self, provider: str, edge: str) -> int:
         """Words that an edge has not been told, or not with success."""

@@ -76,7 +76,11 @@ OPEN = (
 )
 """Numbers of purges that have not ended: from what waits, for most work has gone."""
 FAILED = """
-    WITH words AS (
+    WITH refused AS MATERIALIZED (
+        SELECT work.number, work.provider, work.edge, work.kind, work.word
+        FROM call JOIN work ON work.reference = call.reference AND work.reference != ''
+        WHERE call.state = 'failed'
+    ), words AS (
         SELECT provider, edge, kind, word,
             max(CASE WHEN soft = 0 AND state = 'failed' THEN number ELSE 0 END) AS failed,
             max(CASE WHEN soft = 0 AND state != 'failed' THEN number ELSE 0 END) AS taken,
@@ -85,18 +89,16 @@ FAILED = """
         FROM (
             SELECT work.*, coalesce(call.state, 'queued') AS state
             FROM work LEFT JOIN call ON call.reference = work.reference AND work.reference != ''
-            WHERE (work.provider, work.edge, work.kind, work.word) IN (
-                SELECT work.provider, work.edge, work.kind, work.word
-                FROM call JOIN work ON work.reference = call.reference AND work.reference != ''
-                WHERE call.state = 'failed'
+            WHERE work.number >= (SELECT min(number) FROM refused)
+            AND (work.provider, work.edge, work.kind, work.word) IN (
+                SELECT provider, edge, kind, word FROM refused
             )
         )
         GROUP BY provider, edge, kind, word
     )
-    SELECT provider, edge, 0, kind, word FROM words WHERE failed > taken
+    SELECT provider, edge, 0 AS soft, kind, word FROM words WHERE failed > taken
     UNION ALL
     SELECT provider, edge, 1, kind, word FROM words WHERE soft_failed > max(taken, soft_taken)
-    ORDER BY 1, 2, 3 LIMIT ?
 """
-"""Words whose last refusal is later than what was taken. One pass: a look for later rows from each row would take
-minutes where a token was refused for ten thousand words."""
+"""Words whose last refusal is later than what was taken. One pass, and none where nothing was refused: a look for later
+rows from each row would take minutes where a token was refused for ten thousand words."""
