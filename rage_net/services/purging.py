@@ -137,7 +137,10 @@ class Purging:
         """A CDN turned out not to purge by something, such as tags: what was asked of it lately goes another way."""
         for wish in list(self._wishes.values()):
             if not wish.id.endswith(OTHERWISE) and (not wish.only or provider.name in wish.only):
-                await self.ask(replace(wish, id=wish.id + OTHERWISE, only=(provider.name,)))
+                try:
+                    await self.ask(replace(wish, id=wish.id + OTHERWISE, only=(provider.name,)))
+                except UsageError as error:  # more URLs than one purge may name: it stays as failed
+                    log.warning("%s: %s", wish.label, error)
 
     async def ask_again(self, id: str, label: str, only: Sequence[str] = ()) -> Asked | None:
         """Journal a purge of `failed`; None where there is nothing."""

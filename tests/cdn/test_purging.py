@@ -600,3 +600,20 @@ async def test_what_a_cdn_cannot_purge_by_tag_after_all_goes_by_url(env):
             while not (states := purging.journal.states("1-otherwise")) or states[0].state != "accepted":
                 await asyncio.sleep(0.01)
     assert [call.words for call in provider.calls] == [("doc:a",), ("https://cdn.example.org/chunks/a",)]
+
+
+async def test_what_a_cdn_cannot_purge_by_tag_and_has_too_many_urls_fails_and_ends_no_senders(env, monkeypatch, caplog):
+    provider = Scripted()
+
+    def answer(call):
+        provider.abilities = Abilities({"url": 100})
+        return Verdict("failed", code="cdn-config", reason="1107: the plan has no tags")
+
+    provider.answer = answer
+    monkeypatch.setattr("rage_net.cdn.plan.WORDS_MAX", 1)
+    purging = Purging(Journal(None), [provider], env)
+    urls = tuple(Item("url", f"/chunks/{at}") for at in range(2))
+    await purging.ask(Wish("1", (Target("a", ((Item("tag", "doc:a"),), urls)),), "a test"))
+    async with working(purging):
+        (state,) = await purging.wait("1", 5, to_the_end=True)
+    assert state.state == "failed" and "1 are the most" in caplog.text
