@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rage_net.cdn.holdings import Holdings
-from rage_net.cdn.plan import WORDS_MAX, Planned, Word, batches, reference, share
-from rage_net.cdn.provider import KINDS, UNLIMITED, Abilities, Call, Kind, State, Verdict
+from rage_net.cdn.plan import WORDS_MAX, Planned, Word, batches, groups, reference, share
+from rage_net.cdn.provider import UNLIMITED, Abilities, Call, Kind, State, Verdict
 from rage_net.cdn.schema import APPLICATION_ID, FAILED, MIGRATIONS, OPEN
 from rage_net.database import Database
 
@@ -104,12 +104,16 @@ class Journal:
     def __init__(self, path: Path | None) -> None:
         self._db = Database(path, name="journal of purges", application_id=APPLICATION_ID, migrations=MIGRATIONS)
         self.holdings = Holdings(self._db)
-        with self._db.write(durable=False) as db:  # one process owns the home: calls under way were another's, now gone
-            db.execute("UPDATE call SET due_at = 0 WHERE state = 'queued' AND due_at = sent_at + ?", (LEASE_S,))
+        self.release()  # one process owns the home: calls under way were another's, now gone
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+    def release(self) -> None:
+        """Whoever made calls has gone: those of which nothing was heard are due."""
+        with self._db.write(durable=False) as db:
+            db.execute("UPDATE call SET due_at = 0 WHERE state = 'queued' AND due_at = sent_at + ?", (LEASE_S,))
 
     def ask(self, asked: Asked, plans: Sequence[tuple[Planned, Sequence[str]]]) -> bool:
         """Write a purge with its work on each edge; durable when it returns. False when its id is known already."""
@@ -168,7 +172,7 @@ class Journal:
                     )
                     return Taken(_call(ref, edge, bool(soft), words), tries + 1)
                 dues.append(now + wait)
-            for soft, kinds in ((soft, kinds) for soft in (0, 1) for kinds in _groups(abilities)):
+            for soft, kinds in ((soft, kinds) for soft in (0, 1) for kinds in groups(abilities)):
                 rows = self._unsent(db, provider, edge, soft, kinds, abilities)
                 if not rows:
                     continue
@@ -458,12 +462,6 @@ def _asked(row: Sequence[object]) -> Asked:
         tuple(json.loads(str(objects))),
         tuple((provider, name) for provider, name in json.loads(str(impossible))),
     )
-
-
-def _groups(abilities: Abilities) -> list[tuple[Kind, ...]]:
-    """Kinds whose words may stand in one call, in order; those that it cannot purge by are among them, too."""
-    alone: list[tuple[Kind, ...]] = [(kind,) for kind in KINDS if kind not in abilities.mixed]
-    return sorted([*alone, *([tuple(sorted(abilities.mixed))] if abilities.mixed else [])])
 
 
 def _spend(

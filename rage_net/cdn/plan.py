@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from rage_net.cdn.provider import UNLIMITED, Abilities, Item, Kind, Provider
+from rage_net.cdn.provider import KINDS, UNLIMITED, Abilities, Item, Kind, Provider
 from rage_net.errors import ConfigError, NotFoundError
 
 LATE_S = 60.0
@@ -101,6 +101,12 @@ def plan(provider: Provider, targets: Sequence[Target], *, soft: bool) -> Planne
     marked = abilities.soft if soft else frozenset()
     calls, seconds = cost(words, abilities)
     return Planned(provider.name, words, marked, calls, seconds, tuple(impossible))
+
+
+def groups(abilities: Abilities) -> list[tuple[Kind, ...]]:
+    """Kinds whose words may stand in one call, in order; those that it cannot purge by are among them, too."""
+    alone: list[tuple[Kind, ...]] = [(kind,) for kind in KINDS if kind not in abilities.mixed]
+    return sorted([*alone, *([tuple(sorted(abilities.mixed))] if abilities.mixed else [])])
 
 
 def batches(words: Iterable[Word], abilities: Abilities) -> Iterator[tuple[Word, ...]]:

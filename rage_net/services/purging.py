@@ -204,6 +204,7 @@ class Purging:
             return
         self._is_working = True
         try:
+            await self._env.blocking(self.journal.release)  # whoever worked before us may have failed between two steps
             async with asyncio.TaskGroup() as tasks:
                 for provider in self.providers.values():
                     for edge in provider.edges:

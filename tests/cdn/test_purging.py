@@ -13,7 +13,7 @@ from rage_net.cdn.journal import LEASE_S, Asked, Journal
 from rage_net.cdn.plan import Planned, Target, Word
 from rage_net.cdn.provider import Abilities, Item, Kind, Quota, Verdict
 from rage_net.env import SystemEnv
-from rage_net.errors import ConfigError, NotFoundError
+from rage_net.errors import ConfigError, NotFoundError, StorageFullError
 from rage_net.services.purging import SENDERS, Purging, Wish
 from tests.cdn.scripted import ACCEPTED, Scripted
 
@@ -617,3 +617,23 @@ async def test_what_a_cdn_cannot_purge_by_tag_and_has_too_many_urls_fails_and_en
     async with working(purging):
         (state,) = await purging.wait("1", 5, to_the_end=True)
     assert state.state == "failed" and "1 are the most" in caplog.text
+
+
+async def test_a_call_whose_answer_could_not_be_written_is_made_again_as_soon_as_the_work_goes_on(env):
+    class Full(Journal):
+        is_full = True
+
+        def settle(self, *args, **more):
+            if self.is_full:
+                raise StorageFullError("no room")
+            super().settle(*args, **more)
+
+    journal, provider = Full(None), Scripted()
+    purging = Purging(journal, [provider], env)
+    await purging.ask(wish("1", "a"))
+    with pytest.raises(ExceptionGroup):
+        await purging.work()
+    journal.is_full = False
+    async with working(purging):
+        (state,) = await purging.wait("1", 5, to_the_end=True)
+    assert state.state == "accepted" and len({call.reference for call in provider.calls}) == 1
