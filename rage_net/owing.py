@@ -33,7 +33,7 @@ from rage_net.cdn_verbs import targets
 from rage_net.cdn_verbs.purge import prove
 from rage_net.cid import Cid
 from rage_net.config import cdn as sections
-from rage_net.errors import ConfigError, NotFoundError, UsageError
+from rage_net.errors import ConfigError, NotFoundError, StorageFullError, UnavailableError, UsageError
 from rage_net.exposing import OTHERS_WAIT_S, RANKS_MAX
 from rage_net.services.purging import Wish
 
@@ -114,8 +114,12 @@ async def _step_alone(engine: Engine, cdns: Cdns, rows: Sequence[Owed], busy: se
     try:
         async with cdns.steps:
             after = await (_go_on(engine, cdns, rows) if owed.provider else _begin(engine, cdns, owed))
-    except Exception:  # a document that we cannot do right by holds up no other
-        log.exception("the purge of document %s, which was %s", owed.document.doc_id, owed.cause)
+    except Exception as error:  # a document that we cannot do right by holds up no other
+        what = f"the purge of document {owed.document.doc_id}, which was {owed.cause}"
+        if isinstance(error, UnavailableError | StorageFullError):  # of all that are owed, every few seconds
+            log.warning("%s, waits: %s", what, error)
+        else:
+            log.exception("%s", what)
         engine.metrics.failures.add(1, "cdn")
         after = [replace(it, due_at=engine.env.now() + AFTER_FAILURE_S) for it in rows]
     try:

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from rage_net import database, owing, sealed_cdns
 from rage_net import home as homes
-from rage_net import owing, sealed_cdns
 from rage_net.cdn import retry
 from rage_net.cdn.holdings import Exposed, Owed
 from rage_net.cdn.journal import Asked, Journal
@@ -237,6 +237,25 @@ async def test_one_document_whose_purge_fails_holds_up_no_other(tmp_path: Path) 
             await until(lambda: [it.step for it in cdns.holdings.owed() if it.id == "o2"] == [owing.TOLD])
         left = next(it for it in cdns.holdings.owed() if it.id == "o1")
         assert left.step == 0 and left.due_at > engine.env.now(), "it is tried again, later"
+
+
+async def test_a_full_disk_costs_a_line_of_the_log_for_each_purge_that_waits_and_no_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    homes.init(Home(tmp_path))
+    async with Engine.open(Home(tmp_path)) as engine:
+        purging = Purging(Journal(None), [Scripted("one")], engine.env)
+        cdns = Cdns(Cdn(), {"one": SECTION}, {"one": Web()}, {}, purging)
+
+        def full(*_: object) -> None:
+            raise database.full("cannot write the journal of purges: it is full", "no room")
+
+        monkeypatch.setattr(purging.journal, "ask", full)
+        cdns.holdings.expose([], [Owed("o1", SHOWN, "narrowed", (), 1.0)], [])
+        async with doing_what_is_owed(engine, cdns):
+            await until(lambda: cdns.holdings.owed()[0].due_at > 1.0)
+    (line,) = [it for it in caplog.records if it.name == "rage.cdn"]
+    assert line.exc_info is None and SHOWN.doc_id in line.getMessage() and "full" in line.getMessage()
 
 
 async def test_a_cdn_that_has_left_the_configuration_holds_up_no_purge(tmp_path: Path) -> None:
