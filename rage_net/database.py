@@ -273,6 +273,13 @@ def explain(error: OSError | sqlite3.DatabaseError, doing: str, where: str | Pat
             mend=("restore it from a backup",),
             id="index-damaged",
         )
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return UnavailableError(
+            f"cannot {doing}: {error}",
+            why=f"another program has had {where} locked for {BUSY_TIMEOUT_S:.0f} s",
+            mend=(f"fuser -v {where}", "end the transaction of the sqlite3 shell that is open on it"),
+            id="storage-unavailable",
+        )
     if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
         return _failing(doing, where, error)
     return None

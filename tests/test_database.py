@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from rage_net import database as database_
 from rage_net.database import Database
-from rage_net.errors import IntegrityError
+from rage_net.errors import IntegrityError, UnavailableError
 
 TABLE = ("CREATE TABLE t (n INTEGER)",)
 SHELL = (
@@ -48,6 +49,20 @@ def test_another_process_that_reads_the_file_and_closes_it_leaves_the_log_alone(
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert db.execute("SELECT count(*) FROM t").fetchone() == (3,)
+
+
+def test_a_shell_that_holds_the_file_locked_is_told_from_a_disk_that_fails(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_, "BUSY_TIMEOUT_S", 0.01)
+    with closing(Database(path, name="a", application_id=1, migrations=TABLE)) as database:
+        with closing(sqlite3.connect(path, isolation_level=None)) as shell:
+            shell.execute("BEGIN IMMEDIATE")
+            with pytest.raises(UnavailableError) as caught, database.write():
+                pass
+        assert "another program" in caught.value.why and "disk" not in caught.value.why
+        with database.write() as db:
+            db.execute("INSERT INTO t VALUES (1)")
 
 
 def test_the_file_and_its_log_are_their_owners_alone(path: Path) -> None:
