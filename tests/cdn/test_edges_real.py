@@ -832,7 +832,9 @@ async def test_what_publish_puts_and_deletes_over_dav_is_served_and_gone(
     assert [await put(data), await put(data)] == [False, True]
     found = await store.head("chunks/dav")
     assert found is not None
-    assert fetch(ngx, "/chunks/dav").body == data
+    served = fetch(ngx, "/chunks/dav")
+    assert served.body == data
+    assert served.headers["x-content-type-options"] == "nosniff", "as the node says: it may be anybody's script"
     with pytest.raises(RageError):
         await put(bytes((5 << 20) + 1))
     assert dict(await store.delete(["chunks/dav", "chunks/never"])) == {"chunks/dav": None, "chunks/never": None}

@@ -177,6 +177,7 @@ def _kept(rule: Rule, dav: NginxOptions | None) -> str:
         types {{ }}
         default_type {kind};
         add_header Cache-Control "public, max-age={BROWSER_S_MAX}";
+        add_header X-Content-Type-Options nosniff;
         add_header X-Cache-Status HIT;
 """
     return f"""    # {rule.pattern}
