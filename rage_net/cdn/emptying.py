@@ -41,13 +41,15 @@ class Emptying:
             return []
 
     async def purge(self, call: Call) -> Verdict:
-        """Delete; what is not there is deleted."""
+        """Delete; what is not there is deleted. It fails for good only when nothing of it can still succeed."""
         try:
             left = await self.buckets[call.edge].delete(call.words)
         except RageError as error:
             return _verdict(error)
         errors = [error for error in left.values() if error is not None]
-        return _verdict(errors[0]) if errors else Verdict("done", count=len(call.words))
+        if not errors:
+            return Verdict("done", count=len(call.words))
+        return _verdict(next((error for error in errors if error.retryable), errors[0]))
 
     async def ask(self, edge: str, id: str) -> Verdict:
         """Nothing is ever pending."""

@@ -84,7 +84,8 @@ class Standing:
     code: str
     mend: tuple[str, ...]
     due_at: float
-    ended_at: float
+    sent_at: float
+    """When the last of its calls was made."""
     untried: int = 0
     """Of the words, those of which no answer came to any try."""
 
@@ -243,7 +244,7 @@ class Journal:
                 "SELECT work.provider, work.edge, coalesce(call.state, 'queued') AS state, count(*),"
                 " count(DISTINCT call.reference), max(coalesce(call.tries, 0)),"
                 " max(call.vendor_id), max(coalesce(call.reason, '')), max(coalesce(call.code, '')),"
-                " max(coalesce(call.mend, '[]')), min(coalesce(call.due_at, 0)), max(coalesce(call.ended_at, 0)),"
+                " max(coalesce(call.mend, '[]')), min(coalesce(call.due_at, 0)), max(coalesce(call.sent_at, 0)),"
                 " sum(coalesce(call.tries, 0) = 0 OR (call.state = 'queued' AND call.tries = 1"
                 " AND call.due_at = call.sent_at + :lease))"
                 " FROM purge JOIN wanted ON wanted.purge = purge.number JOIN work ON work.number = wanted.work"
@@ -415,8 +416,8 @@ class Journal:
     def _settle(self, db: sqlite3.Connection, ref: str, verdict: Verdict, now: float, retry_in_s: float = 0.0) -> None:
         is_open = verdict.state in ("queued", "pending")
         db.execute(
-            "UPDATE call SET state = ?, vendor_id = ?, objects = ?, reason = ?, code = ?, mend = ?, due_at = ?,"
-            " ended_at = ? WHERE reference = ?",
+            "UPDATE call SET state = ?, vendor_id = ?, objects = ?, reason = ?, code = ?, mend = ?, due_at = ?"
+            " WHERE reference = ?",
             (
                 verdict.state,
                 verdict.id,
@@ -425,7 +426,6 @@ class Journal:
                 verdict.code,
                 json.dumps(verdict.mend),
                 now + retry_in_s if is_open else 0.0,
-                0.0 if is_open else now,
                 ref,
             ),
         )

@@ -35,8 +35,7 @@ MIGRATIONS = (
         mend TEXT NOT NULL DEFAULT '[]',
         tries INTEGER NOT NULL DEFAULT 0,
         due_at REAL NOT NULL,
-        sent_at REAL NOT NULL DEFAULT 0,
-        ended_at REAL NOT NULL DEFAULT 0
+        sent_at REAL NOT NULL DEFAULT 0
     ) WITHOUT ROWID;
     CREATE INDEX call_open ON call (provider, edge, state, due_at) WHERE state IN ('queued', 'pending');
     CREATE TABLE work (

@@ -238,9 +238,10 @@ async def prove(
     """Ask each edge that was told for each object, until its cache's own headers show the purge, or time is over.
 
     `ends` is monotonic; a row comes for each, though there was no time to ask. `soft` are names of providers that may
-    give what they marked as stale.
+    give what they marked as stale. What is older than the purge is so by when that was sent: of one that takes minutes
+    only its vendor knows when it was through, and readers fill the caches before we hear of it.
     """
-    told = {(it.provider, it.edge): it.ended_at for it in states if it.state in ("accepted", "done")}
+    told = {(it.provider, it.edge): it.sent_at for it in states if it.state in ("accepted", "done")}
     asked_for = [
         (place, path, told[place.provider, place.edge])
         for provider in {name: None for name, _ in told if name in cdns.sections}  # a bucket is proved by its edges
@@ -253,7 +254,7 @@ async def prove(
 
     late = max(ends, engine.env.monotonic()) + PROVE_LATE_S
 
-    async def one(place: Place, path: str, ended_at: float) -> None:
+    async def one(place: Place, path: str, sent_at: float) -> None:
         key = (place.provider, place.edge, place.url + place.host, path)
         rows[key] = verbs.ProofRow(place.provider, place.edge, path, "unproven", "", "not asked: the time was over")
         while True:
@@ -261,7 +262,7 @@ async def prove(
                 left = late - engine.env.monotonic()
                 if left <= 0:
                     return
-                since = max(0.0, engine.env.now() - ended_at)
+                since = max(0.0, engine.env.now() - sent_at)
                 web, timeout_s = cdns.webs[place.provider], min(PROBE_S_MAX, left)
                 found = await probe(web, place, path, cid=_cid_in(path), timeout_s=timeout_s)
             rows[key] = row = _row(place, path, found, since, place.provider in soft)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -11,9 +13,10 @@ from rage_net import home as homes
 from rage_net.cdn.buckets import KEYS_MAX, S3, Dav
 from rage_net.cdn.buckets.by_http import CALLS_MAX
 from rage_net.cdn.emptying import Emptying
+from rage_net.cdn.provider import Call
 from rage_net.config.cdn import Bucket as Keys
 from rage_net.engine import Engine
-from rage_net.errors import NotFoundError
+from rage_net.errors import ConfigError, NotFoundError, RageError, UnavailableError
 from rage_net.home import Home
 from rage_net.services.purging import CALL_S_MAX
 from rage_net.verbs import cdn as verbs
@@ -33,6 +36,23 @@ def test_a_store_that_deletes_one_by_one_is_given_no_more_than_a_slow_one_delete
     assert most / CALLS_MAX * 2.0 < CALL_S_MAX, "two seconds for each"
     s3 = S3("shop", "", Keys(uri="s3://shop"), blocking=asyncio.to_thread)
     assert Emptying("shop", [s3]).abilities.words_max["url"] == KEYS_MAX, "these go in one exchange"
+
+
+@pytest.mark.anyio
+async def test_a_key_that_is_refused_takes_none_with_it_that_may_go_later() -> None:
+    refused, busy = ConfigError("no right to delete it"), UnavailableError("slow down")
+
+    class Store:
+        left: ClassVar[dict[str, RageError | None]] = {"a": refused, "b": busy, "c": None}
+
+        async def delete(self, keys: Sequence[str]) -> dict[str, RageError | None]:
+            return self.left
+
+    emptying = Emptying("shop", [Store()])  # type: ignore[list-item]
+    call = Call(emptying.edges[0], "url", ("a", "b", "c"), False, "r")
+    assert (await emptying.purge(call)).state == "queued"
+    Store.left = {"a": refused, "b": None, "c": None}
+    assert (await emptying.purge(call)).state == "failed"
 
 
 @pytest.mark.anyio

@@ -346,6 +346,17 @@ def test_what_ended_long_ago_is_forgotten_and_what_is_open_is_not():
     assert journal.open_words("scripted", "") == 1
 
 
+def test_a_purge_that_took_minutes_is_as_old_as_its_call():
+    """Or what readers fetched before its end was heard of would be taken for what it had left."""
+    journal, able = Journal(None), Abilities({"tag": 1}, answer="pending")
+    journal.ask(Asked("1", 1.0, "manual", ""), [(Planned("one", (Word("tag", "a"),), frozenset(), 1, 0.0), ("",))])
+    call = journal.take("one", "", able, 10.0).call
+    journal.settle(call.reference, Verdict("pending", id="I1"), 11.0, retry_in_s=2.0)
+    journal.settle(call.reference, Verdict("done", id="I1"), 600.0)
+    (standing,) = journal.states("1")
+    assert (standing.state, standing.sent_at) == ("done", 10.0)
+
+
 def test_what_settles_something_that_is_owed_is_not_forgotten():
     journal = Journal(None)
     for id in ("o1", "o1-buckets", "o1-again", "o2"):
