@@ -14,10 +14,10 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
@@ -49,6 +49,8 @@ PART = 20_000
 `plan.WORDS_MAX`."""
 STEP_S = 5.0
 """How long one round waits for one step."""
+PUBLISHED_AT_ONCE = 4
+"""Documents that are sealed at once, each with BATCH ciphertexts in memory: a bucket that is slow takes minutes."""
 CLEARED_AT_ONCE = 32
 """Documents whose old ciphertexts go in one round at once: each waits STEP_S for an edge that is away."""
 ASKED_AGAIN_S = 86_400.0
@@ -138,24 +140,29 @@ async def settle(engine: Engine, cdns: Cdns) -> None:
     if engine.metadata is None:
         return
     doc_ids = await engine.env.blocking(cdns.holdings.sealed_documents)
-    for doc_id in doc_ids:  # all before any of them waits for what is old to go: an edge that is away holds that up
-        await _alone(engine, doc_id, _publish_anew(engine, cdns, doc_id))
-    at_once = asyncio.Semaphore(CLEARED_AT_ONCE)
+    # All are sealed before any of them waits for what is old to go: an edge that is away holds that up.
+    for step, at_once in ((_publish_anew, PUBLISHED_AT_ONCE), (_clear_old, CLEARED_AT_ONCE)):
+        await _each(engine, cdns, doc_ids, step, asyncio.Semaphore(at_once))
 
-    async def clear(doc_id: str) -> None:
+
+async def _each(
+    engine: Engine,
+    cdns: Cdns,
+    doc_ids: Sequence[str],
+    step: Callable[[Engine, Cdns, str], Awaitable[None]],
+    at_once: asyncio.Semaphore,
+) -> None:
+    """A step for every document: one that we cannot do right by holds up no other."""
+
+    async def one(doc_id: str) -> None:
         async with at_once:
-            await _alone(engine, doc_id, _clear_old(engine, cdns, doc_id))
+            try:
+                await step(engine, cdns, doc_id)
+            except Exception:
+                log.exception("the ciphertexts of document %s", doc_id)
+                engine.metrics.failures.add(1, "cdn")
 
-    await asyncio.gather(*map(clear, doc_ids))
-
-
-async def _alone(engine: Engine, doc_id: str, work: Coroutine[Any, Any, None]) -> None:
-    """One document's work: one that we cannot do right by holds up no other."""
-    try:
-        await work
-    except Exception:
-        log.exception("the ciphertexts of document %s", doc_id)
-        engine.metrics.failures.add(1, "cdn")
+    await asyncio.gather(*map(one, doc_ids))
 
 
 async def _publish_anew(engine: Engine, cdns: Cdns, doc_id: str) -> None:
