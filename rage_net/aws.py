@@ -276,6 +276,7 @@ def _plain_s3(model: Any, params: dict[str, Any], **_: Any) -> None:
 def _bound(client: Any, ca_file: str | None) -> None:
     """Read answers in pieces, counted: botocore by itself reads whatever comes."""
     from botocore.httpsession import URLLib3Session
+    from botocore.parsers import ResponseParserError
     from botocore.utils import get_environ_proxies
 
     session = URLLib3Session(
@@ -297,6 +298,8 @@ def _bound(client: Any, ca_file: str | None) -> None:
                 answer._content = read_whole(answer.raw, ANSWER_BYTES_MAX, CALL_S)
             finally:
                 answer.raw.close() if answer._content is None else answer.raw.release_conn()
+        if b"<!ENTITY" in answer._content.replace(b"\0", b""):  # in UTF-16, too
+            raise ResponseParserError("it declares entities: 4 MB of them unpack into 400")
         return answer
 
     client.meta.events.register(f"before-send.{client.meta.service_model.service_id.hyphenize()}", send)

@@ -69,6 +69,9 @@ SECRETS = (KEY, SECRET, SIGNATURE, "c2VudGluZWwvc2lnbmF0dXJl+key=", BEARER)
 CID = Cid.of(b"a chunk")
 TOLD = {"content_type": "application/octet-stream", "cache_control": "public, max-age=60"}
 
+ENTITIES = """<!DOCTYPE a [<!ENTITY a "b">]><ListBucketResult><Name>&a;&a;</Name></ListBucketResult>"""
+"""Four megabytes of such unpack into four hundred."""
+
 pytestmark = pytest.mark.usefixtures("no_credentials")
 
 _numbers = itertools.count()
@@ -338,6 +341,8 @@ async def test_each_refusal_of_s3_has_its_class(
         (200, {"Content-Type": "text/html"}, b"<html>log in<br>"),
         (200, {"Content-Type": "application/xml"}, b"x" * (aws.ANSWER_BYTES_MAX + 1)),
         (200, {"Content-Type": "application/xml"}, b"<ListBucketResult><Contents>"),
+        (200, {"Content-Type": "application/xml"}, ENTITIES.encode()),
+        (200, {"Content-Type": "application/xml"}, ENTITIES.encode("utf-16")),
     ],
 )
 async def test_a_list_that_is_none_is_an_outage(s3: Bucket, recorder: Recorder, answer: Any) -> None:
