@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
@@ -50,6 +51,8 @@ IN_FLIGHT_S = 65.0
 """How long an answer of ours may be on its way to an edge (`http.ANSWER_TIMEOUT_S`), and a little more."""
 LOOK_S_MIN, LOOK_S_MAX = 1.0, 60.0
 """Between two looks at what is under way: a quarter of the time that it is."""
+WAIT_S_MAX = OTHERS_WAIT_S * (RANKS_MAX + 2)
+"""Nothing waits longer than that for its time."""
 IDLE_S = 60.0
 REST_S_MIN = 0.05
 AFTER_FAILURE_S = 5.0
@@ -58,11 +61,6 @@ STEPS_AT_ONCE = 64
 PROVE_S = 10.0
 
 Next = Literal["wait", "again", "prove", "last"]
-
-
-def is_due(owed: Owed, now: float) -> bool:
-    """Whether its time has come. One that would wait longer than any does: the clock was set back since."""
-    return owed.due_at <= now or owed.due_at > now + OTHERS_WAIT_S * (RANKS_MAX + 2)
 
 
 def next_at(owed: Owed, *, is_emptied: bool, has_answered: bool, now: float) -> Next:
@@ -90,22 +88,20 @@ async def work(engine: Engine, cdns: Cdns) -> None:
     async with asyncio.TaskGroup() as tasks:
         while True:
             cdns.wake.clear()
-            now, rest = engine.env.now(), IDLE_S
+            now = engine.env.now()
             under_way = frozenset(busy)  # those may have gone a step further since they were read
             due: dict[str, list[Owed]] = {}
-            for owed in await engine.env.blocking(cdns.holdings.owed):
-                if owed.id in under_way:
-                    continue
-                if is_due(owed, now):
+            for owed in await engine.env.blocking(cdns.holdings.due, now, now + WAIT_S_MAX):
+                if owed.id not in under_way:
                     due.setdefault(owed.id, []).append(owed)
-                else:
-                    rest = min(rest, owed.due_at - now)
             for id, rows in due.items():
                 busy.add(id)
                 tasks.create_task(_step_alone(engine, cdns, rows, busy))
+            next_at = await engine.env.blocking(cdns.holdings.next_owed, now)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(REST_S_MIN, rest)):
+                async with asyncio.timeout(max(REST_S_MIN, min(IDLE_S, (next_at or math.inf) - now))):
                     await cdns.wake.wait()
+            await asyncio.sleep(REST_S_MIN)  # what a mass of documents wakes is read together
 
 
 async def _step_alone(engine: Engine, cdns: Cdns, rows: Sequence[Owed], busy: set[str]) -> None:

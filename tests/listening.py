@@ -31,7 +31,8 @@ async def listening(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIte
             writer.close()  # what was written goes out first
             await writer.wait_closed()
         finally:
-            transport.abort()
+            with suppress(AttributeError):  # of 3.11, once its TLS is closed
+                transport.abort()
             with suppress(ConnectionError):
                 await writer.wait_closed()  # else the loop may end before the socket is closed
 

@@ -128,18 +128,25 @@ class Holdings:
 
     def owed(self) -> list[Owed]:
         """Purges that are owed, the next that is due first; OWED_AT_ONCE at most."""
+        return self._owed("", ())
+
+    def due(self, now: float, late: float) -> list[Owed]:
+        """Those of them whose time has come: `late` is when none is due, so that the clock was set back since."""
+        return self._owed("WHERE due_at <= ? OR due_at > ?", (now, late))
+
+    def _owed(self, where: str, values: Sequence[float]) -> list[Owed]:
         with self._db.read() as db:
             rows = db.execute(
-                "SELECT id, doc_id, organization, root, cause, events, due_at, provider, step, since, purge FROM owed"
-                " ORDER BY due_at LIMIT ?",
-                (OWED_AT_ONCE,),
+                "SELECT id, doc_id, organization, root, cause, events, due_at, provider, step, since, purge FROM owed"  # noqa: S608  constants
+                f" {where} ORDER BY due_at LIMIT ?",
+                (*values, OWED_AT_ONCE),
             ).fetchall()
         return [Owed(row[0], Exposed(*row[1:4]), row[4], tuple(json.loads(row[5])), *row[6:]) for row in rows]
 
-    def next_owed(self) -> float | None:
-        """When the next owed purge is due; None when none is."""
+    def next_owed(self, after: float = 0.0) -> float | None:
+        """When the next owed purge is due that is due after this; None when none is."""
         with self._db.read() as db:
-            row = db.execute("SELECT min(due_at) FROM owed").fetchone()
+            row = db.execute("SELECT min(due_at) FROM owed WHERE due_at > ?", (after,)).fetchone()
         return None if row[0] is None else float(row[0])
 
     def turn(self, before: Sequence[Owed], after: Sequence[Owed]) -> None:

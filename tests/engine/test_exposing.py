@@ -629,11 +629,11 @@ async def test_a_document_that_cannot_be_looked_at_holds_up_no_other(
     world.env.close()
 
 
-def test_a_clock_that_was_set_back_delays_no_purge() -> None:
+def test_what_is_owed_is_due_at_its_time_and_at_once_when_the_clock_was_set_back() -> None:
     owed = Owed("o", Exposed("d", "acme", "r"), "narrowed", (), 1_000_000.0)
-    assert owing.is_due(owed, 1_000_000.0) and not owing.is_due(owed, 1_000_000.0 - exposing.OTHERS_WAIT_S)
-    assert owing.is_due(owed, 1_000_000.0 - 3600)
     journal = Journal(None)
     journal.holdings.expose([], [owed], [])
-    assert journal.holdings.owed() == [owed]
+    for now, is_due in ((1_000_000.0, True), (1_000_000.0 - exposing.OTHERS_WAIT_S, False), (996_400.0, True)):
+        assert journal.holdings.due(now, now + owing.WAIT_S_MAX) == ([owed] if is_due else [])
+    assert (journal.holdings.next_owed(999_999.0), journal.holdings.next_owed(1_000_000.0)) == (1_000_000.0, None)
     journal.close()
