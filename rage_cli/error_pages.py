@@ -179,8 +179,8 @@ PAGES: dict[str, tuple[type[RageError], str, str]] = {
     ),
     "cdn-unsealed": (
         NotFoundError,
-        "A document that is sealed for CDNs and has not changed is not in a bucket that came into cdn.yaml later.",
-        "rage acl set DOC --cdn none; when rage cdn journal --open shows nothing, --cdn encrypted, and publish",
+        "A sealed document is not in a bucket that came into cdn.yaml later, and another node sealed it.",
+        "on the node that sealed it: rage cdn publish DOC",
     ),
     "cdn-unreachable": (
         UnavailableError,

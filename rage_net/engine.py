@@ -55,6 +55,7 @@ from rage_net.verbs import Progress, Sink, Source, Verb
 from rage_net.verbs import node as nodes
 
 if TYPE_CHECKING:
+    from rage_net.cdn.filling import Filling
     from rage_net.cdn.glance import Glance
     from rage_net.cdns import Cdns
     from rage_net.config.cdn import Cdn
@@ -382,6 +383,12 @@ class Engine:
         from rage_net import sealed_cdns
 
         return await sealed_cdns.publish(self, await self.cdns(), doc_id, only, tell)
+
+    async def refill_sealed(self, doc_id: str, stores: Sequence[Filling], tell: Callable[[], None]) -> None:
+        """Put a document as it is sealed into buckets that lack it."""
+        from rage_net import sealed_cdns
+
+        await sealed_cdns.refill(self, await self.cdns(), doc_id, stores, tell)
 
     async def fill_buckets(self, cid: Cid) -> bool:
         """Put a block that anyone may read into every bucket that CDNs read; whether one has it now."""

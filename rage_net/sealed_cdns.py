@@ -82,8 +82,30 @@ async def publish(
         if not only or it.provider in only
         for bucket in it.buckets.values()
     ]
+    root_page, objects = await _fill(engine, cdns, doc_id, sealing, stores, tell)
+    if root_page is not None and stores and not any(store.failed for store in stores):
+        await sealings.finish(engine, sealing, root_page)
+    return Publication(sealing, tuple(stores), objects)
+
+
+async def refill(
+    engine: Engine, cdns: Cdns, doc_id: str, stores: Sequence[Filling], tell: Callable[[], None] = lambda: None
+) -> None:
+    """Put what CDNs hold already into buckets that lack it. Does nothing where `sealings.standing` has nothing."""
+    sealing = await sealings.standing(engine, doc_id)
+    if sealing is not None:
+        await _fill(engine, cdns, doc_id, sealing, stores, tell)
+
+
+async def _fill(
+    engine: Engine, cdns: Cdns, doc_id: str, sealing: Sealing, stores: Sequence[Filling], tell: Callable[[], None]
+) -> tuple[Cid | None, int]:
+    """The CID of the root page, and how many objects there are.
+
+    The root page goes last, and only where all else went: whoever finds it finds the rest.
+    """
     blocks = sealing.blocks()
-    last: Cid | None = None
+    root_page: SealedBlock | None = None
     objects = 0
     while stores and not all(store.is_given_up for store in stores):
         batch = await engine.env.waiting(functools.partial(_take, blocks))
@@ -91,12 +113,17 @@ async def publish(
             break
         names = [str(block.cid) for block in batch]
         await engine.env.blocking(cdns.holdings.note_sealed, doc_id, sealing.epoch.id.hex(), names)
-        await asyncio.gather(*(_put(store, block, tell) for store in stores for block in batch))
-        last = batch[-1].cid
+        known = [*([root_page] if root_page is not None else []), *batch[:-1]]
+        await asyncio.gather(*(_put(store, block, tell) for store in stores for block in known))
+        root_page = batch[-1]
         objects += len(batch)
-    if last is not None and stores and not any(store.failed for store in stores):
-        await sealings.finish(engine, sealing, last)
-    return Publication(sealing, tuple(stores), objects)
+    if root_page is None:
+        return None, objects
+    for store in stores:
+        if store.failed:
+            store.failed += 1
+    await asyncio.gather(*(_put(store, root_page, tell) for store in stores if not store.failed))
+    return root_page.cid, objects
 
 
 def _take(blocks: Iterator[SealedBlock]) -> list[SealedBlock]:

@@ -1,6 +1,7 @@
 """Sealed documents of an engine: sealing one for the CDNs, and reading one from them.
 
     begin         a new epoch, where one is due: its key is kept, and what CDNs are to hold can be read, block by block
+    standing      what they hold already, as this node sealed it: the same blocks once more
     finish        CDNs hold it: the log says so, so that readers find it
     under_way     what was begun, and is to go on
     forget_epoch  what it put to CDNs is gone: so is its key
@@ -39,9 +40,10 @@ _STATE = b"rage:sealing:1\0"
 
 @dataclass(frozen=True, slots=True)
 class Sealing:
-    """A document that is being sealed."""
+    """A document that is being sealed, or was: then nothing is `due`."""
 
-    due: Due
+    root: Cid
+    due: Due | None
     epoch: Epoch
     load: Callable[[Cid], bytes]
 
@@ -51,7 +53,7 @@ class Sealing:
         Blocking; one block is in memory. Read again, it is the same. Raises NotFoundError for a block that is not here,
         UsageError `cdn-too-large`.
         """
-        return seal(self.epoch, manifest.blocks(self.due.root, self.load), self.load)
+        return seal(self.epoch, manifest.blocks(self.root, self.load), self.load)
 
 
 async def begin(engine: Engine, doc_id: str) -> Sealing | None:
@@ -78,13 +80,31 @@ async def begin(engine: Engine, doc_id: str) -> Sealing | None:
         if not begun:
             begun = [draw_epoch(engine.env.random, metadata.organization, doc_id)]
             metadata.sealed.put(begun[0], state)
-        return Sealing(due, begun[0], engine.store.get)
+        return Sealing(due.root, due, begun[0], engine.store.get)
 
     return await engine.env.blocking(draw)
 
 
+async def standing(engine: Engine, doc_id: str) -> Sealing | None:
+    """What CDNs hold of a document, to be put once more; None where another node sealed it, or nobody has.
+
+    Only who sealed it knows all the names, and deletes them when somebody may read it no longer.
+    """
+    metadata = _metadata(engine)
+
+    def find() -> Sealing | None:
+        for sealed in metadata.cdns.held(doc_id)[:1]:
+            epoch = metadata.sealed.get(sealed.organization, doc_id, sealed.epoch)
+            if epoch is not None and sealed.author == str(metadata.own):
+                return Sealing(sealed.root, None, epoch, engine.store.get)
+        return None
+
+    return await engine.env.blocking(find)
+
+
 async def finish(engine: Engine, sealing: Sealing, root_page: Cid) -> None:
     """CDNs hold all of it: readers find it from now on. Raises AccessDeniedError where it may not be there any more."""
+    assert sealing.due is not None
     metadata = _metadata(engine)
     tell = metadata.cdns.tell_sealed
     facts = await engine.env.blocking(tell, sealing.due, sealing.epoch, root_page)

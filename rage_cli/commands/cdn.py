@@ -292,13 +292,12 @@ def publish(
     """Push a document to the buckets that CDNs read, write-once; what is not public is refused."""
     result = run(verbs.PublishCdn(doc, tuple(provider), options.dry_run), label="publish")
     render(result, cdns.PUBLISH, items=result.items, identifier=lambda it: it.provider)
-    if result.is_current:
+    if result.is_current and not any(it.put for it in result.items):
         say("unchanged since it was sealed: nothing was put")
     failed = [(f"{it.provider} {it.bucket}", failure(it.code, it.reason)) for it in result.items if it.failed]
     mend = ["rage cdn check"]
     if any(it.code == "cdn-unsealed" for it in result.items):
-        again = f"rage acl set {doc} --cdn encrypted && rage cdn publish {doc}"
-        mend = [f"rage acl set {doc} --cdn none", f"when rage cdn journal --open shows nothing: {again}"]
+        mend = [f"on the node that sealed it: rage cdn publish {doc}"]
     raise_failures(f"{counted(len(failed), 'bucket')} failed", failed, len(result.items), mend)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from rage_net import sealings
 from rage_net.acl import ANYONE
 from rage_net.cdn import policy
 from rage_net.cdn.buckets import Bucket, key_of
@@ -133,37 +134,46 @@ async def _publish_sealed(
         return _planned(stores, document.root, document.chunks + 1, document.size)
     found = None if due is None else await engine.publish_sealed(document.doc_id, names, _telling(io, None))
     if found is None:
-        return await _current(engine, document, stores, dry_run)
+        return await _current(engine, document, stores, dry_run, _telling(io, None))
     return _published(document.root, found.objects, document.size, found.stores)
 
 
 async def _current(
-    engine: Engine, document: Document, stores: Sequence[Store], dry_run: bool
+    engine: Engine, document: Document, stores: Sequence[Store], dry_run: bool, tell: Callable[[], None]
 ) -> verbs.PublishCdnResult:
-    """A sealed document that has not changed: each bucket is asked for the root page, the last that is ever put.
+    """A sealed document that has not changed: buckets that came into cdn.yaml later are given it, too.
 
-    Objects are those that this node put; where another did, as many as there are at least.
+    Each is asked for the root page, the last that is ever put. Objects are those that this node put; where another did,
+    as many as there are at least.
     """
     assert engine.metadata is not None
     (held,) = (await engine.env.blocking(engine.metadata.cdns.held, document.doc_id))[:1]
     holdings = (await engine.cdns()).holdings
     objects = await engine.env.blocking(holdings.count_sealed, held.epoch.hex()) or document.chunks + 1
     fillings = [Filling(name, bucket) for name, bucket in stores]
+    lacking: list[Filling] = []
 
     async def look(filling: Filling) -> None:
         try:
             if await filling.bucket.head(key_of(held.sealed)) is not None:
                 filling.existed = objects
-                return
-            error: RageError = NotFoundError(
-                f"{filling.bucket} has not got it", why="it came into cdn.yaml after this was sealed", id="cdn-unsealed"
-            )
-        except RageError as failed:
-            error = failed
-        filling.failed = objects
-        filling.errors.append(error)
+            else:
+                lacking.append(filling)
+        except RageError as error:
+            filling.failed = objects
+            filling.errors.append(error)
 
     await asyncio.gather(*map(look, fillings))
+    if lacking and await sealings.standing(engine, document.doc_id) is None:
+        why = f"it came into cdn.yaml after {held.author} had sealed the document, and only that node can put it there"
+        for filling in lacking:
+            filling.failed = objects
+            filling.errors.append(NotFoundError(f"{filling.bucket} has not got it", why=why, id="cdn-unsealed"))
+    elif dry_run:
+        for filling in lacking:
+            filling.put, filling.bytes = objects, document.size
+    elif lacking:
+        await engine.refill_sealed(document.doc_id, lacking, tell)
     return replace(_published(document.root, objects, document.size, fillings), dry_run=dry_run, is_current=True)
 
 

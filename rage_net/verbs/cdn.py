@@ -276,7 +276,7 @@ class PublishCdnResult:
     items: tuple[PublishRow, ...]
     dry_run: bool
     is_current: bool = False
-    """Of a sealed document: it has not changed since it was sealed, and nothing was put."""
+    """Of a sealed document: it has not changed since it was sealed; only buckets that lacked it were filled."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -216,7 +216,9 @@ def test_a_sealed_document_that_has_not_changed_is_told_as_it_is(
     lacks = cdn.PublishRow("late", "s3://late", 0, 0, 7, 0, "it came later", "cdn-unsealed")
     engine.answer(cdn.PublishCdn, cdn.PublishCdnResult("r", 7, 900, (there, lacks), False, is_current=True))
     said = rage("cdn", "publish", "plan.md", code=3).stderr.decode()
-    assert "late s3://late: error[cdn-unsealed]" in said and "rage acl set plan.md --cdn none" in said
+    assert (
+        "late s3://late: error[cdn-unsealed]" in said and "on the node that sealed it: rage cdn publish plan.md" in said
+    )
 
 
 # --- words ---

@@ -357,11 +357,37 @@ async def test_a_bucket_that_takes_nothing_is_given_up_and_one_that_has_it_is_no
         with monkeypatch.context() as broken:
             broken.setattr(Shelf, "put", away)
             found = await sealed_cdns.publish(engine, cdns, doc_id)
-        assert found is not None and asked == 2 == found.stores[0].failed
+        assert found is not None and (asked, found.stores[0].failed) == (2, found.objects)
         again = await sealed_cdns.publish(engine, cdns, doc_id)
         assert again is not None and not again.stores[0].failed and len(held) == again.objects > 2
     full = Filling("shop", Shelf(held), existed=1, failed=9)  # type: ignore[arg-type]
     assert not full.is_given_up
+
+
+@pytest.mark.anyio
+async def test_a_bucket_that_lacks_one_block_is_not_given_the_root_page(
+    tmp_path: Path, rng: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take, asked = Shelf.put, 0
+
+    async def busy_once(shelf: Shelf, key: str, data: bytes, **more: Any) -> PutOutcome:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise UnavailableError("the shelf is busy")
+        return await take(shelf, key, data, **more)
+
+    held: dict[Cid, bytes] = {}
+    async with opened(tmp_path / "a", rng) as engine, fronted(engine, held) as cdns:
+        doc_id, _ = await put_here(engine, rng.randbytes(5_000_000), cdn="encrypted")
+        with monkeypatch.context() as broken:
+            broken.setattr(Shelf, "put", busy_once)
+            found = await sealed_cdns.publish(engine, cdns, doc_id)
+        assert found is not None and found.stores[0].failed == 2 and len(held) == found.objects - 2
+        assert engine.metadata is not None and not engine.metadata.cdns.held(doc_id), "and no reader is told"
+        again = await sealed_cdns.publish(engine, cdns, doc_id)
+        assert again is not None and not again.stores[0].failed and len(held) == again.objects
+        assert engine.metadata.cdns.held(doc_id)[0].sealed in held
 
 
 @pytest.mark.anyio
