@@ -153,22 +153,24 @@ class WaysIn:
     async def ask(self, root: Cid) -> list[tuple[Front, Probe]]:
         """What each CDN that may be asked answers to a request for a root, all at once; its breaker is not minded.
 
-        Raises: ConfigError.
+        Of a document that goes to CDNs encrypted, for the root page of its ciphertext. Raises: ConfigError.
         """
         fronting = await self.open()
         if fronting is None:
             return []
         from rage_net.cdn.probe import Place, probe
 
-        may_ask = await self.may_ask(root, is_named=False)
+        sealed = await sealings.readable(self._engine, root)
+        name = sealed[0].sealed if sealed else root
+        may_ask = bool(sealed) or await self.may_ask(root, is_named=False)
         asked = [front for front in fronting.fronts if front.is_own or may_ask]
         found = await asyncio.gather(
             *(
                 probe(
                     self.web(front.ca_file),
                     Place(front.provider, front.software, front.url, front.url),
-                    f"/chunks/{root}",
-                    cid=root,
+                    f"/chunks/{name}",
+                    cid=name,
                     timeout_s=ASKED_S_MAX,
                 )
                 for front in asked

@@ -31,6 +31,7 @@ from rage_net.verbs import acl
 from rage_net.verbs import cdn as verbs
 from rage_net.verbs.cdn import CheckCdn, ListPurges, PublishCdn, PurgeCdn, WarmCdn
 from rage_net.verbs.chunk import GetChunk, PutChunk, RemoveChunk
+from rage_net.verbs.diagnose import Why
 from tests.engine.test_ways_in import Sink
 from tests.services.trust_world import Authority
 
@@ -253,6 +254,8 @@ async def test_a_sealed_document_is_read_from_a_cdn_that_learns_nothing_and_seal
         sink = Sink()
         got = await engine.run(GetChunk(str(root), sources=("cdn",), cache=False), sink=sink)
         assert bytes(sink.data) == data and got.sources["cdn"] > 0
+        why = {step.name: step.state for step in (await engine.run(Why(str(root)))).steps}
+        assert why["cdn shop"] == "ok", "the ciphertext is asked for"
         for dry_run in (True, False):
             again = await engine.run(PublishCdn("plan.md", dry_run=dry_run))
             assert again.is_current and not done.is_current and again.dry_run == dry_run
