@@ -85,9 +85,11 @@ class Tally:
         self._asked[region] += asked
 
     def level(self) -> Level:
-        """The hit ratio of each region that was asked."""
+        """The hit ratio of each region that was asked, and of all of them."""
         ratios = {region: self._hits[region] / asked for region, asked in self._asked.items() if asked > 0}
-        return Level(ratios, reason="" if ratios else "no request in this time", is_fault=False)
+        if not ratios:
+            return Level(reason="no request in this time", is_fault=False)
+        return Level(ratios, sum(self._hits.values()) / sum(self._asked.values()), is_fault=False)
 
 
 def time_text(at: float) -> str:

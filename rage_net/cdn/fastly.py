@@ -356,7 +356,7 @@ class Fastly(Cloud):
             if not isinstance(answer, Verdict):
                 level = judge_realtime(answer.status, answer.body, since, until)
                 if level.hit_ratio:
-                    return Level(level.hit_ratio, quota_left=self._left)
+                    return replace(level, quota_left=self._left)
         answer = await self._send(read_history(keys.api_url, keys.service_id, self._token, since, until))
         if isinstance(answer, Verdict):
             return Level(quota_left=self._left, reason=answer.reason)

@@ -115,6 +115,8 @@ class Level:
 
     hit_ratio: Mapping[str, float] = field(default_factory=dict)
     """By region as the vendor names it; "all" where it tells of none."""
+    overall: float | None = None
+    """Of all regions together, by what each was asked; None where it is the one ratio."""
     basis: Literal["requests", "bytes"] = "requests"
     quota_left: str = ""
     """As the vendor says it, for people; empty where it does not."""

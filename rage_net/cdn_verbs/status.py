@@ -72,6 +72,4 @@ async def measure(engine: Engine, cdns: Cdns, period_s: float) -> None:
 
 
 def _whole(level: Level) -> float | None:
-    if not level.hit_ratio:
-        return None
-    return level.hit_ratio.get("all", sum(level.hit_ratio.values()) / len(level.hit_ratio))
+    return level.hit_ratio.get("all") if level.overall is None else level.overall

@@ -381,6 +381,7 @@ async def test_hit_ratios_come_by_data_centre_whatever_the_case_of_the_status(
     await provider.purge(call("tag", "a"))
     level = await provider.level(NOW - 3600, NOW)
     assert level.hit_ratio == {"AMS": 0.5, "FRA": 0.0} and level.basis == "requests" and not level.reason
+    assert level.overall == pytest.approx(50 / 104), "by requests, not the mean of both"
     assert level.quota_left == "24 calls of others, all again in 12 s"
     variables = fake.calls[-1].json()["variables"]["filter"]
     assert variables["clientRequestHTTPHost_in"] == ["cdn.example.org"]
