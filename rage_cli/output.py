@@ -261,18 +261,10 @@ def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int)
     ]
     words = [at for at, column in enumerate(columns) if column.kind in ("text", "address", "prose")]
     excess = sum(widths) + GAP * len(widths) - room
-    while excess > 0 and pliant:
-        widest = max(pliant, key=widths.__getitem__)
-        if widths[widest] <= PLIANT_COLUMNS_MIN:
-            break
-        widths[widest] -= 1
-        excess -= 1
-    while excess > 0 and words:
-        widest = max(words, key=widths.__getitem__)
-        if widths[widest] <= TEXT_COLUMNS_MIN:
-            break
-        widths[widest] -= 1
-        excess -= 1
+    for which, least in ((pliant, PLIANT_COLUMNS_MIN), (words, TEXT_COLUMNS_MIN)):
+        while excess > 0 and which and widths[widest := max(which, key=widths.__getitem__)] > least:
+            widths[widest] -= 1
+            excess -= 1
     while excess > 0 and len(widths) > 1:
         excess -= widths.pop() + GAP
     return widths

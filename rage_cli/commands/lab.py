@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rage_cli.command import noun, page
+from rage_cli.command import not_one_of, noun, page
 from rage_cli.output import Column, render, say
 from rage_cli.progress import Display
 from rage_net.errors import EXIT_FINDINGS, EXIT_OK, UsageError
@@ -106,7 +106,7 @@ def run(
         return EXIT_OK
     for name in scenarios or ():
         if name not in known:
-            raise UsageError(f"{name!r} is no scenario", mend=["rage lab run --list"])
+            raise not_one_of("rage lab run", name, tuple(known))
     if min(seeds, runs, jobs) < 1 or minutes <= 0:
         raise UsageError("--seeds, --runs, --jobs and --minutes begin at 1", mend=["rage lab run --help"])
     if scenarios:

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from rage_net.cdn.provider import Level
+from rage_net.errors import UsageError
 from rage_net.verbs import cdn as verbs
 
 if TYPE_CHECKING:
@@ -13,14 +14,20 @@ if TYPE_CHECKING:
     from rage_net.engine import Engine, Io
 
 LEVEL_S_MAX = 10.0
-DAY_S = 86_400.0
+PERIOD_S_MIN, PERIOD_S_MAX = 60.0, 30 * 86_400.0
 
 
 async def show_cdn(engine: Engine, verb: verbs.ShowCdn, io: Io) -> verbs.CdnStatus:
-    """A row for each CDN, in the order in which they are asked."""
+    """A row for each CDN, in the order in which they are asked. Raises: UsageError for a time out of range."""
+    if not PERIOD_S_MIN <= verb.hours * 3600.0 <= PERIOD_S_MAX:
+        raise UsageError(
+            f"figures of {verb.hours:g} hours back cannot be had",
+            why=f"from a minute up to {PERIOD_S_MAX / 3600:.0f} hours: vendors keep no more",
+            mend=["rage cdn status --hours 24"],
+        )
     cdns = await engine.cdns()
     until = engine.env.now()
-    since = until - max(60.0, min(verb.hours * 3600.0, 30 * DAY_S))
+    since = until - verb.hours * 3600.0
     rows = await asyncio.gather(*(_row(engine, cdns, name, since, until) for name in cdns.sections))
     return verbs.CdnStatus(tuple(rows))
 

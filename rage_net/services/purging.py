@@ -38,7 +38,10 @@ LOOK_EVERY_S = 0.5
 LOOK_SHARE = 10
 """So many times as long as a look took nobody looks again: for a large purge it is slow, and must not slow the work."""
 WISHES_MAX = 256
+"""Purges that are remembered as they were asked, in case a CDN turns out not to purge so: it says that within seconds,
+and each may name many blocks."""
 OTHERWISE = "-otherwise"
+"""After the id of a purge: the id of the same one by other words."""
 CALL_S_MAX = 60.0
 """A call that takes longer is given up, and made again."""
 FIRST_ANSWER_S = 30.0

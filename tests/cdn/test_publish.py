@@ -8,7 +8,6 @@ import io
 import itertools
 import json
 import random
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -33,7 +32,7 @@ from rage_net.verbs.cdn import CheckCdn, ListPurges, PublishCdn, PurgeCdn, WarmC
 from rage_net.verbs.chunk import GetChunk, PutChunk, RemoveChunk
 from rage_net.verbs.diagnose import Why
 from tests.engine.test_ways_in import Sink
-from tests.services.trust_world import Authority
+from tests.services.trust_world import certify_home
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_credentials")]
 
@@ -95,14 +94,7 @@ async def opened(path: Path, yaml: str, rng: random.Random | None = None) -> Asy
         homes.init(home, **({"organization_id": "acme"} if rng else {}))
         (home.config / "cdn.yaml").write_text(yaml)
         if rng is not None:
-            now = time.time()
-            acme = Authority("acme", rng, now - 86_400)
-            certificate = acme.certify(homes.load_identity(home.identity), now=now)
-            home.certs.mkdir(exist_ok=True)
-            (home.certs / "ca.crt").write_text(ssl.DER_cert_to_PEM_cert(acme.der))
-            (home.certs / "node.crt").write_text(ssl.DER_cert_to_PEM_cert(certificate))
-            text = home.network_yaml.read_text()
-            home.network_yaml.write_text(f"{text}  security:\n    ca_cert: {home.certs / 'ca.crt'}\n")
+            certify_home(home, rng)
     async with Engine.open(home, serves=True) as engine:
         await engine.cdns()
         yield engine

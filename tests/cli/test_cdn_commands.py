@@ -146,6 +146,8 @@ WRONG = {
     "purge --all --yes --provider http-shop": (10, "nothing can be purged at http-shop", "--provider nginx-edge"),
     f"purge {CID} --wait 30d": (2, "a wait is 0 to", "--wait 2m"),
     "purge --prefix /x --provider nginx-edge": (2, "did not purge", "rage cdn purge CID"),
+    "status --hours 0": (2, "figures of 0 hours back", "rage cdn status --hours 24"),
+    "status --hours 721": (2, "figures of 721 hours back", "rage cdn status --hours 24"),
     "journal nope": (5, "no purge 'nope'", "rage cdn journal"),
     "rules show chunks/x": (2, "is no path", "rage cdn rules show /chunks/x"),
     "rules show https://cdn.example.org/chunks/x": (2, "is no path", "rage cdn rules show /chunks/x"),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import random
-import ssl
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -48,7 +46,7 @@ from tests.cdn.loopback import Cdn, serving
 from tests.cdn.scripted import Scripted
 from tests.engine.test_ways_in import Sink
 from tests.services.test_sealed_source import Cdn as Cache
-from tests.services.trust_world import Authority
+from tests.services.trust_world import certify_home
 
 Play = Callable[[Callable[[World], Awaitable[Any]]], Any]
 SETTLE_S = 20.0
@@ -230,14 +228,7 @@ async def opened(path: Path, rng: random.Random, *urls: str) -> AsyncIterator[En
     home = Home(path)
     if not path.exists():
         homes.init(home, organization_id="acme")
-        now = time.time()
-        acme = Authority("acme", rng, now - 86_400)
-        certificate = acme.certify(homes.load_identity(home.identity), now=now)
-        home.certs.mkdir(exist_ok=True)
-        (home.certs / "ca.crt").write_text(ssl.DER_cert_to_PEM_cert(acme.der))
-        (home.certs / "node.crt").write_text(ssl.DER_cert_to_PEM_cert(certificate))
-        text = home.network_yaml.read_text()
-        home.network_yaml.write_text(f"{text}  security:\n    ca_cert: {home.certs / 'ca.crt'}\n")
+        certify_home(home, rng)
         rows = "".join(
             f'  - {{name: c{at}, type: commercial, software: http, public_urls: ["{url}"]}}\n'
             for at, url in enumerate(urls)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import random
+import ssl
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -14,8 +16,10 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from rage_lab.sim.env import EPOCH_S, SimulatedEnv
+from rage_net import home as homes
 from rage_net import keys, messages
 from rage_net.cert import Anchor, CaCertificate, issue, parse_ca, read_csr
+from rage_net.home import Home
 from rage_net.libp2p import varint
 from rage_net.libp2p.errors import Libp2pError
 from rage_net.libp2p.multiaddr import Multiaddr
@@ -264,3 +268,15 @@ async def _started(raw: Raw) -> AsyncIterator[Raw]:
 def pem(der: bytes) -> str:
     body = base64.encodebytes(der).decode()
     return f"-----BEGIN CERTIFICATE-----\n{body}-----END CERTIFICATE-----\n"
+
+
+def certify_home(home: Home, rng: random.Random) -> None:
+    """Make a fresh home one of an organisation of its own: a CA, and a certificate for the home's key."""
+    now = time.time()
+    authority = Authority("acme", rng, now - 86_400)
+    certificate = authority.certify(homes.load_identity(home.identity), now=now)
+    home.certs.mkdir(exist_ok=True)
+    (home.certs / "ca.crt").write_text(ssl.DER_cert_to_PEM_cert(authority.der))
+    (home.certs / "node.crt").write_text(ssl.DER_cert_to_PEM_cert(certificate))
+    text = home.network_yaml.read_text()
+    home.network_yaml.write_text(f"{text}  security:\n    ca_cert: {home.certs / 'ca.crt'}\n")
